@@ -1,0 +1,109 @@
+#!/usr/bin/env bash
+# Creates a virtual environment with a pinned stack and this package, editable.
+#
+#   .dev/setup_env.sh STACK_FILE VENV_DIR
+#
+# STACK_FILE pins torch, torchvision and the OpenMMLab packages (see
+# requirements/stacks). A second call with nothing changed returns at once.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+stack=$1
+venv=$2
+log=$venv/setup.log
+stamp=$venv/setup.stamp
+py=$venv/bin/python
+step='start'
+began=$SECONDS
+
+fail() {
+    local status=$?
+    printf '\nset-up failed in step "%s" (exit status %s).\n' "$step" "$status" >&2
+    if [ -s "$log" ]; then
+        printf 'The last lines of %s:\n' "$log" >&2
+        tail -n 30 "$log" >&2
+    fi
+    exit "$status"
+}
+trap fail ERR
+
+say() {
+    step=$1
+    printf '[set-up %3ds] %s\n' "$((SECONDS - began))" "$step"
+}
+
+# pip's own output goes to the log; what moves is shown, so that a wait of
+# minutes is not a silent one.
+run() {
+    "$@" 2>&1 | tee "$log" | awk '
+        /^(Collecting|Downloading|Building|Successfully|Installing)/ \
+            {print "    " substr($0, 1, 100)}
+        match($0, /^ *\[[0-9]+\/[0-9]+\]/) {
+            split(substr($0, RSTART + 1, RLENGTH - 2), n, /[\[\/]/)
+            if (++seen % 10 == 0) print "    compiled " $1; fflush()}'
+}
+
+fingerprint() {
+    { printf '%s\n' "$PWD"; cat .dev/setup_env.sh setup.py "$stack" \
+        requirements/build.txt requirements/demo.txt \
+        requirements/runtime.txt requirements/tests.txt; } | cksum
+}
+
+if [ -x "$py" ] && [ "$(cat "$stamp" 2>/dev/null)" = "$(fingerprint)" ]; then
+    exit 0
+fi
+
+python=${PYTHON:-$(command -v python3.11 || command -v python3 || true)}
+say 'look for Python 3.11'
+if ! "$python" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null; then
+    echo "Python 3.11 was expected, found: $("$python" --version 2>&1 || echo none). Install it or set PYTHON=/path/to/python3.11." >&2
+    false
+fi
+
+say "create $venv"
+if [ ! -x "$py" ] || ! "$py" -c "import os, sys; sys.exit(
+        os.path.realpath(sys.prefix) != os.path.realpath('$venv'))"; then
+    rm -rf "$venv"
+    "$python" -m venv "$venv"
+fi
+rm -f "$stamp"
+
+say 'install torch and torchvision (some GB the first time)'
+run "$py" -m pip install --upgrade pip
+run "$py" -m pip install -r <(grep -E '^(torch|torchvision|setuptools|numpy)\b' "$stack") \
+    -r requirements/build.txt
+
+# A wheel of mmcv fits one torch and either CPU or CUDA; neither shows in its
+# file name, so both are in the folder's.
+built_for=$("$py" - <<'PY'
+import torch
+device = f'cu{torch.version.cuda}' if torch.cuda.is_available() else 'cpu'
+print(f"torch-{torch.__version__.split('+')[0]}-{device}")
+PY
+)
+wheels=${XDG_CACHE_HOME:-$HOME/.cache}/mmcdnv2/wheels/$built_for
+mmcv=$(grep -oE '^(onedl-)?mmcv==\S+' "$stack")
+wheel_glob="$wheels/$(echo "${mmcv%%==*}" | tr - _)-${mmcv##*==}-*.whl"
+if ! compgen -G "$wheel_glob" >/dev/null; then
+    say "build $mmcv with its operators (11 to 15 minutes on 2 cores, once)"
+    mkdir -p "$wheels"
+    build=$(mktemp -d "$wheels/build.XXXXXX")
+    trap 'rm -rf "$build"' EXIT
+    MMCV_WITH_OPS=1 MAX_JOBS=$(nproc) run "$py" -m pip wheel -v --no-cache-dir \
+        --no-build-isolation --no-deps -w "$build" --no-binary :all: "$mmcv"
+    mv "$build"/*.whl "$wheels"/
+fi
+
+say 'install the OpenMMLab packages'
+run "$py" -m pip install $(compgen -G "$wheel_glob") -r "$stack" \
+    -r requirements/demo.txt -r requirements/runtime.txt \
+    -r requirements/tests.txt
+
+say 'install mmcdnv2, editable'
+run "$py" -m pip install --no-build-isolation --no-deps -e .
+
+say 'check that everything imports'
+"$py" -c 'import mmcv.ops, mmdet, mmpretrain, mmcdnv2'
+
+fingerprint >"$stamp"
+say 'ready'
