@@ -1,0 +1,164 @@
+"""What LGC and SFR become for deployment: an index and a group convolution."""
+
+from typing import Dict, Optional
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..errors import InputError
+from ..registry import register_model
+from .grouping import FilterGroups, GroupedMatrix, InputGroups, compress, kept_columns
+
+
+class CondensedConv2d(GroupedMatrix, nn.Conv2d):
+    """Base of the condensed forms.
+
+    ``index`` is an int64 buffer of shape (groups * kept,) with the columns
+    that each group kept. A fresh layer deals the columns out evenly; a
+    checkpoint brings its own, be it a condensed one or a sparse one whose
+    sparsification is finished.
+    """
+
+    def _add_bias(self, bias: bool, out_channels: int) -> None:
+        # It is added to the output in its final order, not to the group
+        # convolution's.
+        if bias:
+            self.bias = nn.Parameter(torch.zeros(out_channels))
+
+    def _with_bias(self, out: Tensor) -> Tensor:
+        return out if self.bias is None else out + self.bias[:, None, None]
+
+    def _add_index(self, kept: int, columns: int) -> None:
+        self.columns = columns
+        self.register_buffer('index', torch.arange(self.groups * kept) % columns)
+
+    def _load_from_state_dict(
+        self, state_dict: Dict[str, Tensor], prefix: str, *args, **kwargs
+    ) -> None:
+        """Accept the sparse form too, if its sparsification is finished."""
+        mask = state_dict.get(prefix + 'mask')
+        weight = state_dict.get(prefix + 'weight')
+        if mask is not None and mask.shape == (self.groups, self.columns):
+            kept = self.index.numel() // self.groups
+            if (mask.sum(1) != kept).any():
+                raise InputError(
+                    f'{prefix}mask keeps {mask.sum(1).tolist()} of {self.columns} '
+                    f'channels in its groups where a condensed layer has {kept}: '
+                    'finish the sparsification before loading the checkpoint with '
+                    'deploy=True.'
+                )
+            entries, index = compress(self.to_matrix(weight), mask)
+            state_dict[prefix + 'weight'] = self.to_group_conv(entries)
+            state_dict[prefix + 'index'] = index.flatten()
+            del state_dict[prefix + 'mask']
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
+
+@register_model()
+class CondensedLGC(FilterGroups, CondensedConv2d):
+    """Condensed learned group convolution (paper, Sec. 3.1).
+
+    Gathers each group's inputs, convolves group by group and shuffles the
+    outputs back into the interleaved order of the sparse form. Takes the
+    arguments of :class:`LGC`.
+
+    Args:
+        in_channels (int): Number of input channels, C.
+        out_channels (int): Number of output channels.
+        kernel_size (int | tuple[int]): Must be 1. Defaults to 1.
+        stride (int | tuple[int]): Defaults to 1.
+        padding (int | tuple[int]): Defaults to 0.
+        dilation (int | tuple[int]): Defaults to 1.
+        groups (int): Number of filter groups. Defaults to 1.
+        bias (bool): Whether to add a bias. Defaults to True.
+        condense_factor (int, optional): Each group has C / condense_factor
+            inputs, rounded up. Defaults to ``groups``.
+
+    Raises:
+        InputError: If the kernel is not 1x1, the factor is not in
+            [1, in_channels] or out_channels is not divisible by ``groups``.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int = 1,
+        stride: int = 1,
+        padding: int = 0,
+        dilation: int = 1,
+        groups: int = 1,
+        bias: bool = True,
+        condense_factor: Optional[int] = None,
+    ) -> None:
+        groups, factor = self.resolve(
+            out_channels, in_channels, kernel_size, groups, condense_factor
+        )
+        kept = kept_columns(in_channels, factor)
+        super().__init__(
+            groups * kept, out_channels, 1, stride, padding, dilation, groups, False
+        )
+        self._add_bias(bias, out_channels)
+        self._add_index(kept, in_channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (N, in_channels, H, W) to (N, out_channels, H', W')."""
+        x = self._conv_forward(x.index_select(1, self.index), self.weight, None)
+        return self._with_bias(F.channel_shuffle(x, self.groups))
+
+
+@register_model()
+class CondensedSFR(InputGroups, CondensedConv2d):
+    """Condensed sparse feature reactivation (paper, Sec. 3.2).
+
+    Sorts the inputs by group, convolves group by group and adds every result
+    to the output that its index names. Takes the arguments of :class:`SFR`.
+
+    Args:
+        in_channels (int): Number of input channels, k.
+        out_channels (int): Number of output channels, C.
+        kernel_size (int | tuple[int]): Must be 1. Defaults to 1.
+        stride (int | tuple[int]): Defaults to 1.
+        padding (int | tuple[int]): Defaults to 0.
+        dilation (int | tuple[int]): Defaults to 1.
+        groups (int): Number of input groups; falls to the largest divisor of
+            in_channels not above it. Defaults to 1.
+        bias (bool): Whether to add a bias. Defaults to True.
+        sparse_factor (int, optional): Each group updates C / sparse_factor
+            outputs, rounded up. Defaults to ``groups``.
+
+    Raises:
+        InputError: If the kernel is not 1x1 or the factor is not in
+            [1, out_channels].
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int = 1,
+        stride: int = 1,
+        padding: int = 0,
+        dilation: int = 1,
+        groups: int = 1,
+        bias: bool = True,
+        sparse_factor: Optional[int] = None,
+    ) -> None:
+        groups, factor = self.resolve(
+            in_channels, out_channels, kernel_size, groups, sparse_factor
+        )
+        kept = kept_columns(out_channels, factor)
+        super().__init__(
+            in_channels, groups * kept, 1, stride, padding, dilation, groups, False
+        )
+        self._add_bias(bias, out_channels)
+        self._add_index(kept, out_channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (N, in_channels, H, W) to (N, out_channels, H', W')."""
+        x = F.channel_shuffle(x, self.weight.size(1))
+        updates = self._conv_forward(x, self.weight, None)
+        n, _, h, w = updates.shape
+        out = updates.new_zeros(n, self.columns, h, w)
+        return self._with_bias(out.index_add_(1, self.index, updates))

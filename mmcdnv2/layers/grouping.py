@@ -1,0 +1,197 @@
+"""The matrix view that LGC, SFR and their condensed forms share.
+
+All of them work on a matrix whose rows fall into interleaved groups: row
+``r`` belongs to group ``r % groups``, and the rows of a group keep the same
+columns. For LGC the rows are filters and the columns inputs; for SFR the rows
+are inputs and the columns outputs. SFR is LGC on the transposed weight.
+"""
+
+from typing import Optional, Tuple, Union
+
+from torch import Tensor
+
+from ..errors import InputError
+
+
+def kept_columns(columns: int, factor: int, stage: Optional[int] = None) -> int:
+    """Number of columns that a group keeps at a pruning stage.
+
+    Args:
+        columns (int): Number of columns before pruning.
+        factor (int): condense_factor (LGC) or sparse_factor (SFR).
+        stage (int, optional): Stage from 0 to ``factor - 1``. Defaults to
+            the last one.
+
+    Returns:
+        int: ``columns * (factor - stage) / factor``, rounded up.
+    """
+    if stage is None:
+        stage = factor - 1
+    return -(-columns * (factor - stage) // factor)
+
+
+def compress(matrix: Tensor, mask: Tensor) -> Tuple[Tensor, Tensor]:
+    """Take the kept entries out of a masked matrix.
+
+    Args:
+        matrix (Tensor): Shape (members * groups, columns), rows interleaved.
+        mask (Tensor): Bool, shape (groups, columns), the same number of
+            columns kept in each group.
+
+    Returns:
+        tuple[Tensor, Tensor]: The kept entries, shape (groups, members,
+        kept), and the columns that they stood in, shape (groups, kept).
+    """
+    groups, columns = mask.shape
+    index = mask.nonzero()[:, 1].view(groups, -1)
+    members = matrix.reshape(-1, groups, columns).transpose(0, 1)
+    gather = index.unsqueeze(1).expand(-1, members.size(1), -1)
+    return members.gather(2, gather), index
+
+
+def expand(entries: Tensor, index: Tensor, columns: int) -> Tuple[Tensor, Tensor]:
+    """Invert :func:`compress`; what was pruned comes back as zeros.
+
+    Args:
+        entries (Tensor): Shape (groups, members, kept).
+        index (Tensor): Shape (groups, kept).
+        columns (int): Number of columns of the matrix.
+
+    Returns:
+        tuple[Tensor, Tensor]: The matrix, shape (members * groups, columns),
+        and the bool mask, shape (groups, columns).
+    """
+    groups, members, _ = entries.shape
+    matrix = entries.new_zeros(groups, members, columns)
+    matrix.scatter_(2, index.unsqueeze(1).expand(-1, members, -1), entries)
+    mask = index.new_zeros(groups, columns).scatter_(1, index, 1).bool()
+    return matrix.transpose(0, 1).reshape(-1, columns), mask
+
+
+class GroupedMatrix:
+    """What a layer of the family must say about its weight matrix."""
+
+    factor_name: str
+
+    @classmethod
+    def resolve(
+        cls,
+        rows: int,
+        columns: int,
+        kernel_size: Union[int, Tuple[int, int]],
+        groups: int,
+        factor: Optional[int],
+    ) -> Tuple[int, int]:
+        """Check a layer's arguments and settle its groups and its factor.
+
+        Args:
+            rows (int): Rows of the weight matrix.
+            columns (int): Columns of the weight matrix.
+            kernel_size (int | tuple[int]): Must be 1.
+            groups (int): Number of groups asked for.
+            factor (int, optional): Factor asked for. None stands for
+                ``groups``.
+
+        Returns:
+            tuple[int, int]: Groups and factor to use.
+
+        Raises:
+            InputError: If the kernel is not 1x1, the factor is not in
+                [1, columns] or the rows cannot be grouped.
+        """
+        name = cls.__name__
+        factor = groups if factor is None else factor
+        if kernel_size not in (1, (1, 1)):
+            raise InputError(
+                f'{name} is a 1x1 convolution, got kernel_size={kernel_size}.'
+            )
+        if groups < 1:
+            raise InputError(f'{name} needs groups of at least 1, got {groups}.')
+        if not 1 <= factor <= columns:
+            raise InputError(
+                f'{name} prunes {columns} channels: {cls.factor_name} must be '
+                f'in [1, {columns}], got {factor}.'
+            )
+        return cls.fit_groups(rows, groups), factor
+
+    @classmethod
+    def fit_groups(cls, rows: int, groups: int) -> int:
+        """Return the number of groups that the rows are split into."""
+        raise NotImplementedError
+
+    @staticmethod
+    def to_matrix(weight: Tensor) -> Tensor:
+        """Turn a dense (out, in, 1, 1) weight into (rows, columns)."""
+        raise NotImplementedError
+
+    @staticmethod
+    def from_matrix(matrix: Tensor) -> Tensor:
+        """Invert :meth:`to_matrix`."""
+        raise NotImplementedError
+
+    @staticmethod
+    def to_group_conv(entries: Tensor) -> Tensor:
+        """Turn (groups, members, kept) into a group convolution's weight."""
+        raise NotImplementedError
+
+    @staticmethod
+    def from_group_conv(weight: Tensor, groups: int) -> Tensor:
+        """Invert :meth:`to_group_conv`."""
+        raise NotImplementedError
+
+
+class FilterGroups(GroupedMatrix):
+    """LGC: rows are filters, columns are inputs."""
+
+    factor_name = 'condense_factor'
+
+    @classmethod
+    def fit_groups(cls, rows: int, groups: int) -> int:
+        if rows % groups:
+            raise InputError(
+                f'{cls.__name__} cannot split {rows} output channels into '
+                f'{groups} equal groups: choose groups that divide {rows}.'
+            )
+        return groups
+
+    @staticmethod
+    def to_matrix(weight: Tensor) -> Tensor:
+        return weight.flatten(1)
+
+    @staticmethod
+    def from_matrix(matrix: Tensor) -> Tensor:
+        return matrix[:, :, None, None]
+
+    @staticmethod
+    def to_group_conv(entries: Tensor) -> Tensor:
+        return entries.flatten(0, 1)[:, :, None, None]
+
+    @staticmethod
+    def from_group_conv(weight: Tensor, groups: int) -> Tensor:
+        return weight.flatten(1).unflatten(0, (groups, -1))
+
+
+class InputGroups(GroupedMatrix):
+    """SFR: rows are inputs, columns are outputs."""
+
+    factor_name = 'sparse_factor'
+
+    @classmethod
+    def fit_groups(cls, rows: int, groups: int) -> int:
+        return next(g for g in range(min(groups, rows), 0, -1) if rows % g == 0)
+
+    @staticmethod
+    def to_matrix(weight: Tensor) -> Tensor:
+        return weight.flatten(1).t()
+
+    @staticmethod
+    def from_matrix(matrix: Tensor) -> Tensor:
+        return matrix.t()[:, :, None, None]
+
+    @staticmethod
+    def to_group_conv(entries: Tensor) -> Tensor:
+        return entries.transpose(1, 2).flatten(0, 1)[:, :, None, None]
+
+    @staticmethod
+    def from_group_conv(weight: Tensor, groups: int) -> Tensor:
+        return weight.flatten(1).unflatten(0, (groups, -1)).transpose(1, 2)

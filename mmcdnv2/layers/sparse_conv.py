@@ -1,0 +1,379 @@
+"""Convolutions that sparsify themselves while they train: LGC and SFR."""
+
+from typing import Dict, Optional, Type
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import InputError
+from ..registry import register_model
+from .condensed_conv import CondensedConv2d, CondensedLGC, CondensedSFR
+from .grouping import (
+    FilterGroups,
+    GroupedMatrix,
+    InputGroups,
+    expand,
+    kept_columns,
+)
+
+
+def stage_of(progress: float, factor: int) -> int:
+    """Pruning stage at a point of the training.
+
+    The first half of the training holds ``factor - 1`` stages of equal
+    length; the second half only optimises (paper, Sec. 3.3).
+
+    Args:
+        progress (float): Fraction of the training that is done.
+        factor (int): condense_factor (LGC) or sparse_factor (SFR).
+
+    Returns:
+        int: The stage, from 0 (dense) to ``factor - 1`` (final).
+
+    Raises:
+        InputError: If ``progress`` is not in [0, 1].
+    """
+    if not 0 <= progress <= 1:
+        raise InputError(f'progress must be in [0, 1], got {progress}.')
+    # Products such as 2 * 0.3 * 5 may fall just short of the integer.
+    return min(int(2 * progress * (factor - 1) + 1e-9), factor - 1)
+
+
+class SparseConv2d(GroupedMatrix, nn.Conv2d):
+    """Base of LGC and SFR: a 1x1 convolution under a shared, grouped mask.
+
+    The weight keeps its dense shape (out_channels, in_channels, 1, 1). All
+    that sparsification adds is ``mask``, a bool buffer of shape (groups,
+    columns) that says which columns a group keeps; stage and kept counts
+    derive from it.
+    """
+
+    condensed_type: Type[CondensedConv2d]
+
+    def _add_mask(self, groups: int, columns: int, factor: int) -> None:
+        # The convolution itself is dense: `groups` is the method's number, as
+        # the condensed form and mmcv's ConvModule know it.
+        self.groups = groups
+        self.factor = factor
+        self.register_buffer('mask', torch.ones(groups, columns, dtype=torch.bool))
+
+    @property
+    def columns(self) -> int:
+        """int: Number of channels that each group chooses from."""
+        return self.mask.size(1)
+
+    @property
+    def kept(self) -> int:
+        """int: Number of channels that each group keeps now."""
+        return int(self.mask[0].sum())
+
+    @property
+    def final_kept(self) -> int:
+        """int: Number of channels that each group keeps in the end."""
+        return kept_columns(self.columns, self.factor)
+
+    @property
+    def is_finished(self) -> bool:
+        """bool: Whether every group has come down to its final count."""
+        return self.kept <= self.final_kept
+
+    @property
+    def stage(self) -> int:
+        """int: The last pruning stage that the mask has reached."""
+        kept = self.kept
+        return max(
+            stage
+            for stage in range(self.factor)
+            if kept <= kept_columns(self.columns, self.factor, stage)
+        )
+
+    def masked_weight(self) -> Tensor:
+        """Return the weight with zeros where it is pruned, shape as it is."""
+        members = self.weight.numel() // self.mask.numel()
+        return self.weight * self.from_matrix(self.mask.repeat(members, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (N, in_channels, H, W) to (N, out_channels, H', W')."""
+        return nn.functional.conv2d(
+            x,
+            self.masked_weight(),
+            self.bias,
+            self.stride,
+            self.padding,
+            self.dilation,
+        )
+
+    def _group_norms(self, order: int) -> Tensor:
+        """Norm of each (group, column) pair's weights, shape as the mask."""
+        matrix = self.to_matrix(self.weight)
+        members = matrix.reshape(-1, *self.mask.shape)
+        return torch.linalg.vector_norm(members, ord=order, dim=0)
+
+    def group_lasso(self) -> Tensor:
+        """Group-lasso term that drives whole pairs to zero (CondenseNet, Eq. 1).
+
+        Returns:
+            Tensor: Scalar, the sum over all kept (group, column) pairs of
+            the L2 norm of the pair's weights.
+        """
+        return self._group_norms(2)[self.mask].sum()
+
+    @torch.no_grad()
+    def set_progress(self, progress: float) -> bool:
+        """Prune down to the count of the stage that ``progress`` lies in.
+
+        However many stages were skipped, the count is met; each group loses
+        the columns of smallest L1 norm. Nothing pruned ever returns, so a
+        smaller progress than before changes nothing.
+
+        Args:
+            progress (float): Fraction of the training that is done.
+
+        Returns:
+            bool: Whether the mask changed.
+
+        Raises:
+            InputError: If ``progress`` is not in [0, 1].
+        """
+        stage = stage_of(progress, self.factor)
+        kept = kept_columns(self.columns, self.factor, stage)
+        if self.kept <= kept:
+            return False
+        norms = self._group_norms(1).masked_fill(~self.mask, -1)
+        # Stable, so that ties fall alike on every device.
+        order = norms.sort(dim=1, descending=True, stable=True).indices
+        self.mask.zero_().scatter_(1, order[:, :kept], True)
+        return True
+
+    @torch.no_grad()
+    def condense(self) -> CondensedConv2d:
+        """Return the condensed form, which gives the same output.
+
+        Returns:
+            CondensedConv2d: A layer on the same device, of the same dtype.
+
+        Raises:
+            InputError: If the sparsification is unfinished.
+        """
+        if not self.is_finished:
+            raise InputError(
+                f'{type(self).__name__} keeps {self.kept} of {self.columns} '
+                f'channels per group and must come down to {self.final_kept} '
+                'before it can be condensed: finish the sparsification, or call '
+                'set_progress(1) and fine-tune.'
+            )
+        condensed = self.condensed_type(
+            self.in_channels,
+            self.out_channels,
+            self.kernel_size,
+            self.stride,
+            self.padding,
+            self.dilation,
+            self.groups,
+            self.bias is not None,
+            self.factor,
+        )
+        condensed.to(self.weight).train(self.training)
+        # A condensed layer loads the sparse form; the sparse one need not
+        # know how.
+        condensed.load_state_dict(self.state_dict())
+        return condensed
+
+    def _load_from_state_dict(
+        self, state_dict: Dict[str, Tensor], prefix: str, *args, **kwargs
+    ) -> None:
+        """Accept the condensed form too; what it lacks comes back as zeros."""
+        index = state_dict.get(prefix + 'index')
+        weight = state_dict.get(prefix + 'weight')
+        if index is not None and weight.shape == self._condensed_shape():
+            entries = self.from_group_conv(weight, self.groups)
+            matrix, mask = expand(entries, index.view(self.groups, -1), self.columns)
+            state_dict[prefix + 'weight'] = self.from_matrix(matrix)
+            state_dict[prefix + 'mask'] = mask
+            del state_dict[prefix + 'index']
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
+    def _condensed_shape(self) -> torch.Size:
+        members = self.weight.numel() // self.mask.numel()
+        entries = torch.empty(
+            self.groups, members, self.final_kept, device=torch.device('meta')
+        )
+        return self.to_group_conv(entries).shape
+
+    def extra_repr(self) -> str:
+        """Show how far the sparsification has come."""
+        kept = f'kept={self.kept}/{self.columns}'
+        return f'{super().extra_repr()}, {self.factor_name}={self.factor}, {kept}'
+
+
+@register_model()
+class LGC(FilterGroups, SparseConv2d):
+    """Learned group convolution (paper, Sec. 3.1; CondenseNet, Sec. 3).
+
+    Output channel ``o`` belongs to filter group ``o % groups``. The filters
+    of a group share their inputs, of which each stage drops those with the
+    smallest L1 norm over the group.
+
+    Args:
+        in_channels (int): Number of input channels, C.
+        out_channels (int): Number of output channels.
+        kernel_size (int | tuple[int]): Must be 1. Defaults to 1.
+        stride (int | tuple[int]): Defaults to 1.
+        padding (int | tuple[int]): Defaults to 0.
+        dilation (int | tuple[int]): Defaults to 1.
+        groups (int): Number of filter groups. Defaults to 1.
+        bias (bool): Whether to add a bias. Defaults to True.
+        condense_factor (int, optional): Each group ends with
+            C / condense_factor inputs, rounded up. Defaults to ``groups``.
+
+    Raises:
+        InputError: If the kernel is not 1x1, the factor is not in
+            [1, in_channels] or out_channels is not divisible by ``groups``.
+
+    Examples:
+        >>> conv = LGC(32, 64, groups=4, condense_factor=4, bias=False)
+        >>> conv.set_progress(1), conv.kept
+        (True, 8)
+    """
+
+    condensed_type = CondensedLGC
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int = 1,
+        stride: int = 1,
+        padding: int = 0,
+        dilation: int = 1,
+        groups: int = 1,
+        bias: bool = True,
+        condense_factor: Optional[int] = None,
+    ) -> None:
+        groups, factor = self.resolve(
+            out_channels, in_channels, kernel_size, groups, condense_factor
+        )
+        super().__init__(
+            in_channels, out_channels, 1, stride, padding, dilation, bias=bias
+        )
+        self._add_mask(groups, in_channels, factor)
+
+
+@register_model()
+class SFR(InputGroups, SparseConv2d):
+    """Sparse feature reactivation (paper, Sec. 3.2).
+
+    Input channel ``i`` belongs to input group ``i % groups``. The inputs of a
+    group update the same outputs, of which each stage drops those with the
+    smallest L1 norm over the group.
+
+    Args:
+        in_channels (int): Number of input channels, k.
+        out_channels (int): Number of output channels, C.
+        kernel_size (int | tuple[int]): Must be 1. Defaults to 1.
+        stride (int | tuple[int]): Defaults to 1.
+        padding (int | tuple[int]): Defaults to 0.
+        dilation (int | tuple[int]): Defaults to 1.
+        groups (int): Number of input groups; falls to the largest divisor of
+            in_channels not above it. Defaults to 1.
+        bias (bool): Whether to add a bias. Defaults to True.
+        sparse_factor (int, optional): Each group ends with
+            C / sparse_factor outputs, rounded up. Defaults to ``groups``.
+
+    Raises:
+        InputError: If the kernel is not 1x1 or the factor is not in
+            [1, out_channels].
+
+    Examples:
+        >>> conv = SFR(16, 58, groups=8, sparse_factor=8, bias=False)
+        >>> conv.set_progress(1), conv.kept
+        (True, 8)
+    """
+
+    condensed_type = CondensedSFR
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int = 1,
+        stride: int = 1,
+        padding: int = 0,
+        dilation: int = 1,
+        groups: int = 1,
+        bias: bool = True,
+        sparse_factor: Optional[int] = None,
+    ) -> None:
+        groups, factor = self.resolve(
+            in_channels, out_channels, kernel_size, groups, sparse_factor
+        )
+        super().__init__(
+            in_channels, out_channels, 1, stride, padding, dilation, bias=bias
+        )
+        self._add_mask(groups, out_channels, factor)
+
+
+def sparse_layers(module: nn.Module) -> Dict[str, SparseConv2d]:
+    """Find the sparse convolutions of a module.
+
+    Args:
+        module (nn.Module): Any module.
+
+    Returns:
+        dict[str, SparseConv2d]: The layers by their names.
+    """
+    return {
+        name: child
+        for name, child in module.named_modules()
+        if isinstance(child, SparseConv2d)
+    }
+
+
+def unfinished_layers(module: nn.Module) -> Dict[str, str]:
+    """Find the sparse convolutions that are not down to their final count.
+
+    Args:
+        module (nn.Module): Any module.
+
+    Returns:
+        dict[str, str]: How far each layer is, by its name.
+    """
+    return {
+        name: f'keeps {layer.kept} of {layer.columns} channels per group, '
+        f'to come down to {layer.final_kept}'
+        for name, layer in sparse_layers(module).items()
+        if not layer.is_finished
+    }
+
+
+def kept_fraction(module: nn.Module) -> float:
+    """Fraction of the sparse convolutions' weights that are kept.
+
+    Args:
+        module (nn.Module): Any module.
+
+    Returns:
+        float: From 1 (dense) down; 1 if there is no sparse convolution.
+    """
+    layers = sparse_layers(module).values()
+    total = sum(layer.weight.numel() for layer in layers)
+    kept = sum(layer.weight.numel() * layer.kept / layer.columns for layer in layers)
+    return kept / total if total else 1.0
+
+
+def condense_layers(module: nn.Module) -> None:
+    """Replace every sparse convolution in a module by its condensed form.
+
+    Args:
+        module (nn.Module): Changed in place.
+
+    Raises:
+        InputError: If a layer's sparsification is unfinished; nothing is
+            changed then.
+    """
+    condensed = {
+        name: layer.condense() for name, layer in sparse_layers(module).items()
+    }
+    for name, layer in condensed.items():
+        parent, _, attribute = name.rpartition('.')
+        setattr(module.get_submodule(parent), attribute, layer)

@@ -1,0 +1,261 @@
+"""LGC and SFR: counts, masks, and the equality of sparse and condensed."""
+
+import copy
+import random
+
+import pytest
+import torch
+from mmcv.cnn import ConvModule, build_conv_layer
+
+from mmcdnv2.errors import InputError
+from mmcdnv2.layers import LGC, SFR, condense_layers, kept_fraction, stage_of
+
+
+def naive_masked_weight(layer):
+    """The definition, entry by entry."""
+    weight = layer.weight.detach().clone()
+    for o in range(layer.out_channels):
+        for i in range(layer.in_channels):
+            if isinstance(layer, LGC):
+                keep = layer.mask[o % layer.groups, i]
+            else:
+                keep = layer.mask[i % layer.groups, o]
+            if not keep:
+                weight[o, i] = 0
+    return weight
+
+
+def random_layers(count):
+    """Layers of random, also indivisible, shapes."""
+    rng = random.Random(0)
+    for _ in range(count):
+        groups = rng.choice([1, 2, 3, 4, 8])
+        factor = rng.choice([1, 2, 3, 5, 8])
+        bias = rng.random() < 0.5
+        wide = rng.randint(8, 40)
+        yield LGC(
+            wide,
+            groups * rng.randint(1, 6),
+            groups=groups,
+            condense_factor=factor,
+            bias=bias,
+        )
+        yield SFR(
+            rng.randint(1, 24), wide, groups=groups, sparse_factor=factor, bias=bias
+        )
+
+
+@pytest.mark.parametrize(
+    ('progress', 'factor', 'stage'),
+    [
+        (0, 8, 0),
+        (0.07, 8, 0),
+        (1 / 14, 8, 1),
+        (0.3, 6, 3),  # 2 * 0.3 * 5 is 2.9999... in floating point
+        (0.4999, 8, 6),
+        (0.5, 8, 7),
+        (1, 8, 7),
+        (1, 1, 0),
+    ],
+)
+def test_stage_of(progress, factor, stage):
+    assert stage_of(progress, factor) == stage
+
+
+@pytest.mark.parametrize('progress', [-0.1, 1.1, float('nan')])
+def test_progress_outside_its_range_is_refused(progress):
+    with pytest.raises(InputError, match='progress must be in'):
+        LGC(8, 8).set_progress(progress)
+
+
+@pytest.mark.parametrize('layer', random_layers(12), ids=repr)
+@torch.no_grad()
+def test_sparse_and_condensed_agree_with_the_definition(layer):
+    x = torch.randn(2, layer.in_channels, 5, 3)
+    columns = layer.columns
+    for progress in (0.2, 0.37, 1):
+        layer.set_progress(progress)
+        expected = torch.nn.functional.conv2d(x, naive_masked_weight(layer), layer.bias)
+        torch.testing.assert_close(layer(x), expected)
+        stage = stage_of(progress, layer.factor)
+        # ceil(columns * (factor - stage) / factor), the same in every group
+        kept = -(-columns * (layer.factor - stage) // layer.factor)
+        assert layer.mask.sum(1).tolist() == [kept] * layer.groups
+        assert layer.stage >= stage
+    condensed = layer.condense()
+    torch.testing.assert_close(condensed(x), expected, atol=1e-5, rtol=1e-5)
+    members = layer.weight.numel() // layer.mask.numel()
+    assert condensed.weight.numel() == layer.groups * members * layer.final_kept
+
+
+def test_pruning_takes_the_smallest_l1_norms():
+    lgc = LGC(4, 4, groups=2, condense_factor=2, bias=False)
+    # Filters 0 and 2 are group 0, filters 1 and 3 are group 1.
+    lgc.weight.data[:, :, 0, 0] = torch.tensor(
+        [[3.0, -1, 0, 2], [0, 5, 1, 1], [3, -1, 5, 2], [0, 5, 2, -4]]
+    )
+    lgc.set_progress(1)
+    assert lgc.mask.int().tolist() == [[1, 0, 1, 0], [0, 1, 0, 1]]
+    sfr = SFR(4, 4, groups=2, sparse_factor=2, bias=False)
+    sfr.weight.data = lgc.weight.data.transpose(0, 1).contiguous()
+    sfr.set_progress(1)
+    assert torch.equal(sfr.mask, lgc.mask)
+
+
+def test_pruned_never_returns():
+    layer = LGC(16, 8, groups=2, condense_factor=8)
+    masks = []
+    for progress in (0.1, 0.3, 0.2, 0.5, 0):
+        layer.set_progress(progress)
+        masks.append(layer.mask.clone())
+        # Whatever becomes of the weights, what is pruned stays pruned.
+        torch.nn.init.normal_(layer.weight)
+    for earlier, later in zip(masks, masks[1:]):
+        assert not (later & ~earlier).any()
+    assert layer.kept == 2
+
+
+def test_skipped_stages_are_made_up_for():
+    stepped = SFR(8, 24, groups=4, sparse_factor=4)
+    jumped = copy.deepcopy(stepped)
+    for step in range(101):
+        stepped.set_progress(step / 100)
+    assert jumped.set_progress(1)
+    assert torch.equal(stepped.mask, jumped.mask)
+    assert not jumped.set_progress(1)
+
+
+def test_sfr_rule_for_indivisible_channels():
+    # ShuffleNetV2 1.0x: 58 outputs, sparse_factor 8; 58 = 2 * 29 inputs.
+    layer = SFR(58, 58, groups=8, sparse_factor=8)
+    assert layer.groups == 2
+    layer.set_progress(1)
+    assert layer.kept == 8
+
+
+def test_group_lasso():
+    layer = LGC(3, 2, groups=1, condense_factor=3)
+    layer.weight.data[:, :, 0, 0] = torch.tensor([[3.0, 5, 0], [4, 12, 0]])
+    assert layer.group_lasso().item() == pytest.approx(5 + 13)
+    layer.mask[0, 0] = False
+    loss = layer.group_lasso()
+    assert loss.item() == pytest.approx(13)
+    loss.backward()
+    expected = torch.tensor([[0, 5 / 13, 0], [0, 12 / 13, 0]])
+    torch.testing.assert_close(layer.weight.grad[:, :, 0, 0], expected)
+
+
+def test_pruned_weights_get_no_gradient():
+    layer = SFR(4, 8, groups=2, sparse_factor=4)
+    layer.set_progress(1)
+    layer(torch.randn(1, 4, 2, 2)).square().sum().backward()
+    pruned = naive_masked_weight(layer) == 0
+    assert (layer.weight.grad[pruned] == 0).all()
+    assert (layer.weight.grad[~pruned] != 0).all()
+
+
+@pytest.mark.parametrize('layer_type', ['LGC', 'SFR'])
+@torch.no_grad()
+def test_in_conv_module(layer_type):
+    factor = dict(LGC='condense_factor', SFR='sparse_factor')[layer_type]
+    cfg = dict(type=layer_type, **{factor: 4})
+    module = ConvModule(
+        16,
+        16,
+        1,
+        groups=4,
+        conv_cfg=cfg,
+        norm_cfg=dict(type='BN'),
+        order=('norm', 'act', 'conv'),
+    ).eval()
+    module.conv.set_progress(1)
+    x = torch.randn(2, 16, 4, 4)
+    expected = module(x)
+    condense_layers(module)
+    assert not hasattr(module.conv, 'mask')
+    torch.testing.assert_close(module(x), expected, atol=1e-5, rtol=1e-5)
+
+    deployed = build_conv_layer(
+        dict(cfg, type=f'Condensed{layer_type}'), 16, 16, 1, groups=4, bias=False
+    )
+    deployed.load_state_dict(module.conv.state_dict())
+    x = torch.randn(1, 16, 3, 3)
+    assert torch.equal(deployed(x), module.conv(x))
+
+
+@pytest.mark.parametrize(
+    'layer',
+    [
+        LGC(24, 16, groups=4, condense_factor=4),
+        SFR(16, 26, groups=4, sparse_factor=4),
+    ],
+    ids=['LGC', 'SFR'],
+)
+@torch.no_grad()
+def test_either_form_loads_either_form(layer):
+    layer.set_progress(1)
+    condensed = layer.condense()
+    x = torch.randn(1, layer.in_channels, 4, 4)
+
+    factor = {layer.factor_name: layer.factor}
+    arguments = (layer.in_channels, layer.out_channels)
+    fresh = type(layer)(*arguments, groups=layer.groups, **factor)
+    fresh.load_state_dict(condensed.state_dict())
+    assert torch.equal(fresh.mask, layer.mask)
+    torch.testing.assert_close(fresh(x), layer(x))
+
+    deployed = layer.condensed_type(*arguments, groups=layer.groups, **factor)
+    deployed.load_state_dict(layer.state_dict())
+    assert torch.equal(deployed.index, condensed.index)
+    assert torch.equal(deployed(x), condensed(x))
+
+
+def test_unfinished_is_neither_condensed_nor_deployed():
+    model = torch.nn.Sequential(LGC(16, 8, groups=4), LGC(8, 8, groups=4))
+    model[0].set_progress(1)
+    model[1].set_progress(0.3)
+    before = copy.deepcopy(model.state_dict())
+    with pytest.raises(InputError, match='keeps 6 of 8 channels .* down to 2'):
+        condense_layers(model)
+    assert model.state_dict().keys() == before.keys()
+    with pytest.raises(InputError, match='finish the sparsification'):
+        LGC.condensed_type(8, 8, groups=4).load_state_dict(model[1].state_dict())
+
+
+def test_mask_is_a_small_bool_buffer_that_survives():
+    layer = LGC(32, 64, groups=4)
+    layer.set_progress(0.4)
+    assert layer.mask.dtype == torch.bool
+    assert layer.mask.shape == (4, 32)
+    half = copy.deepcopy(layer).half()
+    assert half.mask.dtype == torch.bool
+    restored = LGC(32, 64, groups=4)
+    restored.load_state_dict(layer.state_dict())
+    assert torch.equal(restored.mask, layer.mask)
+    assert restored.stage == layer.stage == 2
+
+
+def test_kept_fraction():
+    model = torch.nn.Sequential(
+        LGC(16, 8, groups=4, condense_factor=4), torch.nn.Conv2d(8, 8, 1)
+    )
+    assert kept_fraction(model) == 1
+    model[0].set_progress(1)
+    assert kept_fraction(model) == 0.25
+    assert kept_fraction(model[1]) == 1
+
+
+@pytest.mark.parametrize(
+    ('build', 'sentence'),
+    [
+        (lambda: LGC(8, 6, groups=4), '6 output channels into 4 equal groups'),
+        (lambda: LGC(8, 8, 3), 'is a 1x1 convolution, got kernel_size=3'),
+        (lambda: LGC(8, 8, condense_factor=9), r'condense_factor must be in \[1, 8\]'),
+        (lambda: SFR(8, 4, sparse_factor=5), r'sparse_factor must be in \[1, 4\]'),
+        (lambda: SFR(8, 4, groups=0), 'groups of at least 1'),
+        (lambda: LGC.condensed_type(8, 6, groups=4), 'into 4 equal groups'),
+    ],
+)
+def test_bad_arguments(build, sentence):
+    with pytest.raises(InputError, match=sentence):
+        build()
