@@ -1,0 +1,8 @@
+_base_ = './_base_/faster_rcnn_fpn_1x_coco.py'
+
+model = dict(
+    backbone=dict(
+        _delete_=True, type='CondenseNetV2', arch='b', out_indices=(1, 2, 3, 4)
+    ),
+    neck=dict(in_channels=[72, 216, 600, 1176]),
+)

@@ -1,0 +1,5 @@
+"""Necks that the networks' classifiers need."""
+
+from .se_pooling import SEGlobalAveragePooling
+
+__all__ = ['SEGlobalAveragePooling']
