@@ -1,0 +1,68 @@
+# Pretrains CondenseNetV2-A on the demo's digits and sparsifies it on the way.
+_base_ = 'mmpretrain::_base_/default_runtime.py'
+custom_imports = dict(imports=['mmcdnv2'], allow_failed_imports=False)
+
+max_epochs = 10
+
+model = dict(
+    type='ImageClassifier',
+    backbone=dict(type='CondenseNetV2', arch='a'),
+    neck=dict(type='SEGlobalAveragePooling', channels=800),
+    head=dict(
+        type='StackedLinearClsHead',
+        num_classes=10,
+        in_channels=800,
+        mid_channels=[828],
+        act_cfg=dict(type='HSwish'),
+    ),
+)
+data_preprocessor = dict(
+    num_classes=10,
+    mean=[123.675, 116.28, 103.53],
+    std=[58.395, 57.12, 57.375],
+    to_rgb=True,
+)
+
+dataset = dict(
+    type='CustomDataset',
+    data_root='data/digits/classification',
+    pipeline=[dict(type='LoadImageFromFile'), dict(type='PackInputs')],
+)
+train_dataloader = dict(
+    batch_size=64,
+    num_workers=1,
+    persistent_workers=True,
+    dataset=dict(data_prefix='train', **dataset),
+    sampler=dict(type='DefaultSampler', shuffle=True),
+)
+val_dataloader = dict(
+    batch_size=64,
+    num_workers=1,
+    persistent_workers=True,
+    dataset=dict(data_prefix='val', **dataset),
+    sampler=dict(type='DefaultSampler', shuffle=False),
+)
+test_dataloader = val_dataloader
+val_evaluator = dict(type='Accuracy', topk=1)
+test_evaluator = val_evaluator
+
+optim_wrapper = dict(
+    optimizer=dict(type='AdamW', lr=2e-3, weight_decay=0.05),
+    paramwise_cfg=dict(norm_decay_mult=0.0, bias_decay_mult=0.0),
+)
+param_scheduler = [
+    dict(type='LinearLR', start_factor=0.01, by_epoch=False, end=100),
+    dict(
+        type='CosineAnnealingLR',
+        by_epoch=True,
+        T_max=max_epochs,
+        convert_to_iter_based=True,
+    ),
+]
+train_cfg = dict(by_epoch=True, max_epochs=max_epochs, val_interval=max_epochs)
+val_cfg = dict()
+test_cfg = dict()
+
+default_hooks = dict(logger=dict(interval=20))
+custom_hooks = [dict(type='SparsificationHook')]
+randomness = dict(seed=0)

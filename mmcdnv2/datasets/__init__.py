@@ -1,0 +1,1 @@
+"""Data sets: the demo's own and COCO's 2014 layout."""

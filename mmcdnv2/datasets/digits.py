@@ -1,0 +1,276 @@
+"""A small, real data set: handwritten digits on photographs.
+
+scikit-learn ships 1,797 scanned digits of 8x8 pixels and two photographs.
+Pasted at random sizes, places and colours they make a detection data set in
+COCO format and a classification data set in folders, both without a download.
+"""
+
+import json
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Dict, List, Optional, Tuple, Union
+
+import cv2
+import numpy as np
+from rich.progress import track
+
+from ..errors import InputError
+
+CLASSES = tuple(str(digit) for digit in range(10))
+# Ink fainter than this is not part of a digit's box.
+_INK = 0.3
+
+
+class DigitPainter:
+    """Paint digits of one split on crops of the photographs.
+
+    Args:
+        split (str): 'train' or 'val'. Their digits are disjoint.
+        seed (int): Seed of all randomness. Defaults to 0.
+    """
+
+    def __init__(self, split: str, seed: int = 0) -> None:
+        from sklearn.datasets import load_digits, load_sample_images
+
+        bunch = load_digits()
+        order = np.random.RandomState(seed).permutation(len(bunch.images))
+        count = len(order) * 4 // 5
+        chosen = {'train': order[:count], 'val': order[count:]}[split]
+        self.digits = (bunch.images[chosen] / 16).astype(np.float32)
+        self.labels = bunch.target[chosen]
+        self.photos = load_sample_images().images
+        self.rng = np.random.RandomState([seed, split == 'val'])
+
+    def background(self, size: int) -> np.ndarray:
+        """Crop a photograph at random and scale the crop.
+
+        Args:
+            size (int): Width and height of the result in pixels.
+
+        Returns:
+            np.ndarray: RGB, uint8, shape (size, size, 3).
+        """
+        photo = self.photos[self.rng.randint(len(self.photos))]
+        side = self.rng.randint(min(size, 96), min(photo.shape[:2]) + 1)
+        top = self.rng.randint(photo.shape[0] - side + 1)
+        left = self.rng.randint(photo.shape[1] - side + 1)
+        crop = photo[top : top + side, left : left + side]
+        if self.rng.rand() < 0.5:
+            crop = crop[:, ::-1]
+        return cv2.resize(crop, (size, size), interpolation=cv2.INTER_AREA)
+
+    def ink(self, index: int, size: int) -> np.ndarray:
+        """Scale a digit up.
+
+        Args:
+            index (int): Which digit of the split.
+            size (int): Width and height of the result in pixels.
+
+        Returns:
+            np.ndarray: Opacity in [0, 1], shape (size, size).
+        """
+        ink = cv2.resize(
+            self.digits[index], (size, size), interpolation=cv2.INTER_CUBIC
+        )
+        return ink.clip(0, 1)
+
+    def paint(
+        self, canvas: np.ndarray, ink: np.ndarray, left: int, top: int
+    ) -> Optional[Tuple[int, int, int, int]]:
+        """Paint a digit in a colour that stands out, in place.
+
+        Args:
+            canvas (np.ndarray): RGB, uint8, shape (H, W, 3).
+            ink (np.ndarray): From :meth:`ink`.
+            left (int): Column of the ink's left edge; may lie outside.
+            top (int): Row of the ink's top edge; may lie outside.
+
+        Returns:
+            tuple[int] | None: The box (x, y, width, height) of the visible
+            ink in pixels, None if nothing is visible.
+        """
+        height, width = canvas.shape[:2]
+        y0, x0 = max(top, 0), max(left, 0)
+        y1 = min(top + ink.shape[0], height)
+        x1 = min(left + ink.shape[1], width)
+        if y0 >= y1 or x0 >= x1:
+            return None
+        ink = ink[y0 - top : y1 - top, x0 - left : x1 - left]
+        rows, columns = np.where(ink > _INK)
+        if not len(rows):
+            return None
+        patch = canvas[y0:y1, x0:x1]
+        # Tinted chalk with a dark rim, so that it shows on any ground.
+        colour = self.rng.randint(170, 256, 3)
+        shadow = cv2.GaussianBlur(ink, (0, 0), ink.shape[0] / 12)[..., None]
+        alpha = ink[..., None]
+        patch[:] = patch * (1 - 0.8 * shadow) * (1 - alpha) + colour * alpha
+        x, y = columns.min(), rows.min()
+        return (
+            int(x0 + x),
+            int(y0 + y),
+            int(columns.max() - x + 1),
+            int(rows.max() - y + 1),
+        )
+
+    def classification_image(self, size: int) -> Tuple[np.ndarray, int]:
+        """Paint one digit that fills most of the image.
+
+        Args:
+            size (int): Width and height in pixels.
+
+        Returns:
+            tuple[np.ndarray, int]: RGB image, uint8, and the label.
+        """
+        canvas = self.background(size)
+        index = self.rng.randint(len(self.digits))
+        ink = self.ink(index, self.rng.randint(size // 2, size + 1))
+        free = size - ink.shape[0]
+        left, top = self.rng.randint(0, free + 1, 2)
+        self.paint(canvas, ink, left, top)
+        return canvas, int(self.labels[index])
+
+    def detection_image(
+        self, size: int, max_digits: int, digit_size: Tuple[int, int]
+    ) -> Tuple[np.ndarray, List[Dict]]:
+        """Paint up to ``max_digits`` digits that hardly overlap.
+
+        Args:
+            size (int): Width and height in pixels.
+            max_digits (int): The most digits in an image; one image in
+                ``max_digits + 1`` stays empty.
+            digit_size (tuple[int]): Smallest and largest size of a digit's
+                8x8 raster in pixels.
+
+        Returns:
+            tuple[np.ndarray, list[dict]]: RGB image, uint8, and annotations
+            with ``bbox`` (x, y, width, height) and ``label``.
+        """
+        canvas = self.background(size)
+        taken = np.zeros((size, size), bool)
+        objects: List[Dict] = []
+        for _ in range(self.rng.randint(max_digits + 1)):
+            index = self.rng.randint(len(self.digits))
+            side = self.rng.randint(digit_size[0], digit_size[1] + 1)
+            ink = self.ink(index, side)
+            # A quarter of a digit may lie beyond the border.
+            left, top = self.rng.randint(-side // 4, size - side * 3 // 4, 2)
+            region = taken[max(top, 0) : top + side, max(left, 0) : left + side]
+            if region.mean() > 0.1:
+                continue
+            box = self.paint(canvas, ink, left, top)
+            if box is not None:
+                region[:] = True
+                objects.append(dict(bbox=box, label=int(self.labels[index])))
+        return canvas, objects
+
+
+def make_digits(
+    out_dir: Union[str, Path],
+    num_train: int = 1000,
+    num_val: int = 200,
+    num_classification: int = 6000,
+    image_size: int = 192,
+    classification_size: int = 48,
+    max_digits: int = 6,
+    digit_size: Tuple[int, int] = (24, 71),
+    seed: int = 0,
+) -> None:
+    """Write both data sets; the same arguments give the same files.
+
+    Layout::
+
+        out_dir/annotations/{train,val}.json   COCO format
+        out_dir/{train,val}/000000.png         detection images
+        out_dir/classification/{train,val}/D/000000.png
+
+    Args:
+        out_dir (str | Path): Folder to create. It appears only when complete.
+        num_train (int): Number of detection images to train on.
+        num_val (int): Number of detection images to test on.
+        num_classification (int): Number of classification images to train
+            on; a fifth as many to test on.
+        image_size (int): Width and height of detection images in pixels.
+        classification_size (int): Width and height of classification images
+            in pixels.
+        max_digits (int): The most digits in a detection image.
+        digit_size (tuple[int]): Smallest and largest digit in pixels.
+        seed (int): Seed of all randomness.
+
+    Raises:
+        InputError: If ``out_dir`` exists.
+    """
+    out_dir = Path(out_dir)
+    if out_dir.exists():
+        raise InputError(
+            f'{out_dir} exists already: remove it or choose another folder.'
+        )
+    out_dir.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=f'.{out_dir.name}.', dir=out_dir.parent))
+    try:
+        for split, count in (('train', num_train), ('val', num_val)):
+            painter = DigitPainter(split, seed)
+            _write_coco(
+                partial, split, count, painter, image_size, max_digits, digit_size
+            )
+            share = num_classification if split == 'train' else num_classification // 5
+            _write_folders(partial, split, share, painter, classification_size)
+        partial.chmod(0o755)
+        os.replace(partial, out_dir)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _write_coco(
+    root: Path,
+    split: str,
+    count: int,
+    painter: DigitPainter,
+    image_size: int,
+    max_digits: int,
+    digit_size: Tuple[int, int],
+) -> None:
+    (root / split).mkdir()
+    (root / 'annotations').mkdir(exist_ok=True)
+    images, annotations = [], []
+    title = f'{split}: detection images'
+    for image_id in track(range(count), title):
+        canvas, objects = painter.detection_image(image_size, max_digits, digit_size)
+        name = f'{image_id:06d}.png'
+        cv2.imwrite(str(root / split / name), canvas[..., ::-1])
+        images.append(
+            dict(id=image_id, file_name=name, width=image_size, height=image_size)
+        )
+        for item in objects:
+            _, _, width, height = item['bbox']
+            annotations.append(
+                dict(
+                    id=len(annotations) + 1,
+                    image_id=image_id,
+                    category_id=item['label'],
+                    bbox=list(item['bbox']),
+                    area=width * height,
+                    iscrowd=0,
+                )
+            )
+    content = dict(
+        images=images,
+        annotations=annotations,
+        categories=[dict(id=i, name=name) for i, name in enumerate(CLASSES)],
+    )
+    (root / 'annotations' / f'{split}.json').write_text(json.dumps(content))
+
+
+def _write_folders(
+    root: Path, split: str, count: int, painter: DigitPainter, image_size: int
+) -> None:
+    folder = root / 'classification' / split
+    for name in CLASSES:
+        (folder / name).mkdir(parents=True)
+    title = f'{split}: classification images'
+    for i in track(range(count), title):
+        canvas, label = painter.classification_image(image_size)
+        path = folder / CLASSES[label] / f'{i:06d}.png'
+        cv2.imwrite(str(path), canvas[..., ::-1])

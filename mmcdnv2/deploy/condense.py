@@ -1,0 +1,291 @@
+"""Condense a trained checkpoint: the work behind tools/condense.py."""
+
+import copy
+import io
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Dict, Iterator, List, Optional, Tuple, Union
+
+import mmcv
+import numpy as np
+import torch
+from mmdet.structures import DetDataSample
+from mmengine.config import Config
+from mmengine.registry import MODELS, init_default_scope
+from mmpretrain.models import BaseClassifier
+from mmpretrain.structures import DataSample
+from torch import Tensor, nn
+
+from ..analysis import count_macs, count_params, median_latency
+from ..backbones.base import CondensableMixin
+from ..engine import load_config
+from ..errors import InputError
+from ..layers import (
+    SparseConv2d,
+    condense_layers,
+    kept_fraction,
+    sparse_layers,
+    unfinished_layers,
+)
+from .checkpoint import load_checkpoint, load_weights, replace_when_done
+
+# Largest difference of an output, relative to the largest output or 1.
+TOLERANCE = 1e-4
+
+
+@dataclass
+class CondenseReport:
+    """What condensing a model came to; pairs are (sparse, condensed).
+
+    Attributes:
+        config (Path): The written config.
+        checkpoint (Path): The written checkpoint.
+        input_shape (tuple[int]): Height and width of the input in pixels.
+        max_difference (float): Largest difference between an output of the
+            sparse and of the condensed model, relative to the largest output
+            or 1.
+        kept_fraction (float): Fraction of the sparse layers' weights kept.
+        params (tuple[int]): Parameters of the model.
+        macs (tuple[int]): Multiply-accumulates of the model.
+        backbone_macs (tuple[int]): Those of its backbone.
+        megabytes (tuple[float]): Size of a checkpoint with weights only.
+        latency (tuple[float]): Milliseconds per image, whole model.
+        backbone_latency (tuple[float]): Milliseconds per image, backbone.
+    """
+
+    config: Path
+    checkpoint: Path
+    input_shape: Tuple[int, int]
+    max_difference: float
+    kept_fraction: float
+    params: Tuple[int, int]
+    macs: Tuple[int, int]
+    backbone_macs: Tuple[int, int]
+    megabytes: Tuple[float, float]
+    latency: Tuple[float, float]
+    backbone_latency: Tuple[float, float]
+
+
+def condense(
+    config: str,
+    checkpoint: str,
+    out_dir: Union[str, Path],
+    image: Optional[str] = None,
+    input_shape: Optional[Tuple[int, int]] = None,
+    trust: bool = False,
+) -> CondenseReport:
+    """Condense a classifier or a detector and prove that it is the same.
+
+    Writes ``OUT_DIR/CONFIG_condensed.py`` and ``OUT_DIR/CONFIG_condensed.pth``
+    after the two, loaded back, gave the sparse model's output.
+
+    Args:
+        config (str): Config file of the sparse model.
+        checkpoint (str): Its checkpoint, sparsification finished.
+        out_dir (str | Path): Folder to write to.
+        image (str, optional): Image to compare and time on. Defaults to
+            random pixels.
+        input_shape (tuple[int], optional): Height and width that the image
+            is scaled to. Defaults to 224 x 224 for classifiers and 800 x 1333
+            for detectors.
+        trust (bool): Whether the checkpoint may hold more than tensors.
+
+    Returns:
+        CondenseReport: What it came to.
+
+    Raises:
+        InputError: If an input cannot be used, the sparsification is
+            unfinished or the outputs differ. Nothing is written then.
+    """
+    cfg = load_config(config)
+    content = load_checkpoint(checkpoint, trust)
+    state_dict = content.get('state_dict', content)
+    sparse = _build(cfg)
+    load_weights(sparse, state_dict, checkpoint)
+    if not sparse_layers(sparse):
+        raise InputError(
+            f'{config} has no sparse layers to condense: its backbone has no LGC or '
+            'SFR, or was built with deploy=True.'
+        )
+    unfinished = unfinished_layers(sparse)
+    if unfinished:
+        raise InputError(
+            f'The sparsification of {checkpoint} is unfinished in {len(unfinished)} of '
+            f'{len(sparse_layers(sparse))} layers, so it cannot be condensed; train on '
+            'with the SparsificationHook:\n'
+            + '\n'.join(f'  {name} {state}' for name, state in unfinished.items())
+        )
+    inputs, samples = _make_inputs(sparse, image, input_shape)
+
+    out_dir = Path(out_dir)
+    stem = f'{Path(config).stem}_condensed'
+    config_path, checkpoint_path = out_dir / f'{stem}.py', out_dir / f'{stem}.pth'
+    meta = {
+        key: content['meta'][key]
+        for key in ('dataset_meta', 'CLASSES', 'PALETTE', 'epoch', 'iter')
+        if key in content.get('meta', {})
+    }
+    with replace_when_done(config_path) as new_config, replace_when_done(
+        checkpoint_path
+    ) as new_checkpoint:
+        condensed_config(cfg).dump(new_config)
+        weights = _condensed_copy(sparse).state_dict()
+        torch.save(dict(meta=meta, state_dict=weights), new_checkpoint)
+        # What counts is what the user will load.
+        condensed = _build(Config.fromfile(new_config))
+        load_weights(
+            condensed, load_checkpoint(new_checkpoint)['state_dict'], new_checkpoint
+        )
+        difference = _max_difference(sparse, condensed, inputs)
+        if not difference <= TOLERANCE:
+            raise InputError(
+                f'The condensed model differs from the sparse one by {difference:.1e}, '
+                f'more than {TOLERANCE:.0e}, so nothing was written. This is a bug of '
+                'mmcdnv2, please report it.'
+            )
+    models = (sparse, condensed)
+    return CondenseReport(
+        config=config_path,
+        checkpoint=checkpoint_path,
+        input_shape=tuple(inputs.shape[-2:]),
+        max_difference=difference,
+        kept_fraction=kept_fraction(sparse),
+        params=tuple(count_params(model) for model in models),
+        macs=tuple(count_macs(_TensorMode(model, samples), inputs) for model in models),
+        backbone_macs=tuple(count_macs(model.backbone, inputs) for model in models),
+        megabytes=tuple(_megabytes(model) for model in models),
+        latency=tuple(
+            median_latency(
+                [partial(_TensorMode(model, samples), inputs) for model in models]
+            )
+        ),
+        backbone_latency=tuple(
+            median_latency([partial(model.backbone, inputs) for model in models])
+        ),
+    )
+
+
+def condensed_config(cfg: Config) -> Config:
+    """Turn the config of a sparse model into that of its condensed form.
+
+    Args:
+        cfg (Config): Left as it is.
+
+    Returns:
+        Config: With ``deploy=True`` for our backbones, condensed layer types
+        for sparse ones, no initial weights, and without the hooks that only
+        training needs.
+    """
+    cfg = copy.deepcopy(cfg)
+    init_default_scope(cfg.get('default_scope', 'mmengine'))
+    for part in _typed_dicts(cfg.model):
+        module = MODELS.get(part['type'])
+        if module is None:
+            continue
+        if issubclass(module, CondensableMixin):
+            part['deploy'] = True
+            part.pop('init_cfg', None)
+        elif issubclass(module, SparseConv2d):
+            part['type'] = module.condensed_type.__name__
+    cfg.custom_hooks = [
+        hook
+        for hook in cfg.get('custom_hooks') or []
+        if hook['type'] not in ('SparsificationHook', 'EMAHook')
+    ]
+    cfg.load_from = None
+    cfg.resume = False
+    return cfg
+
+
+def _typed_dicts(node: Any) -> Iterator[Dict]:
+    """Yield every dict with a type name, at any depth."""
+    if isinstance(node, dict):
+        if isinstance(node.get('type'), str):
+            yield node
+        node = list(node.values())
+    if isinstance(node, (list, tuple)):
+        for child in node:
+            yield from _typed_dicts(child)
+
+
+def _build(cfg: Config) -> nn.Module:
+    """Build the model in evaluation mode, as the runner would."""
+    init_default_scope(cfg.get('default_scope', 'mmengine'))
+    model = copy.deepcopy(cfg.model)
+    if 'data_preprocessor' in cfg:
+        model.setdefault('data_preprocessor', cfg.data_preprocessor)
+    return MODELS.build(model).eval()
+
+
+class _TensorMode(nn.Module):
+    """A model as a function of its images alone, which counting needs."""
+
+    def __init__(self, model: nn.Module, samples: list) -> None:
+        super().__init__()
+        self.model = model
+        self.samples = samples
+
+    def forward(self, inputs: Tensor) -> Any:
+        return self.model(inputs, self.samples, mode='tensor')
+
+
+def _megabytes(model: nn.Module) -> float:
+    """Size of the model's weights as a file, in 10^6 bytes."""
+    buffer = io.BytesIO()
+    torch.save(model.state_dict(), buffer)
+    return buffer.tell() / 1e6
+
+
+def _condensed_copy(model: nn.Module) -> nn.Module:
+    model = copy.deepcopy(model)
+    condense_layers(model)
+    return model
+
+
+def _make_inputs(
+    model: nn.Module, image: Optional[str], input_shape: Optional[Tuple[int, int]]
+) -> Tuple[Tensor, list]:
+    """Make a preprocessed batch of one and its data sample."""
+    is_classifier = isinstance(model, BaseClassifier)
+    height, width = input_shape or ((224, 224) if is_classifier else (800, 1333))
+    if image is None:
+        rng = np.random.RandomState(0)
+        pixels = rng.randint(0, 256, (height, width, 3), dtype=np.uint8)
+    else:
+        pixels = mmcv.imread(image)
+        if pixels is None:
+            raise InputError(f'{image} is not an image that can be read.')
+        pixels = mmcv.imresize(pixels, (width, height))
+    sample = DataSample() if is_classifier else DetDataSample()
+    sample.set_metainfo(
+        dict(
+            img_shape=(height, width),
+            ori_shape=(height, width),
+            scale_factor=(1.0, 1.0),
+        )
+    )
+    batch = dict(
+        inputs=[torch.from_numpy(pixels).permute(2, 0, 1)], data_samples=[sample]
+    )
+    batch = model.data_preprocessor(batch, training=False)
+    return batch['inputs'], batch['data_samples']
+
+
+@torch.no_grad()
+def _outputs(model: nn.Module, inputs: Tensor) -> List[Tensor]:
+    """Logits of a classifier, the neck's features of a detector.
+
+    A detector's heads are the same modules in both forms; comparing before
+    them keeps the choice among equal proposals out of the comparison.
+    """
+    features = model.extract_feat(inputs)
+    if isinstance(model, BaseClassifier):
+        return [model.head(features)]
+    return list(features)
+
+
+def _max_difference(sparse: nn.Module, condensed: nn.Module, inputs: Tensor) -> float:
+    expected, actual = _outputs(sparse, inputs), _outputs(condensed, inputs)
+    scale = max(1.0, *(out.abs().max().item() for out in expected))
+    return max((a - b).abs().max().item() for a, b in zip(expected, actual)) / scale

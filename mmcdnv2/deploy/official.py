@@ -1,0 +1,145 @@
+"""Turn the authors' checkpoints into ours."""
+
+import re
+from typing import Dict, Tuple
+
+import torch
+from torch import Tensor
+
+from ..backbones import CondenseNetV2
+from ..errors import InputError
+from ..layers import LGC, SFR
+
+# Name of a layer's part there -> here.
+_PARTS = {'conv_1': 'lgc', 'conv_2': 'conv', 'sfr': 'sfr', 'se': 'se'}
+_FIXED = {
+    'features.init_conv.': 'backbone.stem.conv.',
+    'features.norm_last.': 'backbone.norm.',
+    'features.se_last.fc.0.': 'neck.se.conv1.conv.',
+    'features.se_last.fc.2.': 'neck.se.conv2.conv.',
+    'fc.': 'head.layers.0.fc.',
+    'classifier.': 'head.layers.1.fc.',
+}
+_LAYER = re.compile(r'features\.denseblock_(\d+)\.denselayer_(\d+)\.(\w+)\.(.+)')
+
+
+def convert_official(checkpoint: Dict) -> Tuple[str, bool, Dict[str, Tensor]]:
+    """Convert a checkpoint of the authors' ImageNet networks.
+
+    Args:
+        checkpoint (dict): With the key ``state_dict_ema``, which is preferred,
+            or ``state_dict``; sparse or converted by the authors' script.
+
+    Returns:
+        tuple[str, bool, dict]: The arch ('a', 'b' or 'c'), whether it is in
+        the condensed form, and the state dict of our ``ImageClassifier`` in
+        that form.
+
+    Raises:
+        InputError: If it is not such a checkpoint.
+    """
+    theirs = checkpoint.get('state_dict_ema') or checkpoint.get('state_dict')
+    if not isinstance(theirs, dict):
+        raise InputError(
+            "A checkpoint of the authors has the key 'state_dict' or "
+            f"'state_dict_ema', this one has {sorted(map(str, checkpoint))[:8]}."
+        )
+    theirs = {re.sub(r'^module\.', '', name): v for name, v in theirs.items()}
+    arch = _detect_arch(theirs)
+    condensed = not any(name.endswith('._mask') for name in theirs)
+    ours: Dict[str, Tensor] = {}
+    for name, value in theirs.items():
+        if name.endswith(('._count', '._stage')):
+            continue
+        renamed = _rename(name)
+        if name.endswith('._mask'):
+            value = _group_mask(value, arch, is_lgc='.conv_1.' in name)
+        elif name.endswith('.sfr.index'):
+            value = _row_index(name, value)
+        elif '.se' in name:
+            value = value[:, :, None, None]
+        ours[renamed] = value
+    if condensed:
+        _undo_norm_gather(ours)
+    return arch, condensed, ours
+
+
+def _rename(name: str) -> str:
+    for there, here in _FIXED.items():
+        if name.startswith(there):
+            return here + name[len(there) :]
+    match = _LAYER.fullmatch(name)
+    if match is None or match[3] not in _PARTS:
+        raise InputError(
+            f'{name} is no part of CondenseNetV2: this is a checkpoint of another '
+            'network.'
+        )
+    block, layer, part, rest = match.groups()
+    prefix = f'backbone.blocks.{int(block) - 1}.{int(layer) - 1}.{_PARTS[part]}.'
+    rest = rest.replace('norm.', 'bn.').replace('_mask', 'conv.mask')
+    rest = 'conv.index' if rest == 'index' else rest
+    rest = rest.replace('fc.0.', 'conv1.conv.').replace('fc.2.', 'conv2.conv.')
+    return prefix + rest
+
+
+def _detect_arch(state_dict: Dict[str, Tensor]) -> str:
+    """Find the arch whose depths and widths the tensors have."""
+    depths: Dict[int, int] = {}
+    growth_rates: Dict[int, int] = {}
+    for name, value in state_dict.items():
+        match = _LAYER.fullmatch(name)
+        if match and match[3:5] and match[3] == 'conv_2' and match[4] == 'conv.weight':
+            block = int(match[1])
+            depths[block] = max(depths.get(block, 0), int(match[2]))
+            growth_rates[block] = value.shape[0]
+    found = (tuple(depths.values()), tuple(growth_rates.values()))
+    for arch, settings in CondenseNetV2.arch_settings.items():
+        if found == (settings['depths'], settings['growth_rates']):
+            return arch
+    raise InputError(
+        'This is no checkpoint of CondenseNetV2-A, -B or -C: its dense blocks have '
+        f'depths {found[0]} and growth rates {found[1]}.'
+    )
+
+
+def _group_mask(mask: Tensor, arch: str, is_lgc: bool) -> Tensor:
+    """Reduce a mask of every weight to one of (group, channel) pairs.
+
+    Averaged over the training (EMA), what was pruned is tiny, not zero, and
+    what was kept is one up to rounding.
+    """
+    groups = CondenseNetV2.arch_settings[arch]['groups']
+    layer = LGC if is_lgc else SFR
+    return layer.to_matrix(mask)[:groups] > 0.5
+
+
+def _row_index(name: str, matrix: Tensor) -> Tensor:
+    """Read the output of each intermediate channel off a dense 0/1 matrix."""
+    is_one_hot = matrix.dim() == 2 and bool(
+        ((matrix == 0) | (matrix == 1)).all() and (matrix.sum(1) == 1).all()
+    )
+    if not is_one_hot:
+        raise InputError(f'{name} should have a single 1 in each row.')
+    return matrix.argmax(1)
+
+
+def _undo_norm_gather(state_dict: Dict[str, Tensor]) -> None:
+    """Put the norms before LGC back into the order of the features.
+
+    There, they work on the gathered channels; here, on all of them. Features
+    that no group reads keep a neutral norm.
+    """
+    for name in [n for n in state_dict if n.endswith('.lgc.conv.index')]:
+        index = state_dict[name]
+        prefix = name[: -len('conv.index')] + 'bn.'
+        # C = G in every arch, so there are as many gathered channels as features.
+        for part, neutral in (
+            ('weight', torch.ones_like),
+            ('bias', torch.zeros_like),
+            ('running_mean', torch.zeros_like),
+            ('running_var', torch.ones_like),
+        ):
+            gathered = state_dict[prefix + part]
+            full = neutral(gathered)
+            full[index] = gathered
+            state_dict[prefix + part] = full

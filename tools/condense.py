@@ -1,0 +1,82 @@
+"""Condense a trained classifier or detector for deployment."""
+
+import argparse
+
+from rich.console import Console
+from rich.table import Table
+
+from mmcdnv2.deploy import CondenseReport, condense
+from mmcdnv2.errors import exit_on_input_error
+
+
+def parse_args() -> argparse.Namespace:
+    """Parse the command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('config', help='config file of the sparse model')
+    parser.add_argument('checkpoint', help='its checkpoint, sparsification finished')
+    parser.add_argument('out_dir', help='folder for the condensed config and weights')
+    parser.add_argument('--image', help='image to compare on (default: random pixels)')
+    parser.add_argument(
+        '--input-shape',
+        type=int,
+        nargs=2,
+        metavar=('HEIGHT', 'WIDTH'),
+        help='input size in pixels (default: 224 224 for classifiers, 800 1333 for '
+        'detectors)',
+    )
+    parser.add_argument(
+        '--trust-checkpoint',
+        action='store_true',
+        help='load a checkpoint that holds more than tensors; it can run code',
+    )
+    return parser.parse_args()
+
+
+def show(report: CondenseReport) -> None:
+    """Print the report as a table."""
+    height, width = report.input_shape
+    table = Table(title=f'Input {height}x{width}, batch 1')
+    for column in ('', 'sparse', 'condensed', 'ratio'):
+        table.add_column(column, justify='right' if column else 'left')
+    rows = (
+        ('Parameters (M)', report.params, 1e6, '.3f'),
+        ('MACs (M)', report.macs, 1e6, '.1f'),
+        ('Backbone MACs (M)', report.backbone_macs, 1e6, '.1f'),
+        ('Checkpoint (MB)', report.megabytes, 1, '.2f'),
+        ('Latency (ms)', report.latency, 1, '.1f'),
+        ('Backbone latency (ms)', report.backbone_latency, 1, '.1f'),
+    )
+    for name, (before, after), unit, spec in rows:
+        table.add_row(
+            name,
+            format(before / unit, spec),
+            format(after / unit, spec),
+            f'{after / before:.2f}',
+        )
+    console = Console()
+    console.print(table)
+    console.print(
+        f'Largest relative difference of an output: {report.max_difference:.1e}\n'
+        f'Config:     {report.config}\nCheckpoint: {report.checkpoint}',
+        soft_wrap=True,
+    )
+
+
+@exit_on_input_error
+def main() -> None:
+    """Condense."""
+    args = parse_args()
+    show(
+        condense(
+            args.config,
+            args.checkpoint,
+            args.out_dir,
+            args.image,
+            args.input_shape and tuple(args.input_shape),
+            args.trust_checkpoint,
+        )
+    )
+
+
+if __name__ == '__main__':
+    main()

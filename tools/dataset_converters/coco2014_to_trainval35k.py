@@ -1,0 +1,41 @@
+"""Build trainval35k and minival from COCO's annotations of 2014.
+
+Afterwards train and test with
+
+  --cfg-options train_dataloader.dataset.ann_file=annotations/instances_trainval35k.json
+  val_dataloader.dataset.ann_file=annotations/instances_minival2014.json
+
+and data_prefix.img set to the folder that holds the images of both train2014
+and val2014.
+"""
+
+import argparse
+
+from mmcdnv2.datasets.coco2014 import make_trainval35k
+from mmcdnv2.errors import exit_on_input_error
+
+
+def parse_args() -> argparse.Namespace:
+    """Parse the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument('ann_dir', help='folder with instances_{train,val}2014.json')
+    parser.add_argument(
+        'minival',
+        help='which images are in minival: instances_val2017.json (the same images) '
+        'or a text file with an id or file name on each line',
+    )
+    return parser.parse_args()
+
+
+@exit_on_input_error
+def main() -> None:
+    """Build and check the two files."""
+    args = parse_args()
+    for name, count in make_trainval35k(args.ann_dir, args.minival).items():
+        print(f'{name}: {count.images} images, {count.annotations} annotations')
+
+
+if __name__ == '__main__':
+    main()

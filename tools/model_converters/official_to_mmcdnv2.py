@@ -1,0 +1,45 @@
+"""Convert a checkpoint of the authors' release to one of mmcdnv2."""
+
+import argparse
+
+import torch
+
+from mmcdnv2.deploy.checkpoint import load_checkpoint, replace_when_done
+from mmcdnv2.deploy.official import convert_official
+from mmcdnv2.errors import exit_on_input_error
+
+
+def parse_args() -> argparse.Namespace:
+    """Parse the command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('src', help="the authors' .pth.tar file, converted or not")
+    parser.add_argument('dst', help='checkpoint to write')
+    parser.add_argument(
+        '--trust-checkpoint',
+        action='store_true',
+        help='load a checkpoint that holds more than tensors; it can run code',
+    )
+    return parser.parse_args()
+
+
+@exit_on_input_error
+def main() -> None:
+    """Convert."""
+    args = parse_args()
+    arch, condensed, state_dict = convert_official(
+        load_checkpoint(args.src, args.trust_checkpoint)
+    )
+    with replace_when_done(args.dst) as path:
+        torch.save(dict(meta={}, state_dict=state_dict), path)
+    form, options = ('sparse', '')
+    if condensed:
+        form, options = 'condensed', ' --cfg-options model.backbone.deploy=True'
+    config = f'configs/cdnv2_{arch}_8xb128_in1k.py'
+    print(
+        f'Wrote CondenseNetV2-{arch.upper()}, {form}, to {args.dst}. Test it with\n'
+        f'  python tools/test.py {config} {args.dst}{options}'
+    )
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,68 @@
+"""Test a classifier or a detector, sparse or condensed."""
+
+import argparse
+
+from mmengine.config import DictAction
+from mmengine.evaluator import DumpResults
+
+from mmcdnv2.engine import build_runner, load_config
+from mmcdnv2.errors import InputError, exit_on_input_error
+
+
+def parse_args() -> argparse.Namespace:
+    """Parse the command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('config', help='config file')
+    parser.add_argument('checkpoint', help='checkpoint file')
+    parser.add_argument(
+        '--work-dir', help='folder for logs and metrics (default: by config name)'
+    )
+    parser.add_argument('--out', help='pickle file to dump the predictions to')
+    parser.add_argument('--show', action='store_true', help='show the predictions')
+    parser.add_argument('--show-dir', help='folder to draw the predictions into')
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=DictAction,
+        help='config settings to override, key=value ...',
+    )
+    parser.add_argument(
+        '--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none'
+    )
+    parser.add_argument('--local-rank', '--local_rank', type=int, default=0)
+    return parser.parse_args()
+
+
+@exit_on_input_error
+def main() -> None:
+    """Test."""
+    args = parse_args()
+    cfg = load_config(args.config, args.cfg_options)
+    cfg.load_from = args.checkpoint
+    if args.show or args.show_dir:
+        # mmpretrain's hook has `enable`, mmdet's `draw`; names differ too.
+        cfg.default_hooks.visualization.update(
+            show=args.show,
+            **(
+                dict(enable=True, out_dir=args.show_dir)
+                if cfg.default_scope == 'mmpretrain'
+                else dict(draw=True, test_out_dir=args.show_dir)
+            ),
+        )
+    runner = build_runner(
+        cfg,
+        args.config,
+        ('test_dataloader',),
+        args.work_dir,
+        args.launcher,
+        args.local_rank,
+    )
+    if args.out:
+        if not args.out.endswith(('.pkl', '.pickle')):
+            raise InputError(f'--out expects a .pkl or .pickle file, got {args.out}.')
+        runner.test_evaluator.metrics.append(DumpResults(out_file_path=args.out))
+    runner.test()
+
+
+if __name__ == '__main__':
+    main()
