@@ -88,7 +88,7 @@ def _detect_arch(state_dict: Dict[str, Tensor]) -> str:
     growth_rates: Dict[int, int] = {}
     for name, value in state_dict.items():
         match = _LAYER.fullmatch(name)
-        if match and match[3:5] and match[3] == 'conv_2' and match[4] == 'conv.weight':
+        if match and match.group(3, 4) == ('conv_2', 'conv.weight'):
             block = int(match[1])
             depths[block] = max(depths.get(block, 0), int(match[2]))
             growth_rates[block] = value.shape[0]

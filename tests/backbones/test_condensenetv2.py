@@ -1,0 +1,273 @@
+"""CondenseNetV2 against the authors' network and the paper's tables."""
+
+import copy
+import logging
+
+import pytest
+import torch
+from mmdet.registry import MODELS as MMDET_MODELS
+from mmengine.config import Config
+from mmengine.registry import MODELS, init_default_scope
+from mmpretrain.registry import MODELS as MMPRETRAIN_MODELS
+from reference import (
+    load_reference,
+    mask_crc32,
+    official_state_dict,
+    reference_images,
+)
+
+from mmcdnv2.analysis import count_macs, count_params
+from mmcdnv2.backbones import CondenseNetV2
+from mmcdnv2.deploy.official import convert_official
+from mmcdnv2.errors import InputError
+from mmcdnv2.layers import LGC, condense_layers, sparse_layers
+
+TINY = dict(
+    depths=(1, 2, 2),
+    growth_rates=(8, 8, 16),
+    groups=4,
+    condense_factor=4,
+    sparse_factor=4,
+    hswish_from=1,
+    se_from=2,
+)
+
+
+@pytest.fixture
+def tiny():
+    torch.manual_seed(0)
+    backbone = CondenseNetV2(TINY, out_indices=(0, 1, 2))
+    for module in backbone.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            torch.nn.init.uniform_(module.running_mean, -0.5, 0.5)
+            torch.nn.init.uniform_(module.running_var, 0.5, 1.5)
+    return backbone
+
+
+def build_classifier(configs, arch, **backbone):
+    cfg = Config.fromfile(configs / f'cdnv2_{arch}_8xb128_in1k.py')
+    init_default_scope('mmpretrain')
+    cfg.model.backbone.update(backbone)
+    return MODELS.build(cfg.model).eval()
+
+
+def assert_logits(model, expected):
+    with torch.no_grad():
+        logits = model(reference_images(), mode='tensor')[0]
+    torch.testing.assert_close(
+        logits[:8], torch.tensor(expected['first8']), atol=1e-4, rtol=0
+    )
+    assert logits.mean().item() == pytest.approx(expected['mean'], abs=1e-4)
+    assert logits.std(unbiased=False).item() == pytest.approx(expected['std'], abs=1e-4)
+
+
+@pytest.mark.parametrize('arch', ['a', 'b'])
+def test_equals_the_authors_network_at_every_stage(configs, arch):
+    reference = load_reference(arch)
+    model = build_classifier(configs, arch)
+    state_dict = convert_official(dict(state_dict=official_state_dict(arch)))[2]
+    model.load_state_dict(state_dict)
+    layers = sparse_layers(model)
+    assert len(layers) == len(reference['progress']['0.00']['kept'])
+    last_kept = 0
+    for progress, expected in reference['progress'].items():
+        for layer in layers.values():
+            layer.set_progress(float(progress))
+        if 'kept' in expected:
+            assert_logits(model, expected['logits'])
+            # Both list the layers in the order of the network.
+            order = zip(layers.values(), expected['kept'].items())
+            for layer, (name, kept) in order:
+                actual = layer.weight.numel() * layer.kept // layer.columns
+                assert actual == kept, name
+                assert mask_crc32(copy.deepcopy(layer)) == expected['crc32'][name]
+            last_kept = sum(expected['kept'].values())
+        else:
+            total = sum(m.weight.numel() * m.kept // m.columns for m in layers.values())
+            assert total == last_kept
+    assert_logits(model, expected['logits'])
+    condense_layers(model)
+    assert_logits(model, reference['converted']['logits'])
+    assert count_params(model) == reference['official_measure']['params']
+
+
+@pytest.mark.parametrize(
+    ('arch', 'channels', 'params', 'megamacs'),
+    [
+        ('a', [24, 32, 96, 288, 800], 2038444, 43.14),
+        ('b', [24, 72, 216, 600, 1176], 3592662, 140.47),
+        ('c', [48, 144, 400, 1040, 2064], 6177512, 295.79),
+    ],
+)
+def test_table_of_the_paper(configs, arch, channels, params, megamacs):
+    model = build_classifier(configs, arch, deploy=True)
+    assert model.backbone.out_channels == channels
+    assert count_params(model) == params
+    macs = count_macs(model, torch.rand(1, 3, 224, 224))
+    assert macs / 1e6 == pytest.approx(megamacs, abs=0.005)
+
+
+@torch.no_grad()
+def test_outputs(tiny):
+    tiny.eval()
+    x = torch.randn(2, 3, 36, 20)
+    stem = tiny.stem(x)
+    first = tiny.blocks[0](stem)
+    second = tiny.blocks[1](torch.nn.functional.avg_pool2d(first, 2))
+    third = tiny.blocks[2](torch.nn.functional.avg_pool2d(second, 2))
+    outs = tiny(x)
+    assert torch.equal(outs[0], first)
+    assert torch.equal(outs[1], second)
+    assert torch.equal(outs[2], tiny.norm(third).relu())
+    assert [out.shape[1:] for out in outs] == [(24, 18, 10), (40, 9, 5), (72, 4, 2)]
+    assert tiny.out_channels == [24, 40, 72]
+
+    tiny.out_indices = (2,)
+    assert torch.equal(tiny(x)[0], outs[2])
+    last = CondenseNetV2(TINY, out_indices=(-1,)).eval()
+    last.load_state_dict(tiny.state_dict())
+    assert torch.equal(last(x)[0], outs[2])
+
+
+@torch.no_grad()
+def test_dense_layer_is_the_papers_formula(tiny):
+    layer = tiny.eval().blocks[2][1]
+    x = torch.randn(1, 56, 4, 4)
+    hidden = layer.lgc.conv(torch.nn.functional.hardswish(layer.lgc.bn(x)))
+    new = layer.conv.conv(torch.nn.functional.hardswish(layer.conv.bn(hidden)))
+    squeezed = layer.se.conv1.conv(new.mean((2, 3), keepdim=True)).relu()
+    new = new * layer.se.conv2.conv(squeezed).sigmoid()
+    old = x + layer.sfr.conv(torch.nn.functional.hardswish(layer.sfr.bn(new)))
+    torch.testing.assert_close(layer(x), torch.cat([old, new], 1))
+
+
+@torch.no_grad()
+def test_switch_to_deploy(tiny):
+    tiny.eval()
+    assert not tiny.deploy
+    with pytest.raises(InputError, match='before it can be condensed'):
+        tiny.switch_to_deploy()
+    assert not tiny.deploy
+    for layer in sparse_layers(tiny).values():
+        layer.set_progress(1)
+    x = torch.randn(2, 3, 48, 32)
+    expected = tiny(x)
+    sparse_weights = copy.deepcopy(tiny.state_dict())
+    tiny.switch_to_deploy()
+    assert tiny.deploy
+    for out, other in zip(tiny(x), expected):
+        torch.testing.assert_close(out, other, atol=1e-4, rtol=0)
+
+    # Either form of the checkpoint fits either form of the network.
+    fresh = CondenseNetV2(TINY, out_indices=(0, 1, 2), deploy=True).eval()
+    assert fresh.deploy
+    for weights in (tiny.state_dict(), sparse_weights):
+        fresh.load_state_dict(weights)
+        assert torch.equal(fresh(x)[2], tiny(x)[2])
+    sparse = CondenseNetV2(TINY, out_indices=(0, 1, 2)).eval()
+    sparse.load_state_dict(tiny.state_dict())
+    torch.testing.assert_close(sparse(x), expected)
+
+
+@pytest.mark.parametrize('form', ['sparse', 'condensed'])
+def test_pretrained_init_keeps_the_masks(tiny, tmp_path, form):
+    for layer in sparse_layers(tiny).values():
+        layer.set_progress(1)
+    masks = {name: m.mask.clone() for name, m in sparse_layers(tiny).items()}
+    expected = tiny.eval()(torch.ones(1, 3, 32, 32))[2]
+    if form == 'condensed':
+        tiny.switch_to_deploy()
+    path = tmp_path / 'classifier.pth'
+    weights = {f'backbone.{k}': v for k, v in tiny.state_dict().items()}
+    torch.save(dict(state_dict={**weights, 'head.fc.weight': torch.ones(2)}), path)
+
+    detector = CondenseNetV2(
+        TINY,
+        init_cfg=dict(type='Pretrained', checkpoint=str(path), prefix='backbone.'),
+    )
+    detector.init_weights()
+    for name, layer in sparse_layers(detector).items():
+        assert torch.equal(layer.mask, masks[name])
+        assert not layer.set_progress(0.3)
+    actual = detector.eval()(torch.ones(1, 3, 32, 32))[0]
+    torch.testing.assert_close(actual, expected)
+
+
+def test_initial_weights():
+    torch.manual_seed(0)
+    backbone = CondenseNetV2('b')
+    logging.disable(logging.INFO)
+    backbone.init_weights()
+    logging.disable(logging.NOTSET)
+    convs = [m for m in backbone.modules() if isinstance(m, torch.nn.Conv2d)]
+    for conv in convs:
+        if conv.weight.numel() < 5000:
+            continue
+        fan_out = conv.weight.shape[0] * conv.weight[0, 0].numel()
+        std = conv.weight.std().item()
+        assert std == pytest.approx((2 / fan_out) ** 0.5, rel=0.05)
+    norms = [m for m in backbone.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+    assert all((m.weight == 1).all() and (m.bias == 0).all() for m in norms)
+
+
+def test_frozen_stages_and_norm_eval(tiny):
+    x = torch.randn(2, 3, 32, 32)
+    backbone = CondenseNetV2(TINY, frozen_stages=2, norm_eval=True).train()
+    before = copy.deepcopy(backbone.state_dict())
+    optimizer = torch.optim.SGD(backbone.parameters(), 0.1, weight_decay=0.1)
+    backbone(x)[0].sum().backward()
+    optimizer.step()
+    changed = {
+        name
+        for name, value in backbone.state_dict().items()
+        if not torch.equal(value, before[name])
+    }
+    # With norm_eval no running statistics move either.
+    trainable = {n for n, _ in backbone.named_parameters() if 'blocks.2' in n}
+    assert changed >= {n for n in trainable if n.endswith('weight')}
+    assert changed <= trainable | {'norm.weight', 'norm.bias'}
+
+    frozen = CondenseNetV2(TINY, frozen_stages=3).train()
+    assert not any(p.requires_grad for p in frozen.parameters())
+    assert not frozen.norm.training
+    free = CondenseNetV2(TINY).train()
+    assert all(p.requires_grad for p in free.parameters())
+    assert free.norm.training
+
+
+def test_with_cp_gives_the_same_gradients(tiny):
+    other = CondenseNetV2(TINY, out_indices=(0, 1, 2), with_cp=True)
+    other.load_state_dict(tiny.state_dict())
+    x = torch.randn(2, 3, 32, 32)
+    for backbone in (tiny.train(), other.train()):
+        sum(out.square().mean() for out in backbone(x)).backward()
+    for (name, p), q in zip(tiny.named_parameters(), other.parameters()):
+        torch.testing.assert_close(p.grad, q.grad, msg=name)
+
+
+@pytest.mark.parametrize('scope', ['mmdet', 'mmpretrain'])
+@pytest.mark.parametrize('prefix', ['', 'mmdet.', 'mmpretrain.'])
+def test_resolves_under_both_scopes(scope, prefix):
+    init_default_scope(scope)
+    backbone = MODELS.build(dict(type=f'{prefix}CondenseNetV2', arch=TINY))
+    assert type(backbone) is CondenseNetV2
+    registry = dict(mmdet=MMDET_MODELS, mmpretrain=MMPRETRAIN_MODELS)[scope]
+    assert registry.get(f'{prefix}LGC') is LGC
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'sentence'),
+    [
+        (dict(arch='d'), r"Unknown arch 'd': choose from \['a', 'b', 'c'\]"),
+        (dict(arch=dict(depths=(1,))), "missing: .*'growth_rates'"),
+        (dict(arch=dict(TINY, dephts=(1,))), r"unknown: \['dephts'\]"),
+        (dict(arch=dict(TINY, depths=(1, 2))), 'one entry per block, got 2 and 3'),
+        (dict(arch=dict(TINY, growth_rates=(8, 8, 10))), 'divisible by groups=4'),
+        (dict(arch=dict(TINY, condense_factor=64)), 'condense_factor must be in'),
+        (dict(arch=TINY, out_indices=(3,)), r'out_indices must be in \[-3, 2\]'),
+        (dict(arch=TINY, frozen_stages=4), r'frozen_stages must be in \[-1, 3\]'),
+    ],
+)
+def test_bad_arguments(arguments, sentence):
+    with pytest.raises(InputError, match=sentence):
+        CondenseNetV2(**arguments)

@@ -1,0 +1,180 @@
+"""The hook in real runners: schedule, resuming, averaging, logging."""
+
+import json
+import logging
+import re
+import subprocess
+import sys
+
+import pytest
+import torch
+import toy
+from mmengine.hooks import Hook
+from mmengine.model import BaseModel
+from torch import nn
+from toy import ITERS_PER_EPOCH, ToyModel, make_runner
+
+from mmcdnv2.engine import SparsificationHook
+from mmcdnv2.errors import InputError
+from mmcdnv2.layers import kept_fraction, stage_of
+
+
+class Recorder(Hook):
+    """Keep what the hook under test did in every iteration."""
+
+    priority = 'LOWEST'
+
+    def __init__(self):
+        self.kept, self.masks_agree = [], []
+        self.losses = []
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        model = runner.model
+        self.kept.append((model.lgc.kept, model.sfr.kept))
+        self.losses.append(outputs)
+        for hook in runner.hooks:
+            if hasattr(hook, 'ema_model'):
+                average = hook.ema_model.module
+                self.masks_agree.append(
+                    torch.equal(average.lgc.mask, model.lgc.mask)
+                    and torch.equal(average.sfr.mask, model.sfr.mask)
+                )
+
+
+@pytest.mark.parametrize(
+    'train_cfg',
+    [
+        dict(by_epoch=True, max_epochs=4),
+        dict(by_epoch=False, max_iters=20),
+    ],
+    ids=['epochs', 'iters'],
+)
+def test_follows_the_schedule(tmp_path, train_cfg):
+    recorder = Recorder()
+    make_runner(tmp_path, train_cfg, [recorder]).train()
+    # ceil(8 * (4 - stage) / 4) and ceil(15 * (3 - stage) / 3)
+    expected = [
+        (8 - 2 * stage_of(i / 20, 4), 15 - 5 * stage_of(i / 20, 3)) for i in range(20)
+    ]
+    assert recorder.kept == expected
+    assert expected[0] == (8, 15)
+    assert expected[10:] == [(2, 5)] * 10
+
+
+def test_resumes_exactly(tmp_path):
+    (tmp_path / 'straight').mkdir()
+    straight = make_runner(tmp_path / 'straight')
+    straight.train()
+
+    # Stops in the middle of the schedule.
+    class Stop(Hook):
+        def before_train_epoch(self, runner):
+            if runner.epoch == 2:
+                raise KeyboardInterrupt
+
+    broken = tmp_path / 'broken'
+    broken.mkdir()
+    with pytest.raises(KeyboardInterrupt):
+        make_runner(broken, hooks=[Stop()]).train()
+    recorder = Recorder()
+    resumed = make_runner(broken, hooks=[recorder], resume=True)
+    resumed.train()
+    assert len(recorder.kept) == 2 * ITERS_PER_EPOCH
+    expected = straight.model.state_dict()
+    for name, value in resumed.model.state_dict().items():
+        assert torch.equal(value, expected[name]), name
+
+
+@pytest.mark.parametrize('update_buffers', [False, True])
+def test_averaged_model_has_the_same_masks(tmp_path, update_buffers):
+    recorder = Recorder()
+    ema = dict(type='EMAHook', momentum=0.1, interval=3, update_buffers=update_buffers)
+    make_runner(tmp_path, hooks=[ema, recorder]).train()
+    assert recorder.masks_agree == [True] * 20
+    checkpoint = torch.load(tmp_path / 'epoch_4.pth', weights_only=False)
+    for form in ('state_dict', 'ema_state_dict'):
+        masks = [v for k, v in checkpoint[form].items() if k.endswith('mask')]
+        assert [int(mask.sum()) for mask in masks] == [4 * 2, 2 * 5]
+
+
+def test_logs_to_every_backend(tmp_path):
+    runner = make_runner(tmp_path)
+    runner.train()
+    lines = next(tmp_path.glob('*/vis_data/scalars.json')).read_text()
+    logged = [json.loads(line)['kept_fraction'] for line in lines.splitlines()]
+    weights = 64 + 120
+    expected = [
+        (64 * (1 - stage_of(i / 20, 4) / 4) + 120 * (1 - stage_of(i / 20, 3) / 3))
+        / weights
+        for i in range(20)
+    ]
+    assert logged == pytest.approx(expected)
+    assert logged[-1] == pytest.approx(kept_fraction(runner.model))
+
+
+def test_group_lasso(tmp_path):
+    (tmp_path / 'plain').mkdir()
+    (tmp_path / 'lasso').mkdir()
+    plain, lasso = Recorder(), Recorder()
+    make_runner(tmp_path / 'plain', hooks=[plain]).train()
+    torch.manual_seed(0)
+    model = ToyModel()
+    first_term = 0.01 * (model.lgc.group_lasso() + model.sfr.group_lasso()).item()
+    hooks = [lasso]
+    runner = make_runner(tmp_path / 'lasso', model=model, hooks=hooks)
+    hook = next(h for h in runner.hooks if isinstance(h, SparsificationHook))
+    hook.group_lasso = 0.01
+    runner.train()
+    assert lasso.losses[0]['loss_group_lasso'].item() == pytest.approx(first_term)
+    total = lasso.losses[0]['loss'].item()
+    assert total == pytest.approx(plain.losses[0]['loss'].item() + first_term)
+    # Nothing is left to prune in the second half.
+    assert ['loss_group_lasso' in out for out in lasso.losses] == [True] * 10 + [
+        False
+    ] * 10
+    # The hook leaves the model as it was.
+    assert not model._forward_hooks
+
+
+@pytest.mark.parametrize(
+    ('train_cfg', 'sentence'),
+    [
+        (dict(by_epoch=True, max_epochs=2), 'all 2 sparse layers reached their final'),
+        (dict(by_epoch=False, max_iters=1), 'lgc keeps 8 of 8 .* come down to 2'),
+    ],
+)
+def test_says_at_the_end_whether_it_finished(tmp_path, caplog, train_cfg, sentence):
+    runner = make_runner(tmp_path, train_cfg)
+    runner.logger.addHandler(caplog.handler)
+    runner.train()
+    assert any(re.search(sentence, message) for message in caplog.messages)
+
+
+def test_warns_if_there_is_nothing_to_sparsify(tmp_path, caplog):
+    class Dense(ToyModel):
+        def __init__(self):
+            BaseModel.__init__(self)
+            self.lgc = self.sfr = nn.Conv2d(8, 8, 1)
+
+    runner = make_runner(tmp_path, model=Dense())
+    runner.logger.addHandler(caplog.handler)
+    with caplog.at_level(logging.WARNING):
+        runner.train()
+    assert 'found no LGC or SFR' in caplog.text
+
+
+def test_negative_weight_is_refused():
+    with pytest.raises(InputError, match='must not be negative'):
+        SparsificationHook(group_lasso=-1)
+
+
+def test_ranks_have_the_same_masks(tmp_path):
+    torchrun = [sys.executable, '-m', 'torch.distributed.run']
+    script = [toy.__file__, str(tmp_path)]
+    options = ['--nproc_per_node=2', '--master_port=29517']
+    subprocess.run([*torchrun, *options, *script], check=True)
+    first, second = (torch.load(tmp_path / f'rank{r}.pth') for r in range(2))
+    assert not torch.equal(first['lgc.weight'], second['lgc.weight'])
+    for name in ('lgc.mask', 'sfr.mask'):
+        assert torch.equal(first[name], second[name])
+    assert first['lgc.mask'].sum() == 4 * 2
