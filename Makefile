@@ -1,7 +1,6 @@
 # Every target sets up what it needs; after the first time that takes seconds.
 VENV := .venv
 PY := $(VENV)/bin/python
-WORK_DIR := work_dirs/demo
 
 .PHONY: setup demo test lint
 
@@ -9,7 +8,7 @@ setup:
 	@.dev/setup_env.sh requirements/stacks/default.txt $(VENV)
 
 demo: setup
-	$(PY) tools/demo.py --work-dir $(WORK_DIR)
+	$(PY) -W ignore tools/demo.py
 
 lint: setup
 	$(PY) -m ruff check .

@@ -4,6 +4,12 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+from mmengine.config import Config
+
+from mmcdnv2.datasets.digits import make_digits
+from mmcdnv2.deploy.condense import build_model
+from mmcdnv2.layers import sparse_layers
 
 # Test files are imported by path; this makes `reference` importable.
 sys.path.insert(0, str(Path(__file__).parent))
@@ -14,3 +20,90 @@ ROOT = Path(__file__).parent.parent
 @pytest.fixture
 def configs():
     return ROOT / 'configs'
+
+
+TINY_BACKBONE = """dict(
+    type='CondenseNetV2',
+    arch=dict(
+        depths=(1, 1, 2),
+        growth_rates=(8, 8, 16),
+        groups=4,
+        condense_factor=4,
+        sparse_factor=4,
+        se_from=2,
+    ),
+    {options}
+)"""
+
+
+@pytest.fixture(scope='session')
+def digits(tmp_path_factory):
+    """A tiny copy of the demo's data."""
+    root = tmp_path_factory.mktemp('data') / 'digits'
+    make_digits(root, num_train=6, num_val=3, num_classification=30)
+    return root
+
+
+@pytest.fixture(scope='session')
+def tiny_configs(tmp_path_factory, digits):
+    """Configs of a tiny classifier and a tiny detector on the tiny data."""
+    folder = tmp_path_factory.mktemp('configs')
+    demo = ROOT / 'configs' / 'demo'
+    loader = 'dict(batch_size={}, dataset=dict(data_root={!r}))'
+    images = str(digits / 'classification')
+    classifier = folder / 'classifier.py'
+    classifier.write_text(
+        f"""_base_ = {str(demo / 'cdnv2_a_digits.py')!r}
+model = dict(
+    backbone={TINY_BACKBONE.format(options='_delete_=True,')},
+    neck=dict(channels=64),
+    head=dict(in_channels=64, mid_channels=[16]),
+)
+train_dataloader = {loader.format(8, images)}
+val_dataloader = {loader.format(8, images)}
+test_dataloader = {loader.format(8, images)}
+train_cfg = dict(max_epochs=2, val_interval=1)
+"""
+    )
+    detector = folder / 'detector.py'
+    detector.write_text(
+        f"""_base_ = {str(demo / 'faster_rcnn_cdnv2_a_fpn_digits.py')!r}
+model = dict(
+    backbone={TINY_BACKBONE.format(options='_delete_=True, out_indices=(0, 1, 2)')},
+    neck=dict(in_channels=[24, 32, 64]),
+)
+train_dataloader = {loader.format(2, str(digits))}
+val_dataloader = {loader.format(1, str(digits))}
+test_dataloader = {loader.format(1, str(digits))}
+val_evaluator = dict(ann_file={str(digits / 'annotations' / 'val.json')!r})
+test_evaluator = val_evaluator
+train_cfg = dict(max_epochs=2, val_interval=2)
+custom_hooks = [dict(type='SparsificationHook')]
+"""
+    )
+    return dict(classifier=str(classifier), detector=str(detector))
+
+
+def save_checkpoint(config, path, progress=1.0):
+    """Save random weights with norms that are not the identity."""
+    torch.manual_seed(0)
+    model = build_model(Config.fromfile(config))
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            torch.nn.init.uniform_(module.running_mean, -0.5, 0.5)
+            torch.nn.init.uniform_(module.running_var, 0.5, 1.5)
+    for layer in sparse_layers(model).values():
+        layer.set_progress(progress)
+    meta = dict(dataset_meta=dict(classes=tuple('0123456789')))
+    torch.save(dict(meta=meta, state_dict=model.state_dict()), path)
+    return str(path)
+
+
+@pytest.fixture(scope='session')
+def checkpoints(tmp_path_factory, tiny_configs):
+    """Finished, sparse checkpoints of the tiny networks."""
+    folder = tmp_path_factory.mktemp('checkpoints')
+    return {
+        name: save_checkpoint(config, folder / f'{name}.pth')
+        for name, config in tiny_configs.items()
+    }

@@ -1,11 +1,14 @@
 """Condense a trained classifier or detector for deployment."""
 
 import argparse
+import json
+from dataclasses import asdict
 
 from rich.console import Console
 from rich.table import Table
 
-from mmcdnv2.deploy import CondenseReport, condense
+from mmcdnv2.deploy import CondenseReport, condense_checkpoint
+from mmcdnv2.deploy.checkpoint import replace_when_done
 from mmcdnv2.errors import exit_on_input_error
 
 
@@ -24,6 +27,7 @@ def parse_args() -> argparse.Namespace:
         help='input size in pixels (default: 224 224 for classifiers, 800 1333 for '
         'detectors)',
     )
+    parser.add_argument('--json', help='file to write the report to as well')
     parser.add_argument(
         '--trust-checkpoint',
         action='store_true',
@@ -66,16 +70,18 @@ def show(report: CondenseReport) -> None:
 def main() -> None:
     """Condense."""
     args = parse_args()
-    show(
-        condense(
-            args.config,
-            args.checkpoint,
-            args.out_dir,
-            args.image,
-            args.input_shape and tuple(args.input_shape),
-            args.trust_checkpoint,
-        )
+    report = condense_checkpoint(
+        args.config,
+        args.checkpoint,
+        args.out_dir,
+        args.image,
+        args.input_shape and tuple(args.input_shape),
+        args.trust_checkpoint,
     )
+    show(report)
+    if args.json:
+        with replace_when_done(args.json) as path:
+            path.write_text(json.dumps(asdict(report), indent=2, default=str) + '\n')
 
 
 if __name__ == '__main__':

@@ -5,6 +5,7 @@ import argparse
 from mmengine.config import DictAction
 from mmengine.evaluator import DumpResults
 
+from mmcdnv2.deploy.checkpoint import load_checkpoint, load_weights
 from mmcdnv2.engine import build_runner, load_config
 from mmcdnv2.errors import InputError, exit_on_input_error
 
@@ -20,6 +21,11 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--out', help='pickle file to dump the predictions to')
     parser.add_argument('--show', action='store_true', help='show the predictions')
     parser.add_argument('--show-dir', help='folder to draw the predictions into')
+    parser.add_argument(
+        '--trust-checkpoint',
+        action='store_true',
+        help='load a checkpoint that holds more than tensors; it can run code',
+    )
     parser.add_argument(
         '--cfg-options',
         nargs='+',
@@ -37,8 +43,10 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     """Test."""
     args = parse_args()
+    if args.out and not args.out.endswith(('.pkl', '.pickle')):
+        raise InputError(f'--out expects a .pkl or .pickle file, got {args.out}.')
     cfg = load_config(args.config, args.cfg_options)
-    cfg.load_from = args.checkpoint
+    content = load_checkpoint(args.checkpoint, args.trust_checkpoint)
     if args.show or args.show_dir:
         # mmpretrain's hook has `enable`, mmdet's `draw`; names differ too.
         cfg.default_hooks.visualization.update(
@@ -57,9 +65,9 @@ def main() -> None:
         args.launcher,
         args.local_rank,
     )
+    # MMEngine would go on with random weights where names or shapes differ.
+    load_weights(runner.model, content.get('state_dict', content), args.checkpoint)
     if args.out:
-        if not args.out.endswith(('.pkl', '.pickle')):
-            raise InputError(f'--out expects a .pkl or .pickle file, got {args.out}.')
         runner.test_evaluator.metrics.append(DumpResults(out_file_path=args.out))
     runner.test()
 

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import pickle
+import re
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ContextManager, Dict, Iterator, Union
@@ -10,6 +11,7 @@ from typing import Any, ContextManager, Dict, Iterator, Union
 import numpy as np
 import torch
 from mmengine.logging import HistoryBuffer
+from mmengine.model import is_model_wrapper
 from torch import nn
 
 from ..errors import InputError
@@ -36,7 +38,7 @@ def load_checkpoint(path: Union[str, Path], trust: bool = False) -> Dict[str, An
         with _mmengine_globals():
             checkpoint = torch.load(path, map_location='cpu', weights_only=not trust)
     except pickle.UnpicklingError as error:
-        if 'weights_only' not in str(error) and 'Unsupported' not in str(error):
+        if not re.search('Unsupported (global|class)|unrecognized', str(error)):
             raise InputError(f'{path} is damaged or not a checkpoint.') from error
         raise InputError(
             f'{path} holds more than tensors and plain data, which may run code when '
@@ -71,7 +73,7 @@ def _mmengine_globals() -> ContextManager:
 def _history_method(owner: Any, name: str) -> Any:
     """Stand in for getattr, which history buffers pickle their methods with."""
     if owner is not HistoryBuffer:
-        raise pickle.UnpicklingError(f'{owner} is not a weights_only type')
+        raise pickle.UnpicklingError(f'Unsupported class {owner}')
     return getattr(owner, name)
 
 
@@ -88,6 +90,8 @@ def load_weights(
     Raises:
         InputError: If names or shapes differ.
     """
+    if is_model_wrapper(model):
+        model = model.module
     try:
         model.load_state_dict(state_dict)
     except RuntimeError as error:

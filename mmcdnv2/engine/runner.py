@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import Dict, Iterator, Optional
+from typing import Any, Dict, Iterator, Optional
 
 from mmengine.config import Config
 from mmengine.runner import Runner
@@ -54,14 +54,39 @@ def build_runner(
         Runner: Ready to train or test.
 
     Raises:
-        InputError: If data that the config names is missing.
+        InputError: If data or a checkpoint that the config names is missing.
     """
     os.environ.setdefault('LOCAL_RANK', str(local_rank))
     for loader in loaders:
         check_data(cfg, loader)
+    checkpoints = [cfg.get('load_from')]
+    if 'train_dataloader' in loaders:
+        parts = typed_dicts(cfg.model)
+        checkpoints += [p['checkpoint'] for p in parts if p['type'] == 'Pretrained']
+    for path in checkpoints:
+        if path and '://' not in path and not os.path.isfile(path):
+            raise InputError(f'There is no checkpoint {path}.')
     cfg.launcher = launcher
     cfg.work_dir = work_dir or cfg.get('work_dir') or f'work_dirs/{Path(source).stem}'
     return Runner.from_cfg(cfg)
+
+
+def typed_dicts(node: Any) -> Iterator[Dict]:
+    """Find the parts of a config that name a type.
+
+    Args:
+        node (Any): A config or a part of one.
+
+    Yields:
+        dict: Every dict with a string as its ``type``, at any depth.
+    """
+    if isinstance(node, dict):
+        if isinstance(node.get('type'), str):
+            yield node
+        node = list(node.values())
+    if isinstance(node, (list, tuple)):
+        for child in node:
+            yield from typed_dicts(child)
 
 
 def check_data(cfg: Config, loader: str) -> None:

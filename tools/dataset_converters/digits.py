@@ -3,6 +3,7 @@
 import argparse
 
 from mmcdnv2.datasets.digits import make_digits
+from mmcdnv2.errors import exit_on_input_error
 
 
 def parse_args() -> argparse.Namespace:
@@ -16,6 +17,7 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
+@exit_on_input_error
 def main() -> None:
     """Make the data set."""
     make_digits(**vars(parse_args()))

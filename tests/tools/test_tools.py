@@ -1,0 +1,191 @@
+"""The command-line tools, from training to the condensed model's test."""
+
+import json
+import pickle
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import ROOT
+from reference import official_state_dict
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """Run a tool in this process; return its exit status and error."""
+
+    def run_tool(script, *arguments):
+        argv = [script, *map(str, arguments)]
+        monkeypatch.setattr(sys, 'argv', argv)
+        monkeypatch.chdir(ROOT)
+        try:
+            runpy.run_path(str(ROOT / 'tools' / script), run_name='__main__')
+        except SystemExit as error:
+            return error.code
+        return 0
+
+    return run_tool
+
+
+def scalars(work_dir):
+    """All that was logged in a work dir, in order."""
+    files = sorted(Path(work_dir).glob('*/vis_data/scalars.json'))
+    return [json.loads(line) for f in files for line in f.read_text().splitlines()]
+
+
+def read_metrics(work_dir):
+    """The metrics of a test run, without its times."""
+    metrics = json.loads(max(Path(work_dir).glob('*/*.json')).read_text())
+    return {key: value for key, value in metrics.items() if 'time' not in key}
+
+
+@pytest.mark.parametrize('name', ['classifier', 'detector'])
+def test_train_resume_test_condense_test(run, tiny_configs, tmp_path, name):
+    config, work_dir = tiny_configs[name], tmp_path / 'work'
+    options = ('--cfg-options', 'default_hooks.logger.interval=1')
+    # Stopped after one of two epochs, half of the schedule is done.
+    stop = ('train_dataloader.dataset.indices=4', 'train_cfg.max_epochs=1')
+    assert run('train.py', config, '--work-dir', work_dir, *options, *stop) == 0
+    assert (work_dir / 'epoch_1.pth').exists()
+    assert run('train.py', config, '--work-dir', work_dir, '--resume', *options) == 0
+    logged = [line for line in scalars(work_dir) if 'kept_fraction' in line]
+    assert logged[0]['kept_fraction'] == 1
+    assert logged[-1]['kept_fraction'] == 0.25
+    assert logged[-1]['epoch'] == 2
+
+    checkpoint = work_dir / 'epoch_2.pth'
+    out_dir = tmp_path / 'condensed'
+    report = tmp_path / 'report.json'
+    shape = ('--input-shape', 64, 64)
+    arguments = (config, checkpoint, out_dir, *shape, '--json', report)
+    assert run('condense.py', *arguments) == 0
+    report = json.loads(report.read_text())
+    predictions = []
+    for i, files in enumerate(
+        [(config, checkpoint), (report['config'], report['checkpoint'])]
+    ):
+        folder, out = tmp_path / f'test{i}', tmp_path / f'{i}.pkl'
+        assert run('test.py', *files, '--work-dir', folder, '--out', out) == 0
+        predictions.append(pickle.loads(out.read_bytes()))
+    sparse, condensed = (read_metrics(tmp_path / f'test{i}') for i in range(2))
+    assert condensed == pytest.approx(sparse, abs=1e-3)
+    for sparse, condensed in zip(*predictions):
+        key = dict(classifier='pred_score', detector='pred_instances')[name]
+        sparse, condensed = sparse[key], condensed[key]
+        if name == 'detector':
+            sparse, condensed = sparse['scores'], condensed['scores']
+        torch.testing.assert_close(condensed, sparse, atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize('name', ['classifier', 'detector'])
+def test_show_dir(tiny_configs, checkpoints, tmp_path, name):
+    # MMEngine keeps one visualizer per process, hence a process for each scope.
+    files = (tiny_configs[name], checkpoints[name])
+    folders = ('--work-dir', tmp_path / 'work', '--show-dir', tmp_path / 'shown')
+    command = (sys.executable, ROOT / 'tools' / 'test.py', *files, *folders)
+    subprocess.run(command, check=True)
+    pictures = {path.suffix for path in tmp_path.rglob('*shown*/**/*') if path.suffix}
+    assert pictures <= {'.png', '.jpg'}
+    assert pictures
+
+
+def test_official_checkpoint(run, tmp_path, capsys):
+    source, target = tmp_path / 'model_best.pth.tar', tmp_path / 'out' / 'a.pth'
+    torch.save(dict(state_dict=official_state_dict('a'), epoch=1), source)
+    assert run('model_converters/official_to_mmcdnv2.py', source, target) == 0
+    assert 'configs/cdnv2_a_8xb128_in1k.py' in capsys.readouterr().out
+    weights = torch.load(target, weights_only=True)['state_dict']
+    assert torch.equal(
+        weights['backbone.stem.conv.weight'],
+        official_state_dict('a')['features.init_conv.weight'],
+    )
+
+
+@pytest.mark.parametrize(
+    ('script', 'arguments', 'sentence'),
+    [
+        ('train.py', ['missing.py'], 'There is no config file missing.py'),
+        (
+            'train.py',
+            ['configs/faster_rcnn_cdnv2_c_fpn_1x_coco.py'],
+            'train_dataloader expects its data in data/coco/',
+        ),
+        (
+            'train.py',
+            ['configs/cdnv2_a_8xb128_in1k.py'],
+            'train_dataloader expects its data in data/imagenet',
+        ),
+        (
+            'test.py',
+            ['{detector}', '{classifier_checkpoint}'],
+            'does not hold the weights of this network',
+        ),
+        ('test.py', ['{detector}', '{damaged}'], 'is damaged or not a checkpoint'),
+        ('test.py', ['{detector}', 'none.pth'], 'There is no checkpoint none.pth'),
+        (
+            'test.py',
+            ['{detector}', '{detector_checkpoint}', '--out', 'a.txt'],
+            '--out expects a .pkl',
+        ),
+        (
+            'train.py',
+            ['{detector}', '--cfg-options', 'model.backbone.arch=z'],
+            "Unknown arch 'z'",
+        ),
+        (
+            'train.py',
+            ['{detector}', '--cfg-options', 'load_from=none.pth'],
+            'There is no checkpoint none.pth',
+        ),
+        (
+            'condense.py',
+            ['{detector}', '{damaged}', '{out}'],
+            'is damaged or not a checkpoint',
+        ),
+        (
+            'condense.py',
+            ['{detector}', '{detector_checkpoint}', '{out}', '--image', '{damaged}'],
+            'is not an image',
+        ),
+        (
+            'model_converters/official_to_mmcdnv2.py',
+            ['{classifier_checkpoint}', '{out}'],
+            'no checkpoint of CondenseNetV2-A, -B or -C',
+        ),
+        (
+            'dataset_converters/coco2014_to_trainval35k.py',
+            ['{out}', 'minival.txt'],
+            'There is no annotation file',
+        ),
+        ('dataset_converters/digits.py', ['{digits}'], 'exists already'),
+    ],
+)
+def test_bad_input_gets_one_sentence(
+    run, tiny_configs, checkpoints, digits, tmp_path, script, arguments, sentence
+):
+    damaged = tmp_path / 'damaged.pth'
+    damaged.write_bytes(Path(checkpoints['detector']).read_bytes()[:5000])
+    places = dict(
+        detector=tiny_configs['detector'],
+        detector_checkpoint=checkpoints['detector'],
+        classifier_checkpoint=checkpoints['classifier'],
+        damaged=damaged,
+        digits=digits,
+        out=tmp_path / 'out',
+    )
+    work_dir = (
+        ['--work-dir', tmp_path / 'work'] if script in ('train.py', 'test.py') else []
+    )
+    arguments = [str(argument).format(**places) for argument in arguments]
+    options = []
+    if '--cfg-options' in arguments:
+        at = arguments.index('--cfg-options')
+        arguments, options = arguments[:at], arguments[at:]
+    error = run(script, *arguments, *work_dir, *options)
+    assert isinstance(error, str)
+    assert error.startswith('error: ')
+    assert sentence in error
+    assert not (tmp_path / 'out').exists()
