@@ -31,7 +31,8 @@ def make_trainval35k(
     """Split the annotations of 2014 as the paper does.
 
     minival is 5,000 images of val2014; trainval35k is all the others and
-    train2014.
+    train2014. As both folders' images meet in one file, file names get the
+    folder in front: ``train2014/COCO_train2014_000000000009.jpg``.
 
     Args:
         ann_dir (str | Path): Folder with ``instances_train2014.json`` and
@@ -51,8 +52,10 @@ def make_trainval35k(
             counts differ. Nothing is written then.
     """
     ann_dir = Path(ann_dir)
-    train = _read(ann_dir / 'instances_train2014.json')
-    val = _read(ann_dir / 'instances_val2014.json')
+    train, val = (
+        _in_folder(_read(ann_dir / f'instances_{folder}.json'), folder)
+        for folder in ('train2014', 'val2014')
+    )
     ids = _read_ids(Path(minival))
     missing = ids - {image['id'] for image in val['images']}
     if missing:
@@ -117,6 +120,14 @@ def _select(content: Dict, ids: Set[int], inside: bool) -> Dict:
     images: List[Dict] = [i for i in content['images'] if wanted(i['id'])]
     annotations = [a for a in content['annotations'] if wanted(a['image_id'])]
     return {**content, 'images': images, 'annotations': annotations}
+
+
+def _in_folder(content: Dict, folder: str) -> Dict:
+    images = [
+        {**image, 'file_name': f'{folder}/{image["file_name"]}'}
+        for image in content['images']
+    ]
+    return {**content, 'images': images}
 
 
 def _merge(first: Dict, second: Dict) -> Dict:

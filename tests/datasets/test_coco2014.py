@@ -48,6 +48,9 @@ def test_splits(folder, form):
     }
     images = {k: [i['id'] for i in v['images']] for k, v in parts.items()}
     assert images == dict(trainval35k=[1, 2, 3, 5], minival2014=[4])
+    names = {i['file_name'] for part in parts.values() for i in part['images']}
+    train = {f'train2014/COCO_{i:012d}.jpg' for i in (1, 2)}
+    assert names == train | {f'val2014/COCO_{i:012d}.jpg' for i in (3, 4, 5)}
     annotations = {k: [a['id'] for a in v['annotations']] for k, v in parts.items()}
     assert annotations['minival2014'] == [40, 41]
     assert annotations['trainval35k'] == [10, 11, 12, 20, 21, 22, 30, 31, 50, 51]

@@ -1,12 +1,6 @@
 """Build trainval35k and minival from COCO's annotations of 2014.
 
-Afterwards train and test with
-
-  --cfg-options train_dataloader.dataset.ann_file=annotations/instances_trainval35k.json
-  val_dataloader.dataset.ann_file=annotations/instances_minival2014.json
-
-and data_prefix.img set to the folder that holds the images of both train2014
-and val2014.
+docs/detection.md tells how to train and test on them.
 """
 
 import argparse
@@ -17,9 +11,7 @@ from mmcdnv2.errors import exit_on_input_error
 
 def parse_args() -> argparse.Namespace:
     """Parse the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('ann_dir', help='folder with instances_{train,val}2014.json')
     parser.add_argument(
         'minival',
