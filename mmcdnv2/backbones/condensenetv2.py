@@ -1,4 +1,4 @@
-"""CondenseNetV2, the network of the paper's Table 1."""
+"""CondenseNetV2 for ImageNet-sized images."""
 
 from typing import Dict, Optional, Sequence, Tuple, Union
 
@@ -19,7 +19,7 @@ class DenseLayer(BaseModule):
     """Compute new features from all earlier ones and reactivate those.
 
     LGC (C -> bottleneck * k), 3x3 group convolution (-> k), optionally
-    squeeze-and-excite, then ``cat([x + SFR(new), new])`` (paper, Fig. 3).
+    squeeze-and-excite, then ``cat([x + SFR(new), new])`` (paper, Sec. 3).
     All convolutions come after their norm and activation.
 
     Args:
@@ -98,7 +98,7 @@ class CondenseNetV2(CondensableMixin, BaseModule):
     """CondenseNetV2 backbone.
 
     `CondenseNet V2: Sparse Feature Reactivation for Deep Networks
-    <https://arxiv.org/abs/2104.04382>`_, Table 1.
+    <https://arxiv.org/abs/2104.04382>`_, Sec. 3.
 
     The network trains dense and is sparsified by
     :class:`~mmcdnv2.engine.SparsificationHook`; :meth:`switch_to_deploy`

@@ -26,7 +26,7 @@ class SparsificationHook(Hook):
     """Drive the sparsification by the progress of the training.
 
     Before each iteration every sparse convolution is brought to the stage
-    that ``runner.iter / runner.max_iters`` lies in (paper, Sec. 3.3), for
+    that ``runner.iter / runner.max_iters`` lies in (paper, Sec. 3), for
     epoch- and iteration-based training alike. The masks are the only state,
     so a resumed training goes on as if it had never stopped. Models averaged
     by :class:`mmengine.hooks.EMAHook` get the same masks.
@@ -35,7 +35,7 @@ class SparsificationHook(Hook):
 
     Args:
         group_lasso (float): Weight of the group-lasso term (CondenseNet,
-            Sec. 3.2) that joins the losses as ``loss_group_lasso`` while there
+            Sec. 3) that joins the losses as ``loss_group_lasso`` while there
             is something left to prune. Defaults to 0, no such term.
 
     Raises:

@@ -57,7 +57,7 @@ class CondensedConv2d(GroupedMatrix, nn.Conv2d):
 
 @register_model()
 class CondensedLGC(FilterGroups, CondensedConv2d):
-    """Condensed learned group convolution (paper, Sec. 3.1).
+    """Condensed learned group convolution (paper, Sec. 3).
 
     Gathers each group's inputs, convolves group by group and shuffles the
     outputs back into the interleaved order of the sparse form. Takes the
@@ -110,7 +110,7 @@ class CondensedLGC(FilterGroups, CondensedConv2d):
 
 @register_model()
 class CondensedSFR(InputGroups, CondensedConv2d):
-    """Condensed sparse feature reactivation (paper, Sec. 3.2).
+    """Condensed sparse feature reactivation (paper, Sec. 3).
 
     Sorts the inputs by group, convolves group by group and adds every result
     to the output that its index names. Takes the arguments of :class:`SFR`.

@@ -21,7 +21,7 @@ def stage_of(progress: float, factor: int) -> int:
     """Pruning stage at a point of the training.
 
     The first half of the training holds ``factor - 1`` stages of equal
-    length; the second half only optimises (paper, Sec. 3.3).
+    length; the second half only optimises (paper, Sec. 3).
 
     Args:
         progress (float): Fraction of the training that is done.
@@ -110,7 +110,7 @@ class SparseConv2d(GroupedMatrix, nn.Conv2d):
         return torch.linalg.vector_norm(members, ord=order, dim=0)
 
     def group_lasso(self) -> Tensor:
-        """Group-lasso term that drives whole pairs to zero (CondenseNet, Eq. 1).
+        """Group-lasso term that drives whole pairs to zero (CondenseNet, Sec. 3).
 
         Returns:
             Tensor: Scalar, the sum over all kept (group, column) pairs of
@@ -208,7 +208,7 @@ class SparseConv2d(GroupedMatrix, nn.Conv2d):
 
 @register_model()
 class LGC(FilterGroups, SparseConv2d):
-    """Learned group convolution (paper, Sec. 3.1; CondenseNet, Sec. 3).
+    """Learned group convolution (paper, Sec. 3; CondenseNet, Sec. 3).
 
     Output channel ``o`` belongs to filter group ``o % groups``. The filters
     of a group share their inputs, of which each stage drops those with the
@@ -261,7 +261,7 @@ class LGC(FilterGroups, SparseConv2d):
 
 @register_model()
 class SFR(InputGroups, SparseConv2d):
-    """Sparse feature reactivation (paper, Sec. 3.2).
+    """Sparse feature reactivation (paper, Sec. 3).
 
     Input channel ``i`` belongs to input group ``i % groups``. The inputs of a
     group update the same outputs, of which each stage drops those with the

@@ -16,7 +16,7 @@ class SEGlobalAveragePooling(BaseModule):
     """Pool the last feature map, then squeeze and excite the vector.
 
     Stands between a CondenseNetV2 and its fully connected layers (paper,
-    Table 1, "classification layer").
+    Sec. 3).
 
     Args:
         channels (int): Number of channels of the last feature map.

@@ -1,0 +1,57 @@
+"""Counting and timing."""
+
+import time
+
+import pytest
+import torch
+from mmcv.cnn import ConvModule
+from torch import nn
+
+from mmcdnv2.analysis import count_macs, count_params, median_latency
+from mmcdnv2.layers import LGC, SFR, condense_layers
+
+
+def test_macs_by_hand():
+    model = nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1, groups=1),
+        nn.BatchNorm2d(8),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(8, 5),
+    )
+    macs = 3 * 8 * 9 * 6 * 4 + 8 * 5
+    assert count_macs(model, torch.rand(1, 3, 6, 4)) == macs
+    assert count_params(model) == 3 * 8 * 9 + 8 + 16 + 8 * 5 + 5
+
+
+def test_condensing_divides_macs_by_the_factor():
+    model = nn.Sequential(
+        ConvModule(32, 16, 1, groups=4, conv_cfg=dict(type='LGC')),
+        ConvModule(16, 32, 1, groups=4, conv_cfg=dict(type='SFR')),
+    )
+    x = torch.rand(1, 32, 5, 5)
+    dense = count_macs(model, x)
+    assert dense == 2 * 32 * 16 * 25
+    for layer in model.modules():
+        if isinstance(layer, (LGC, SFR)):
+            layer.set_progress(1)
+    condense_layers(model)
+    assert count_macs(model, x) == dense // 4
+
+
+def test_median_latency():
+    calls = []
+
+    def work(name, seconds):
+        def function():
+            slow_start = name not in calls
+            calls.append(name)
+            time.sleep(0.2 if slow_start else seconds)
+
+        return function
+
+    fast, slow = median_latency([work('fast', 0.002), work('slow', 0.02)], rounds=5)
+    # The first, slow call is not counted; rounds alternate.
+    assert fast == pytest.approx(2, rel=0.5)
+    assert slow == pytest.approx(20, rel=0.5)
+    assert calls[2:] == ['fast', 'slow'] * 5
