@@ -1,6 +1,7 @@
 """Condense a trained checkpoint: the work behind tools/condense.py."""
 
 import copy
+import inspect
 import io
 from dataclasses import dataclass
 from functools import partial
@@ -180,7 +181,7 @@ def condensed_config(cfg: Config) -> Config:
     init_default_scope(cfg.get('default_scope', 'mmengine'))
     for part in typed_dicts(cfg.model):
         module = MODELS.get(part['type'])
-        if module is None:
+        if not inspect.isclass(module):
             continue
         if issubclass(module, CondensableMixin):
             part['deploy'] = True

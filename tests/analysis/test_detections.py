@@ -21,4 +21,4 @@ def test_draws_truth_and_detections(tiny_configs, checkpoints, tmp_path):
     # No score is above 1, so only the truth is left.
     assert count(pictures[0], yellow) > 100
     assert count(pictures[1], yellow) == 0
-    assert count(pictures[1], lime) == count(pictures[0], lime) > 0
+    assert count(pictures[1], lime) > 10
