@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import ROOT
+from mmengine.visualization import Visualizer
 from reference import official_state_dict
 
 
@@ -21,6 +22,9 @@ def run(monkeypatch, capsys):
         argv = [script, *map(str, arguments)]
         monkeypatch.setattr(sys, 'argv', argv)
         monkeypatch.chdir(ROOT)
+        # MMEngine hands a new runner the visualizer of an earlier one.
+        for visualizer in (Visualizer, *Visualizer.__subclasses__()):
+            visualizer._instance_dict.clear()
         try:
             runpy.run_path(str(ROOT / 'tools' / script), run_name='__main__')
         except SystemExit as error:
