@@ -2,7 +2,7 @@
 _base_ = 'mmpretrain::_base_/default_runtime.py'
 custom_imports = dict(imports=['mmcdnv2'], allow_failed_imports=False)
 
-max_epochs = 10
+max_epochs = 4
 
 model = dict(
     type='ImageClassifier',
@@ -25,20 +25,20 @@ data_preprocessor = dict(
 
 dataset = dict(
     type='CustomDataset',
-    data_root='data/digits/classification',
+    data_root='work_dirs/demo/data/classification',
     pipeline=[dict(type='LoadImageFromFile'), dict(type='PackInputs')],
 )
 train_dataloader = dict(
-    batch_size=64,
-    num_workers=1,
-    persistent_workers=True,
+    batch_size=32,
+    num_workers=0,
+    persistent_workers=False,
     dataset=dict(data_prefix='train', **dataset),
     sampler=dict(type='DefaultSampler', shuffle=True),
 )
 val_dataloader = dict(
     batch_size=64,
-    num_workers=1,
-    persistent_workers=True,
+    num_workers=0,
+    persistent_workers=False,
     dataset=dict(data_prefix='val', **dataset),
     sampler=dict(type='DefaultSampler', shuffle=False),
 )
@@ -47,11 +47,11 @@ val_evaluator = dict(type='Accuracy', topk=1)
 test_evaluator = val_evaluator
 
 optim_wrapper = dict(
-    optimizer=dict(type='AdamW', lr=2e-3, weight_decay=0.05),
+    optimizer=dict(type='AdamW', lr=4e-3, weight_decay=0.05, fused=True),
     paramwise_cfg=dict(norm_decay_mult=0.0, bias_decay_mult=0.0),
 )
 param_scheduler = [
-    dict(type='LinearLR', start_factor=0.01, by_epoch=False, end=100),
+    dict(type='LinearLR', start_factor=0.01, by_epoch=False, end=30),
     dict(
         type='CosineAnnealingLR',
         by_epoch=True,
@@ -64,5 +64,5 @@ val_cfg = dict()
 test_cfg = dict()
 
 default_hooks = dict(logger=dict(interval=20))
-custom_hooks = [dict(type='SparsificationHook')]
+custom_hooks = [dict(type='ChannelsLastHook'), dict(type='SparsificationHook')]
 randomness = dict(seed=0)

@@ -62,19 +62,20 @@ class DigitPainter:
         return cv2.resize(crop, (size, size), interpolation=cv2.INTER_AREA)
 
     def ink(self, index: int, size: int) -> np.ndarray:
-        """Scale a digit up.
+        """Scale a digit up, with a margin for the edges of its strokes.
 
         Args:
             index (int): Which digit of the split.
-            size (int): Width and height of the result in pixels.
+            size (int): Width and height of the result in pixels. The scan
+                takes the inner four fifths.
 
         Returns:
             np.ndarray: Opacity in [0, 1], shape (size, size).
         """
-        ink = cv2.resize(
-            self.digits[index], (size, size), interpolation=cv2.INTER_CUBIC
-        )
-        return ink.clip(0, 1)
+        scan = np.pad(self.digits[index], 1)
+        ink = cv2.resize(scan, (size, size), interpolation=cv2.INTER_CUBIC)
+        # Strokes of so few pixels come out blurred: give them an edge.
+        return (2 * ink - 0.5).clip(0, 1)
 
     def paint(
         self, canvas: np.ndarray, ink: np.ndarray, left: int, top: int
@@ -97,16 +98,17 @@ class DigitPainter:
         x1 = min(left + ink.shape[1], width)
         if y0 >= y1 or x0 >= x1:
             return None
-        ink = ink[y0 - top : y1 - top, x0 - left : x1 - left]
+        rim = (2 * cv2.GaussianBlur(ink, (0, 0), len(ink) / 24)).clip(0, 0.9)
+        visible = slice(y0 - top, y1 - top), slice(x0 - left, x1 - left)
+        ink, rim = ink[visible], rim[visible]
         rows, columns = np.where(ink > _INK)
         if not len(rows):
             return None
         patch = canvas[y0:y1, x0:x1]
         # Tinted chalk with a dark rim, so that it shows on any ground.
         colour = self.rng.randint(170, 256, 3)
-        shadow = cv2.GaussianBlur(ink, (0, 0), ink.shape[0] / 12)[..., None]
         alpha = ink[..., None]
-        patch[:] = patch * (1 - 0.8 * shadow) * (1 - alpha) + colour * alpha
+        patch[:] = patch * (1 - rim[..., None]) * (1 - alpha) + colour * alpha
         x, y = columns.min(), rows.min()
         return (
             int(x0 + x),
@@ -116,7 +118,7 @@ class DigitPainter:
         )
 
     def classification_image(self, size: int) -> Tuple[np.ndarray, int]:
-        """Paint one digit that fills most of the image.
+        """Paint one digit that fills most of the image, on a dimmed photograph.
 
         Args:
             size (int): Width and height in pixels.
@@ -124,12 +126,16 @@ class DigitPainter:
         Returns:
             tuple[np.ndarray, int]: RGB image, uint8, and the label.
         """
-        canvas = self.background(size)
+        # A network that starts from nothing finds digits among clutter only if it
+        # sees some with hardly any clutter.
+        dimmed = self.background(size) * self.rng.rand() ** 2
+        canvas = dimmed.astype(np.uint8)
         index = self.rng.randint(len(self.digits))
-        ink = self.ink(index, self.rng.randint(size // 2, size + 1))
-        free = size - ink.shape[0]
-        left, top = self.rng.randint(0, free + 1, 2)
-        self.paint(canvas, ink, left, top)
+        side = self.rng.randint(size * 2 // 3, size + 1)
+        margin = side // 8
+        left, top = self.rng.randint(size - side + 1, size=2)
+        ink = self.ink(index, side + 2 * margin)
+        self.paint(canvas, ink, left - margin, top - margin)
         return canvas, int(self.labels[index])
 
     def detection_image(
@@ -154,13 +160,14 @@ class DigitPainter:
         for _ in range(self.rng.randint(max_digits + 1)):
             index = self.rng.randint(len(self.digits))
             side = self.rng.randint(digit_size[0], digit_size[1] + 1)
-            ink = self.ink(index, side)
+            margin = side // 8
             # A quarter of a digit may lie beyond the border.
             left, top = self.rng.randint(-side // 4, size - side * 3 // 4, 2)
             region = taken[max(top, 0) : top + side, max(left, 0) : left + side]
             if region.mean() > 0.1:
                 continue
-            box = self.paint(canvas, ink, left, top)
+            ink = self.ink(index, side + 2 * margin)
+            box = self.paint(canvas, ink, left - margin, top - margin)
             if box is not None:
                 region[:] = True
                 objects.append(dict(bbox=box, label=int(self.labels[index])))
@@ -169,7 +176,7 @@ class DigitPainter:
 
 def make_digits(
     out_dir: Union[str, Path],
-    num_train: int = 1000,
+    num_train: int = 1600,
     num_val: int = 200,
     num_classification: int = 6000,
     image_size: int = 192,

@@ -1,6 +1,7 @@
 """What drives training, testing and the sparsification between them."""
 
+from .channels_last_hook import ChannelsLastHook
 from .runner import build_runner, load_config
 from .sparsification_hook import SparsificationHook
 
-__all__ = ['SparsificationHook', 'build_runner', 'load_config']
+__all__ = ['ChannelsLastHook', 'SparsificationHook', 'build_runner', 'load_config']

@@ -10,7 +10,7 @@ def parse_args() -> argparse.Namespace:
     """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('out_dir', help='folder to create')
-    parser.add_argument('--num-train', type=int, default=2400)
+    parser.add_argument('--num-train', type=int, default=1600)
     parser.add_argument('--num-val', type=int, default=200)
     parser.add_argument('--num-classification', type=int, default=6000)
     parser.add_argument('--seed', type=int, default=0)
