@@ -5,7 +5,8 @@
 #
 # STACK_FILE pins torch, torchvision and the OpenMMLab packages (see
 # requirements/stacks). A second call with nothing changed returns at once.
-set -euo pipefail
+# -E: the trap below must also see what fails inside functions.
+set -Eeuo pipefail
 cd "$(dirname "$0")/.."
 
 stack=$1
@@ -35,12 +36,13 @@ say() {
 # pip's own output goes to the log; what moves is shown, so that a wait of
 # minutes is not a silent one.
 run() {
-    "$@" 2>&1 | tee "$log" | awk '
-        /^(Collecting|Downloading|Building|Successfully|Installing)/ \
-            {print "    " substr($0, 1, 100)}
-        match($0, /^ *\[[0-9]+\/[0-9]+\]/) {
-            split(substr($0, RSTART + 1, RLENGTH - 2), n, /[\[\/]/)
-            if (++seen % 10 == 0) print "    compiled " $1; fflush()}'
+    "$@" 2>&1 | tee "$log" | while IFS= read -r line; do
+        if [[ $line =~ ^\ *(\[[0-9]*[05]/[0-9]+\]) ]]; then
+            printf '    compiled %s\n' "${BASH_REMATCH[1]}"
+        elif [[ $line =~ ^(Collecting|Downloading|Building|Successfully|Installing) ]]; then
+            printf '    %.100s\n' "$line"
+        fi
+    done
 }
 
 fingerprint() {
@@ -61,8 +63,8 @@ if ! "$python" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev
 fi
 
 say "create $venv"
-if [ ! -x "$py" ] || ! "$py" -c "import os, sys; sys.exit(
-        os.path.realpath(sys.prefix) != os.path.realpath('$venv'))"; then
+if ! "$py" -c "import os, sys, pip; sys.exit(
+        os.path.realpath(sys.prefix) != os.path.realpath('$venv'))" 2>/dev/null; then
     rm -rf "$venv"
     "$python" -m venv "$venv"
 fi
@@ -73,11 +75,14 @@ run "$py" -m pip install --upgrade pip
 run "$py" -m pip install -r <(grep -E '^(torch|torchvision|setuptools|numpy)\b' "$stack") \
     -r requirements/build.txt
 
-# A wheel of mmcv fits one torch and either CPU or CUDA; neither shows in its
-# file name, so both are in the folder's.
+# A wheel of mmcv fits one torch and the CPU or one kind of GPU. Its file name
+# shows neither, so the folder's does. CUDA needs a GPU and the toolkit.
 built_for=$("$py" - <<'PY'
 import torch
-device = f'cu{torch.version.cuda}' if torch.cuda.is_available() else 'cpu'
+from torch.utils.cpp_extension import CUDA_HOME
+device = 'cpu'
+if torch.cuda.is_available() and CUDA_HOME:
+    device = f'cu{torch.version.cuda}-sm%d%d' % torch.cuda.get_device_capability()
 print(f"torch-{torch.__version__.split('+')[0]}-{device}")
 PY
 )
@@ -89,6 +94,9 @@ if ! compgen -G "$wheel_glob" >/dev/null; then
     mkdir -p "$wheels"
     build=$(mktemp -d "$wheels/build.XXXXXX")
     trap 'rm -rf "$build"' EXIT
+    if [[ $built_for == *-cpu ]]; then
+        export CUDA_VISIBLE_DEVICES=
+    fi
     MMCV_WITH_OPS=1 MAX_JOBS=$(nproc) run "$py" -m pip wheel -v --no-cache-dir \
         --no-build-isolation --no-deps -w "$build" --no-binary :all: "$mmcv"
     mv "$build"/*.whl "$wheels"/

@@ -8,8 +8,8 @@ from rich.console import Console
 from rich.table import Table
 
 from mmcdnv2.deploy import CondenseReport, condense_checkpoint
-from mmcdnv2.deploy.checkpoint import replace_when_done
 from mmcdnv2.errors import exit_on_input_error
+from mmcdnv2.files import replace_when_done
 
 
 def parse_args() -> argparse.Namespace:

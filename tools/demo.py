@@ -19,7 +19,7 @@ from typing import Callable, Dict
 from rich.console import Console
 from rich.table import Table
 
-from mmcdnv2.deploy.checkpoint import replace_when_done
+from mmcdnv2.files import replace_when_done
 
 ROOT = Path(__file__).resolve().parent.parent
 CLASSIFIER = 'configs/demo/cdnv2_a_digits.py'

@@ -5,8 +5,9 @@ import argparse
 from mmengine.config import DictAction
 from mmengine.evaluator import DumpResults
 
-from mmcdnv2.deploy.checkpoint import load_checkpoint, load_weights
-from mmcdnv2.engine import build_runner, load_config
+from mmcdnv2.checkpoint import load_checkpoint, load_weights, weights_of
+from mmcdnv2.config import load_config
+from mmcdnv2.engine.runner import build_runner, unwrap_model
 from mmcdnv2.errors import InputError, exit_on_input_error
 
 
@@ -47,6 +48,9 @@ def main() -> None:
         raise InputError(f'--out expects a .pkl or .pickle file, got {args.out}.')
     cfg = load_config(args.config, args.cfg_options)
     content = load_checkpoint(args.checkpoint, args.trust_checkpoint)
+    # The checkpoint on the command line is the one to test, whatever a config
+    # saved by a training says.
+    cfg.load_from, cfg.resume = None, False
     if args.show or args.show_dir:
         # mmpretrain's hook has `enable`, mmdet's `draw`; names differ too.
         cfg.default_hooks.visualization.update(
@@ -66,7 +70,7 @@ def main() -> None:
         args.local_rank,
     )
     # MMEngine would go on with random weights where names or shapes differ.
-    load_weights(runner.model, content.get('state_dict', content), args.checkpoint)
+    load_weights(unwrap_model(runner.model), weights_of(content), args.checkpoint)
     if args.out:
         runner.test_evaluator.metrics.append(DumpResults(out_file_path=args.out))
     runner.test()

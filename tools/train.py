@@ -4,7 +4,8 @@ import argparse
 
 from mmengine.config import DictAction
 
-from mmcdnv2.engine import build_runner, load_config
+from mmcdnv2.config import load_config
+from mmcdnv2.engine import build_runner
 from mmcdnv2.errors import exit_on_input_error
 
 
@@ -20,6 +21,11 @@ def parse_args() -> argparse.Namespace:
         nargs='?',
         const='auto',
         help='resume from this checkpoint, or from the latest in the work dir',
+    )
+    parser.add_argument(
+        '--trust-checkpoint',
+        action='store_true',
+        help='load a checkpoint that holds more than tensors; it can run code',
     )
     parser.add_argument(
         '--amp', action='store_true', help='use automatic mixed precision'
@@ -62,6 +68,7 @@ def main() -> None:
         args.work_dir,
         args.launcher,
         args.local_rank,
+        args.trust_checkpoint,
     )
     runner.train()
 

@@ -85,5 +85,11 @@ auto_scale_lr = dict(base_batch_size=1024)
 default_hooks = dict(checkpoint=dict(max_keep_ckpts=3, save_best='auto'))
 custom_hooks = [
     dict(type='SparsificationHook'),
-    dict(type='EMAHook', momentum=2e-4, priority='ABOVE_NORMAL'),
+    # Averages the norms' statistics as well as the weights.
+    dict(
+        type='EMAHook',
+        momentum=2e-4,
+        update_buffers=True,
+        priority='ABOVE_NORMAL',
+    ),
 ]

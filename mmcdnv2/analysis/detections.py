@@ -8,7 +8,7 @@ import mmcv
 from mmdet.apis import inference_detector, init_detector
 from mmdet.registry import DATASETS
 
-from ..deploy.checkpoint import replace_when_done
+from ..files import replace_when_done
 
 matplotlib.use('Agg')
 from matplotlib import pyplot as plt  # noqa: E402

@@ -114,10 +114,11 @@ class CondenseNetV2(CondensableMixin, BaseModule):
             hard-swish and with squeeze-and-excite, default 2 and 3).
             Defaults to 'a'.
         in_channels (int): Channels of the input image. Defaults to 3.
-        out_indices (Sequence[int]): Blocks whose outputs are returned;
+        out_indices (int | Sequence[int]): Blocks whose outputs are returned;
             strides 2, 4, 8, 16 and 32 for 0 to 4. The last block's output has
             passed the final norm and ReLU. Negative numbers count from the
-            last block. Defaults to (-1, ).
+            last block. Blocks behind the last one returned are neither run nor
+            trained. Defaults to (-1, ).
         frozen_stages (int): 0 freezes the stem, n the stem and the first n
             blocks; -1 freezes nothing. Defaults to -1.
         norm_eval (bool): Whether norm layers use their running statistics in
@@ -135,6 +136,10 @@ class CondenseNetV2(CondensableMixin, BaseModule):
     Raises:
         InputError: If the arch is unknown or incomplete, an index or stage is
             out of range, or channels cannot be split into the groups.
+
+    Note:
+        mmcv's ``fuse_conv_bn`` takes every norm to follow its convolution. Here
+        it goes before, so do not fuse this network with it.
 
     Examples:
         >>> import torch
@@ -176,7 +181,7 @@ class CondenseNetV2(CondensableMixin, BaseModule):
         self,
         arch: Union[str, Dict] = 'a',
         in_channels: int = 3,
-        out_indices: Sequence[int] = (-1,),
+        out_indices: Union[int, Sequence[int]] = (-1,),
         frozen_stages: int = -1,
         norm_eval: bool = False,
         with_cp: bool = False,
@@ -191,6 +196,8 @@ class CondenseNetV2(CondensableMixin, BaseModule):
         hswish_from = settings.pop('hswish_from')
         se_from = settings.pop('se_from')
         blocks = len(depths)
+        if isinstance(out_indices, int):
+            out_indices = (out_indices,)
         if not all(-blocks <= i < blocks for i in out_indices):
             raise InputError(
                 f'out_indices must be in [{-blocks}, {blocks - 1}] for {blocks} '
@@ -235,12 +242,17 @@ class CondenseNetV2(CondensableMixin, BaseModule):
             self.out_channels.append(channels)
         self.norm = build_norm_layer(norm_cfg, channels)[1]
         self.act = build_activation_layer(dict(type='ReLU', inplace=True))
+        used = max(self.out_indices) + 1
+        if used < blocks:
+            # DDP wants a gradient for every parameter that asks for one.
+            self.blocks[used:].requires_grad_(False)
+            self.norm.requires_grad_(False)
         self._freeze()
 
     @classmethod
     def _resolve_arch(cls, arch: Union[str, Dict]) -> Dict:
         """Return the settings of a named or given arch, defaults filled in."""
-        if isinstance(arch, str):
+        if not isinstance(arch, dict):
             if arch not in cls.arch_settings:
                 raise InputError(
                     f'Unknown arch {arch!r}: choose from '
@@ -264,10 +276,10 @@ class CondenseNetV2(CondensableMixin, BaseModule):
                 'depths and growth_rates need one entry per block, got '
                 f'{len(depths)} and {len(growth_rates)}.'
             )
-        if any(k % settings['groups'] for k in growth_rates):
+        if settings['groups'] < 1 or any(k % settings['groups'] for k in growth_rates):
             raise InputError(
-                f'growth_rates must be divisible by groups={settings["groups"]}, '
-                f'got {tuple(growth_rates)}.'
+                'growth_rates must be divisible by a positive number of groups, got '
+                f'{tuple(growth_rates)} and groups={settings["groups"]}.'
             )
         return settings
 
@@ -283,10 +295,9 @@ class CondenseNetV2(CondensableMixin, BaseModule):
         """
         x = self.stem(x)
         outs = []
-        last = len(self.blocks) - 1
-        for i, block in enumerate(self.blocks):
+        for i, block in enumerate(self.blocks[: max(self.out_indices) + 1]):
             x = block(self.pool(x) if i else x)
-            if i == last:
+            if i == len(self.blocks) - 1:
                 x = self.act(self.norm(x))
             if i in self.out_indices:
                 outs.append(x)

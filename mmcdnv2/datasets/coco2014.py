@@ -5,8 +5,8 @@ import re
 from pathlib import Path
 from typing import Dict, List, NamedTuple, Set, Union
 
-from ..deploy.checkpoint import replace_when_done
 from ..errors import InputError
+from ..files import replace_when_done
 
 
 class Counts(NamedTuple):

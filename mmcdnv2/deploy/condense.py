@@ -3,6 +3,7 @@
 import copy
 import inspect
 import io
+import os
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,8 +21,10 @@ from torch import Tensor, nn
 
 from ..analysis import count_macs, count_params, median_latency
 from ..backbones.base import CondensableMixin
-from ..engine.runner import load_config, typed_dicts
+from ..checkpoint import load_checkpoint, load_weights, weights_of
+from ..config import load_config, type_of, typed_dicts
 from ..errors import InputError
+from ..files import replace_when_done
 from ..layers import (
     SparseConv2d,
     condense_layers,
@@ -29,7 +32,6 @@ from ..layers import (
     sparse_layers,
     unfinished_layers,
 )
-from .checkpoint import load_checkpoint, load_weights, replace_when_done
 
 # Largest difference of an output that passes, relative to the largest value.
 TOLERANCE = 1e-4
@@ -100,9 +102,8 @@ def condense_checkpoint(
     """
     cfg = load_config(config)
     content = load_checkpoint(checkpoint, trust)
-    state_dict = content.get('state_dict', content)
     sparse = build_model(cfg)
-    load_weights(sparse, state_dict, checkpoint)
+    load_weights(sparse, weights_of(content), checkpoint)
     if not sparse_layers(sparse):
         raise InputError(
             f'{config} has no sparse layers to condense: its backbone has no LGC or '
@@ -137,6 +138,13 @@ def condense_checkpoint(
         load_weights(
             condensed, load_checkpoint(new_checkpoint)['state_dict'], new_checkpoint
         )
+        if sparse_layers(condensed):
+            raise InputError(
+                'LGC and SFR were found in the model but not in the config, so the '
+                'condensed config would build them again: '
+                f'{next(iter(sparse_layers(condensed)))} must come from a conv_cfg or '
+                'a backbone with a deploy argument.'
+            )
         difference = _max_difference(sparse, condensed, inputs)
         if not difference <= TOLERANCE:
             raise InputError(
@@ -180,18 +188,20 @@ def condensed_config(cfg: Config) -> Config:
     cfg = copy.deepcopy(cfg)
     init_default_scope(cfg.get('default_scope', 'mmengine'))
     for part in typed_dicts(cfg.model):
-        module = MODELS.get(part['type'])
+        kind = part['type']
+        module = MODELS.get(kind) if isinstance(kind, str) else kind
         if not inspect.isclass(module):
             continue
         if issubclass(module, CondensableMixin):
             part['deploy'] = True
             part.pop('init_cfg', None)
         elif issubclass(module, SparseConv2d):
-            part['type'] = module.condensed_type.__name__
+            condensed = module.condensed_type
+            part['type'] = condensed.__name__ if isinstance(kind, str) else condensed
     cfg.custom_hooks = [
         hook
         for hook in cfg.get('custom_hooks') or []
-        if hook['type'] not in ('SparsificationHook', 'EMAHook')
+        if type_of(hook) not in ('SparsificationHook', 'EMAHook')
     ]
     cfg.load_from = None
     cfg.resume = False
@@ -245,11 +255,16 @@ def _make_inputs(
     """Make a preprocessed batch of one and its data sample."""
     is_classifier = isinstance(model, BaseClassifier)
     height, width = input_shape or ((224, 224) if is_classifier else (800, 1333))
+    if min(height, width) < 32:
+        raise InputError(
+            f'The input must be at least 32 pixels high and wide, got {height} x '
+            f'{width}.'
+        )
     if image is None:
         rng = np.random.RandomState(0)
         pixels = rng.randint(0, 256, (height, width, 3), dtype=np.uint8)
     else:
-        pixels = mmcv.imread(image)
+        pixels = mmcv.imread(image) if os.path.isfile(image) else None
         if pixels is None:
             raise InputError(f'{image} is not an image that can be read.')
         pixels = mmcv.imresize(pixels, (width, height))
@@ -272,8 +287,8 @@ def _make_inputs(
 def _outputs(model: nn.Module, inputs: Tensor) -> List[Tensor]:
     """Logits of a classifier, the neck's features of a detector.
 
-    A detector's heads are the same modules in both forms; comparing before
-    them keeps the choice among equal proposals out of the comparison.
+    Comparing before a detector's heads keeps the choice among nearly equal
+    proposals out of the comparison.
     """
     features = model.extract_feat(inputs)
     if isinstance(model, BaseClassifier):
@@ -281,8 +296,14 @@ def _outputs(model: nn.Module, inputs: Tensor) -> List[Tensor]:
     return list(features)
 
 
+@torch.no_grad()
 def _max_difference(sparse: nn.Module, condensed: nn.Module, inputs: Tensor) -> float:
-    expected, actual = _outputs(sparse, inputs), _outputs(condensed, inputs)
+    """Compare the outputs, and each layer on its own wherever it is."""
+    pairs = list(zip(_outputs(sparse, inputs), _outputs(condensed, inputs)))
+    for name, layer in sparse_layers(sparse).items():
+        x = torch.randn(1, layer.in_channels, 7, 7)
+        pairs.append((layer(x), condensed.get_submodule(name)(x)))
     return max(
-        ((a - b).abs().max() / a.abs().max()).item() for a, b in zip(expected, actual)
+        ((expected - actual).abs().max() / expected.abs().max()).item()
+        for expected, actual in pairs
     )

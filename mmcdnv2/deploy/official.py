@@ -4,11 +4,14 @@ import re
 from typing import Dict, Tuple
 
 import torch
-from torch import Tensor
+from mmpretrain.models import StackedLinearClsHead
+from torch import Tensor, nn
 
 from ..backbones import CondenseNetV2
+from ..checkpoint import load_weights
 from ..errors import InputError
 from ..layers import LGC, SFR
+from ..necks import SEGlobalAveragePooling
 
 # Name of a layer's part there -> here.
 _PARTS = {'conv_1': 'lgc', 'conv_2': 'conv', 'sfr': 'sfr', 'se': 'se'}
@@ -46,6 +49,9 @@ def convert_official(checkpoint: Dict) -> Tuple[str, bool, Dict[str, Tensor]]:
         )
     theirs = {re.sub(r'^module\.', '', name): v for name, v in theirs.items()}
     arch = _detect_arch(theirs)
+    missing = {f'{name}.bias' for name in ('fc', 'classifier')} - set(theirs)
+    if missing:
+        raise InputError(f'The checkpoint lacks {sorted(missing)}: it is incomplete.')
     condensed = not any(name.endswith('._mask') for name in theirs)
     ours: Dict[str, Tensor] = {}
     for name, value in theirs.items():
@@ -61,7 +67,19 @@ def convert_official(checkpoint: Dict) -> Tuple[str, bool, Dict[str, Tensor]]:
         ours[renamed] = value
     if condensed:
         _undo_norm_gather(ours)
+    load_weights(_build(arch, condensed, ours), ours, 'The checkpoint')
     return arch, condensed, ours
+
+
+def _build(arch: str, condensed: bool, state_dict: Dict[str, Tensor]) -> nn.Module:
+    """Build the classifier that the state dict should fit."""
+    backbone = CondenseNetV2(arch, deploy=condensed)
+    channels = backbone.out_channels[-1]
+    widths = [state_dict[f'head.layers.{i}.fc.bias'].numel() for i in range(2)]
+    head = StackedLinearClsHead(widths[1], channels, widths[:1])
+    return nn.ModuleDict(
+        dict(backbone=backbone, neck=SEGlobalAveragePooling(channels), head=head)
+    )
 
 
 def _rename(name: str) -> str:

@@ -1,7 +1,7 @@
 """What drives training, testing and the sparsification between them."""
 
 from .channels_last_hook import ChannelsLastHook
-from .runner import build_runner, load_config
+from .runner import build_runner
 from .sparsification_hook import SparsificationHook
 
-__all__ = ['ChannelsLastHook', 'SparsificationHook', 'build_runner', 'load_config']
+__all__ = ['ChannelsLastHook', 'SparsificationHook', 'build_runner']

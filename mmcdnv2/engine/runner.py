@@ -2,33 +2,21 @@
 
 import os
 from pathlib import Path
-from typing import Any, Dict, Iterator, Optional
+from typing import Dict, Iterator, Optional
 
 from mmengine.config import Config
+from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
+from torch import nn
 
+from ..checkpoint import load_checkpoint
+from ..config import type_of
 from ..errors import InputError
 
 
-def load_config(path: str, options: Optional[Dict] = None) -> Config:
-    """Read a config file.
-
-    Args:
-        path (str): Path of the config file.
-        options (dict, optional): Settings to override, with dotted keys.
-
-    Returns:
-        Config: The merged config.
-
-    Raises:
-        InputError: If the file does not exist.
-    """
-    if not os.path.isfile(path):
-        raise InputError(f'There is no config file {path}.')
-    cfg = Config.fromfile(path)
-    if options:
-        cfg.merge_from_dict(options)
-    return cfg
+def unwrap_model(model: nn.Module) -> nn.Module:
+    """Return the model inside a distributed wrapper, or the model itself."""
+    return model.module if is_model_wrapper(model) else model
 
 
 def build_runner(
@@ -38,6 +26,7 @@ def build_runner(
     work_dir: Optional[str] = None,
     launcher: str = 'none',
     local_rank: int = 0,
+    trust: bool = False,
 ) -> Runner:
     """Build the runner of a config, after a look whether its data is there.
 
@@ -49,44 +38,29 @@ def build_runner(
         work_dir (str, optional): Folder for logs and checkpoints.
         launcher (str): 'none', 'pytorch', 'slurm' or 'mpi'.
         local_rank (int): Used where the environment does not tell.
+        trust (bool): Whether ``load_from`` may hold more than tensors.
 
     Returns:
         Runner: Ready to train or test.
 
     Raises:
-        InputError: If data or a checkpoint that the config names is missing.
+        InputError: If data that the config names is missing, or its
+            checkpoint cannot be used.
     """
     os.environ.setdefault('LOCAL_RANK', str(local_rank))
     for loader in loaders:
         check_data(cfg, loader)
-    checkpoints = [cfg.get('load_from')]
-    if 'train_dataloader' in loaders:
-        parts = typed_dicts(cfg.model)
-        checkpoints += [p['checkpoint'] for p in parts if p['type'] == 'Pretrained']
-    for path in checkpoints:
-        if path and '://' not in path and not os.path.isfile(path):
-            raise InputError(f'There is no checkpoint {path}.')
+    path = cfg.get('load_from')
+    if path and '://' not in path:
+        content = load_checkpoint(path, trust)
+        if cfg.get('resume') and 'iter' not in content.get('meta', {}):
+            raise InputError(
+                f'{path} holds weights only, so no training can be resumed from it: '
+                'load it with --cfg-options load_from instead.'
+            )
     cfg.launcher = launcher
     cfg.work_dir = work_dir or cfg.get('work_dir') or f'work_dirs/{Path(source).stem}'
     return Runner.from_cfg(cfg)
-
-
-def typed_dicts(node: Any) -> Iterator[Dict]:
-    """Find the parts of a config that name a type.
-
-    Args:
-        node (Any): A config or a part of one.
-
-    Yields:
-        dict: Every dict with a string as its ``type``, at any depth.
-    """
-    if isinstance(node, dict):
-        if isinstance(node.get('type'), str):
-            yield node
-        node = list(node.values())
-    if isinstance(node, (list, tuple)):
-        for child in node:
-            yield from typed_dicts(child)
 
 
 def check_data(cfg: Config, loader: str) -> None:
@@ -103,9 +77,9 @@ def check_data(cfg: Config, loader: str) -> None:
     for dataset in _datasets((cfg.get(loader) or {}).get('dataset') or {}):
         root = dataset.get('data_root') or ''
         prefix = dataset.get('data_prefix') or ''
-        if dataset.get('split'):
-            # ImageNet-like data sets derive their folder from the split.
-            prefix = prefix or dataset['split']
+        if type_of(dataset) == 'ImageNet':
+            # It finds its folder by the split where no prefix is given.
+            prefix = prefix or dataset.get('split', '')
         prefixes = prefix.values() if isinstance(prefix, dict) else [prefix]
         for part in (*prefixes, dataset.get('ann_file') or ''):
             path = os.path.join(root, part)

@@ -6,7 +6,6 @@ from typing import Any, Dict, List, Optional
 from mmengine.dist import broadcast
 from mmengine.hooks import EMAHook, Hook
 from mmengine.logging import print_log
-from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from torch import Tensor, nn
@@ -19,6 +18,7 @@ from ..layers import (
     stage_of,
     unfinished_layers,
 )
+from .runner import unwrap_model
 
 
 @HOOKS.register_module()
@@ -57,7 +57,7 @@ class SparsificationHook(Hook):
 
     def before_train(self, runner: Runner) -> None:
         """Find the sparse convolutions and register the group lasso."""
-        model = _unwrap(runner.model)
+        model = unwrap_model(runner.model)
         self._layers = sparse_layers(model)
         self._stages = {}
         if not self._layers:
@@ -96,7 +96,7 @@ class SparsificationHook(Hook):
             self._lasso_handle = None
         if not self._layers:
             return
-        unfinished = unfinished_layers(_unwrap(runner.model))
+        unfinished = unfinished_layers(unwrap_model(runner.model))
         if not unfinished:
             print_log(
                 f'Sparsification finished: all {len(self._layers)} sparse layers '
@@ -125,7 +125,7 @@ class SparsificationHook(Hook):
                 for name, layer in self._layers.items():
                     averaged.get_submodule(name).mask.copy_(layer.mask)
         self._unfinished = [m for m in self._layers.values() if not m.is_finished]
-        self._kept_fraction = kept_fraction(_unwrap(runner.model))
+        self._kept_fraction = kept_fraction(unwrap_model(runner.model))
 
     def _add_group_lasso(
         self, module: nn.Module, args: tuple, kwargs: dict, output: Any
@@ -134,7 +134,3 @@ class SparsificationHook(Hook):
             terms: List[Tensor] = [layer.group_lasso() for layer in self._unfinished]
             output['loss_group_lasso'] = self.group_lasso * sum(terms)
         return output
-
-
-def _unwrap(model: nn.Module) -> nn.Module:
-    return model.module if is_model_wrapper(model) else model

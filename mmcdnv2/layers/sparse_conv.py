@@ -64,8 +64,8 @@ class SparseConv2d(GroupedMatrix, nn.Conv2d):
 
     @property
     def kept(self) -> int:
-        """int: Number of channels that each group keeps now."""
-        return int(self.mask[0].sum())
+        """int: Number of channels that each group, or the fullest one, keeps now."""
+        return int(self.mask.sum(1).max())
 
     @property
     def final_kept(self) -> int:

@@ -245,6 +245,32 @@ def test_with_cp_gives_the_same_gradients(tiny):
         torch.testing.assert_close(p.grad, q.grad, msg=name)
 
 
+def test_pretrained_init_of_another_network_is_refused(tiny, tmp_path):
+    path = tmp_path / 'other.pth'
+    init_cfg = dict(type='Pretrained', checkpoint=str(path), prefix='backbone.')
+    backbone = CondenseNetV2(TINY, init_cfg=init_cfg)
+    weights = {f'backbone.{k}': v for k, v in tiny.state_dict().items()}
+    torch.save(dict(state_dict=dict(weights, x=torch.ones(1))), path)
+    backbone.init_weights()
+    torch.save(dict(state_dict={f'encoder.{k}': v for k, v in weights.items()}), path)
+    with pytest.raises(InputError, match='no weights for .* backbone.stem.conv.weight'):
+        backbone.init_weights()
+    weights['backbone.stem.conv.weight'] = torch.ones(4, 3, 3, 3)
+    torch.save(dict(state_dict=weights), path)
+    with pytest.raises(InputError, match='belongs to another CondenseNetV2'):
+        backbone.init_weights()
+
+
+def test_blocks_behind_the_last_output_rest():
+    backbone = CondenseNetV2(TINY, out_indices=1).train()
+    backbone(torch.randn(2, 3, 16, 16))[0].sum().backward()
+    for name, parameter in backbone.named_parameters():
+        assert (parameter.grad is not None) == parameter.requires_grad, name
+    assert not backbone.blocks[2][0].conv.conv.weight.requires_grad
+    assert not backbone.norm.weight.requires_grad
+    assert backbone.norm.num_batches_tracked == 0
+
+
 @pytest.mark.parametrize('scope', ['mmdet', 'mmpretrain'])
 @pytest.mark.parametrize('prefix', ['', 'mmdet.', 'mmpretrain.'])
 def test_resolves_under_both_scopes(scope, prefix):
@@ -262,7 +288,12 @@ def test_resolves_under_both_scopes(scope, prefix):
         (dict(arch=dict(depths=(1,))), "missing: .*'growth_rates'"),
         (dict(arch=dict(TINY, dephts=(1,))), r"unknown: \['dephts'\]"),
         (dict(arch=dict(TINY, depths=(1, 2))), 'one entry per block, got 2 and 3'),
-        (dict(arch=dict(TINY, growth_rates=(8, 8, 10))), 'divisible by groups=4'),
+        (
+            dict(arch=dict(TINY, growth_rates=(8, 8, 10))),
+            'divisible by a positive number of groups',
+        ),
+        (dict(arch=dict(TINY, groups=0)), 'and groups=0'),
+        (dict(arch=None), 'Unknown arch None'),
         (dict(arch=dict(TINY, condense_factor=64)), 'condense_factor must be in'),
         (dict(arch=TINY, out_indices=(3,)), r'out_indices must be in \[-3, 2\]'),
         (dict(arch=TINY, frozen_stages=4), r'frozen_stages must be in \[-1, 3\]'),

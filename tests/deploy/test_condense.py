@@ -9,14 +9,18 @@ import torch
 from conftest import save_checkpoint
 from mmdet.apis import DetInferencer, inference_detector, init_detector
 from mmengine.config import Config
+from mmengine.logging import HistoryBuffer
 from mmpretrain.apis import ImageClassificationInferencer, get_model
 
 import mmcdnv2.deploy.condense as module
 from mmcdnv2.analysis import count_params
-from mmcdnv2.deploy import condense_checkpoint, load_checkpoint
+from mmcdnv2.backbones import CondenseNetV2
+from mmcdnv2.checkpoint import load_checkpoint
+from mmcdnv2.deploy import condense_checkpoint
 from mmcdnv2.deploy.condense import build_model, condensed_config
+from mmcdnv2.engine import SparsificationHook
 from mmcdnv2.errors import InputError
-from mmcdnv2.layers import CondensedSFR, sparse_layers
+from mmcdnv2.layers import SFR, CondensedSFR, sparse_layers
 
 
 @pytest.fixture
@@ -140,6 +144,41 @@ def test_checkpoint_of_another_network(tiny_configs, checkpoints, tmp_path):
             tiny_configs['detector'], checkpoints['classifier'], tmp_path / 'x'
         )
     assert not (tmp_path / 'x').exists()
+
+
+def test_layers_that_the_config_does_not_name(tiny_configs, tmp_path, monkeypatch):
+    """Built again from the config, they would be sparse: that is no success."""
+    monkeypatch.setattr(module, 'condensed_config', copy.deepcopy)
+    checkpoint = save_checkpoint(tiny_configs['classifier'], tmp_path / 'c.pth')
+    with pytest.raises(InputError, match='must come from a conv_cfg'):
+        condense_checkpoint(tiny_configs['classifier'], checkpoint, tmp_path / 'out')
+    assert not list((tmp_path / 'out').iterdir())
+
+
+def test_class_types(tiny_configs):
+    cfg = Config.fromfile(tiny_configs['classifier'])
+    cfg.model.backbone.type = CondenseNetV2
+    cfg.model.head.conv_cfg = dict(type=SFR, sparse_factor=2)
+    cfg.custom_hooks = [dict(type=SparsificationHook)]
+    condensed = condensed_config(cfg)
+    assert condensed.model.backbone.deploy
+    assert condensed.model.head.conv_cfg.type is CondensedSFR
+    assert condensed.custom_hooks == []
+
+
+@pytest.mark.parametrize('version', ['2.1.2', '2.11.0'])
+def test_training_checkpoints_load_on_old_and_new_torch(tmp_path, version, monkeypatch):
+    buffer = HistoryBuffer()
+    buffer.update(np.float64(2))
+    hub = dict(log_scalars=dict(loss=buffer))
+    content = dict(message_hub=hub, state_dict=dict(w=torch.ones(2)), meta=dict(iter=1))
+    path = tmp_path / 'epoch_1.pth'
+    torch.save(content, path)
+    monkeypatch.setattr(torch, '__version__', version)
+    assert torch.equal(load_checkpoint(path)['state_dict']['w'], torch.ones(2))
+    torch.save(dict(content, extra=Dangerous()), path)
+    with pytest.raises(InputError, match='--trust-checkpoint'):
+        load_checkpoint(path)
 
 
 def test_damaged_and_missing_checkpoints(checkpoints, tmp_path):

@@ -76,6 +76,16 @@ def test_converted(pruned):
     assert_gives_reference(dict(state_dict=converted), deploy=True)
 
 
+def test_incomplete_checkpoint():
+    weights = dict(official_state_dict('a'))
+    del weights['features.denseblock_5.denselayer_3.sfr.conv.weight']
+    with pytest.raises(InputError, match='blocks.4.2.sfr.conv.weight'):
+        convert_official(dict(state_dict=weights))
+    del weights['fc.bias']
+    with pytest.raises(InputError, match=r"lacks \['fc.bias'\]"):
+        convert_official(dict(state_dict=weights))
+
+
 @pytest.mark.parametrize(
     ('checkpoint', 'sentence'),
     [

@@ -155,6 +155,26 @@ def test_official_checkpoint(run, tmp_path, capsys):
             'is not an image',
         ),
         (
+            'condense.py',
+            ['{detector}', '{detector_checkpoint}', '{out}', '--image', 'none.png'],
+            'is not an image',
+        ),
+        (
+            'condense.py',
+            ['{detector}', '{detector_checkpoint}', '{damaged}'],
+            'cannot be a folder',
+        ),
+        (
+            'train.py',
+            ['{detector}', '--cfg-options', 'load_from={damaged}'],
+            'is damaged or not a checkpoint',
+        ),
+        (
+            'train.py',
+            ['{detector}', '--resume', '{detector_checkpoint}'],
+            'no training can be resumed from it',
+        ),
+        (
             'model_converters/official_to_mmcdnv2.py',
             ['{classifier_checkpoint}', '{out}'],
             'no checkpoint of CondenseNetV2-A, -B or -C',

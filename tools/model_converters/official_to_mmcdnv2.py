@@ -4,9 +4,10 @@ import argparse
 
 import torch
 
-from mmcdnv2.deploy.checkpoint import load_checkpoint, replace_when_done
+from mmcdnv2.checkpoint import load_checkpoint
 from mmcdnv2.deploy.official import convert_official
 from mmcdnv2.errors import exit_on_input_error
+from mmcdnv2.files import replace_when_done
 
 
 def parse_args() -> argparse.Namespace:
@@ -31,9 +32,14 @@ def main() -> None:
     )
     with replace_when_done(args.dst) as path:
         torch.save(dict(meta={}, state_dict=state_dict), path)
-    form, options = ('sparse', '')
+    options = []
     if condensed:
-        form, options = 'condensed', ' --cfg-options model.backbone.deploy=True'
+        options.append('model.backbone.deploy=True')
+    classes = state_dict['head.layers.1.fc.bias'].numel()
+    if classes != 1000:
+        options.append(f'model.head.num_classes={classes}')
+    options = f' --cfg-options {" ".join(options)}' if options else ''
+    form = 'condensed' if condensed else 'sparse'
     config = f'configs/cdnv2_{arch}_8xb128_in1k.py'
     print(
         f'Wrote CondenseNetV2-{arch.upper()}, {form}, to {args.dst}. Test it with\n'
