@@ -108,7 +108,7 @@ run "$py" -m pip install $(compgen -G "$wheel_glob") -r "$stack" \
     -r requirements/tests.txt
 
 say 'install mmcdnv2, editable'
-run "$py" -m pip install --no-build-isolation --no-deps -e .
+run "$py" -m pip install --no-deps -e .
 
 say 'check that everything imports'
 "$py" -c 'import mmcv.ops, mmdet, mmpretrain, mmcdnv2'
