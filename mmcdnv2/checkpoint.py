@@ -91,7 +91,7 @@ def _history_method(owner: Any, name: str) -> Any:
 
 def _allowed_globals() -> Dict[str, Any]:
     """What MMEngine's message hub adds to every training checkpoint."""
-    core = getattr(np, '_core', None) or np.core
+    reconstruct, scalar = np.zeros(1).__reduce__()[0], np.float64(0).__reduce__()[0]
     allowed = {
         'builtins.getattr': _history_method,
         'mmengine.logging.history_buffer.HistoryBuffer': HistoryBuffer,
@@ -102,8 +102,8 @@ def _allowed_globals() -> Dict[str, Any]:
         dtype = type(np.dtype(kind))
         allowed[f'{dtype.__module__}.{dtype.__name__}'] = dtype
     for package in ('numpy.core', 'numpy._core'):
-        allowed[f'{package}.multiarray._reconstruct'] = core.multiarray._reconstruct
-        allowed[f'{package}.multiarray.scalar'] = core.multiarray.scalar
+        allowed[f'{package}.multiarray._reconstruct'] = reconstruct
+        allowed[f'{package}.multiarray.scalar'] = scalar
     return allowed
 
 

@@ -88,9 +88,7 @@ val_evaluator = dict(ann_file=data_root + 'annotations/val.json')
 test_evaluator = val_evaluator
 
 optim_wrapper = dict(
-    optimizer=dict(
-        _delete_=True, type='AdamW', lr=1.5e-3, weight_decay=0.05, fused=True
-    ),
+    optimizer=dict(_delete_=True, type='AdamW', lr=1.5e-3, weight_decay=0.05),
     paramwise_cfg=dict(norm_decay_mult=0.0, bias_decay_mult=0.0),
     clip_grad=dict(max_norm=10),
 )

@@ -166,7 +166,7 @@ def test_class_types(tiny_configs):
     assert condensed.custom_hooks == []
 
 
-@pytest.mark.parametrize('version', ['2.1.2', '2.11.0'])
+@pytest.mark.parametrize('version', sorted({'2.1.2', torch.__version__}))
 def test_training_checkpoints_load_on_old_and_new_torch(tmp_path, version, monkeypatch):
     buffer = HistoryBuffer()
     buffer.update(np.float64(2))
