@@ -92,7 +92,7 @@ def make_data(folder: Path) -> Dict:
 
 def train(config: str, folder: Path, *options: str) -> Dict:
     """Train and return the last validation's metrics and the checkpoint."""
-    call('train.py', config, '--work-dir', folder, '--cfg-options', *options)
+    call('train.py', config, '--work-dir', folder, *options)
     scalars = max(folder.glob('*/vis_data/scalars.json')).read_text().splitlines()
     return dict(
         json.loads(scalars[-1]),
@@ -160,7 +160,9 @@ def main() -> None:
     steps.run('data', make_data)
     classifier = steps.run('classifier', partial(train, CLASSIFIER))
     init = f'model.backbone.init_cfg.checkpoint={classifier["checkpoint"]}'
-    detector = steps.run('detector', lambda folder: train(DETECTOR, folder, init))
+    detector = steps.run(
+        'detector', lambda folder: train(DETECTOR, folder, '--cfg-options', init)
+    )
     sparse = steps.run('test_sparse', partial(test, DETECTOR, detector['checkpoint']))
     report = steps.run('condensed', partial(condense, detector['checkpoint']))
     deployed = report['config'], report['checkpoint']
