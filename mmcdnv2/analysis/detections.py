@@ -21,22 +21,25 @@ def draw_detections(
     num_images: int = 8,
     score_threshold: float = 0.5,
 ) -> None:
-    """Draw ground truth beside detections for images of the test set.
+    """Draw ground truth beside detections for test images that show objects.
 
     Args:
         config (str | Path): Config of a detector.
         checkpoint (str | Path): Its checkpoint.
         out (str | Path): Picture to write.
-        num_images (int): Number of images, taken evenly from the test set.
-            Defaults to 8.
+        num_images (int): Number of images at most, taken evenly from those
+            with objects. Defaults to 8.
         score_threshold (float): Detections with a lower score are not drawn.
             Defaults to 0.5.
     """
     model = init_detector(str(config), str(checkpoint), device='cpu')
     dataset = DATASETS.build(model.cfg.test_dataloader.dataset)
     classes = dataset.metainfo['classes']
+    items = [dataset.get_data_info(i) for i in range(len(dataset))]
+    items = [item for item in items if item['instances']]
+    items = items[:: max(1, len(items) // num_images)][:num_images]
     columns = 2
-    rows = -(-num_images // columns)
+    rows = -(-len(items) // columns)
     figure, axes = plt.subplots(
         rows, 2 * columns, figsize=(4 * columns * 1.6, rows * 3.4), squeeze=False
     )
@@ -44,12 +47,9 @@ def draw_detections(
         f'Ground truth (left) and detections with a score above {score_threshold:g} '
         '(right)'
     )
-    for i, ax in enumerate(axes.reshape(-1, 2)):
-        for panel in ax:
-            panel.axis('off')
-        if i >= num_images:
-            continue
-        item = dataset.get_data_info(i * len(dataset) // num_images)
+    for panel in axes.flat:
+        panel.axis('off')
+    for item, ax in zip(items, axes.reshape(-1, 2)):
         image = mmcv.imread(item['img_path'], channel_order='rgb')
         found = inference_detector(model, item['img_path']).pred_instances.numpy()
         found = found[found.scores > score_threshold]
