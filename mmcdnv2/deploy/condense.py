@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from mmdet.structures import DetDataSample
 from mmengine.config import Config
+from mmengine.logging import print_log
 from mmengine.registry import MODELS, init_default_scope
 from mmpretrain.models import BaseClassifier
 from mmpretrain.structures import DataSample
@@ -119,6 +120,7 @@ def condense_checkpoint(
         )
     inputs, samples = _make_inputs(sparse, image, input_shape)
 
+    print_log('Condensing, then comparing the sparse and the condensed model.')
     out_dir = Path(out_dir)
     stem = f'{Path(config).stem}_condensed'
     config_path, checkpoint_path = out_dir / f'{stem}.py', out_dir / f'{stem}.pth'
@@ -152,6 +154,7 @@ def condense_checkpoint(
                 f'more than {TOLERANCE:.0e}, so nothing was written. This is a bug of '
                 'mmcdnv2, please report it.'
             )
+    print_log('Equal. Counting and timing both.')
     models = (sparse, condensed)
     return CondenseReport(
         config=config_path,
