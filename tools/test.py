@@ -2,12 +2,12 @@
 
 import argparse
 
-from mmengine.config import DictAction
 from mmengine.evaluator import DumpResults
 
 from mmcdnv2.checkpoint import load_checkpoint, load_weights, weights_of
 from mmcdnv2.config import load_config
-from mmcdnv2.engine.runner import build_runner, unwrap_model
+from mmcdnv2.engine import add_runner_arguments, build_runner
+from mmcdnv2.engine.runner import unwrap_model
 from mmcdnv2.errors import InputError, exit_on_input_error
 
 
@@ -16,27 +16,10 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('config', help='config file')
     parser.add_argument('checkpoint', help='checkpoint file')
-    parser.add_argument(
-        '--work-dir', help='folder for logs and metrics (default: by config name)'
-    )
     parser.add_argument('--out', help='pickle file to dump the predictions to')
     parser.add_argument('--show', action='store_true', help='show the predictions')
     parser.add_argument('--show-dir', help='folder to draw the predictions into')
-    parser.add_argument(
-        '--trust-checkpoint',
-        action='store_true',
-        help='load a checkpoint that holds more than tensors; it can run code',
-    )
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=DictAction,
-        help='config settings to override, key=value ...',
-    )
-    parser.add_argument(
-        '--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none'
-    )
-    parser.add_argument('--local-rank', '--local_rank', type=int, default=0)
+    add_runner_arguments(parser)
     return parser.parse_args()
 
 
@@ -61,14 +44,7 @@ def main() -> None:
                 else dict(draw=True, test_out_dir=args.show_dir)
             ),
         )
-    runner = build_runner(
-        cfg,
-        args.config,
-        ('test_dataloader',),
-        args.work_dir,
-        args.launcher,
-        args.local_rank,
-    )
+    runner = build_runner(cfg, args, ('test_dataloader',))
     # MMEngine would go on with random weights where names or shapes differ.
     load_weights(unwrap_model(runner.model), weights_of(content), args.checkpoint)
     if args.out:

@@ -1,7 +1,12 @@
 """What drives training, testing and the sparsification between them."""
 
 from .channels_last_hook import ChannelsLastHook
-from .runner import build_runner
+from .runner import add_runner_arguments, build_runner
 from .sparsification_hook import SparsificationHook
 
-__all__ = ['ChannelsLastHook', 'SparsificationHook', 'build_runner']
+__all__ = [
+    'ChannelsLastHook',
+    'SparsificationHook',
+    'add_runner_arguments',
+    'build_runner',
+]

@@ -1,10 +1,11 @@
 """From a config file to a runner, for training and testing alike."""
 
 import os
+from argparse import ArgumentParser, Namespace
 from pathlib import Path
-from typing import Dict, Iterator, Optional
+from typing import Dict, Iterator, Tuple
 
-from mmengine.config import Config
+from mmengine.config import Config, DictAction
 from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from torch import nn
@@ -19,26 +20,41 @@ def unwrap_model(model: nn.Module) -> nn.Module:
     return model.module if is_model_wrapper(model) else model
 
 
-def build_runner(
-    cfg: Config,
-    source: str,
-    loaders: tuple,
-    work_dir: Optional[str] = None,
-    launcher: str = 'none',
-    local_rank: int = 0,
-    trust: bool = False,
-) -> Runner:
-    """Build the runner of a config, after a look whether its data is there.
+def add_runner_arguments(parser: ArgumentParser) -> None:
+    """Add the options that training and testing have in common.
 
     Args:
-        cfg (Config): The config; ``work_dir`` and ``launcher`` are filled in.
-        source (str): Path of the config file, which names the default
-            ``work_dir``: ``work_dirs/CONFIG_NAME``.
+        parser (ArgumentParser): Extended in place; pass what it parses to
+            :func:`build_runner`.
+    """
+    parser.add_argument(
+        '--work-dir', help='folder for logs and results (default: by config name)'
+    )
+    parser.add_argument(
+        '--trust-checkpoint',
+        action='store_true',
+        help='load a checkpoint that holds more than tensors; it can run code',
+    )
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=DictAction,
+        help='config settings to override, key=value ...',
+    )
+    parser.add_argument(
+        '--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none'
+    )
+    parser.add_argument('--local-rank', '--local_rank', type=int, default=0)
+
+
+def build_runner(cfg: Config, args: Namespace, loaders: Tuple[str, ...]) -> Runner:
+    """Build the runner of a config, after a look at its data and checkpoint.
+
+    Args:
+        cfg (Config): The config; its ``work_dir`` and ``launcher`` are filled in.
+        args (Namespace): ``config``, the path that names the default work dir
+            ``work_dirs/CONFIG_NAME``, and :func:`add_runner_arguments`.
         loaders (tuple[str]): Names of the data loaders that will be used.
-        work_dir (str, optional): Folder for logs and checkpoints.
-        launcher (str): 'none', 'pytorch', 'slurm' or 'mpi'.
-        local_rank (int): Used where the environment does not tell.
-        trust (bool): Whether ``load_from`` may hold more than tensors.
 
     Returns:
         Runner: Ready to train or test.
@@ -47,19 +63,20 @@ def build_runner(
         InputError: If data that the config names is missing, or its
             checkpoint cannot be used.
     """
-    os.environ.setdefault('LOCAL_RANK', str(local_rank))
+    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     for loader in loaders:
         check_data(cfg, loader)
     path = cfg.get('load_from')
     if path and '://' not in path:
-        content = load_checkpoint(path, trust)
+        content = load_checkpoint(path, args.trust_checkpoint)
         if cfg.get('resume') and 'iter' not in content.get('meta', {}):
             raise InputError(
                 f'{path} holds weights only, so no training can be resumed from it: '
                 'load it with --cfg-options load_from instead.'
             )
-    cfg.launcher = launcher
-    cfg.work_dir = work_dir or cfg.get('work_dir') or f'work_dirs/{Path(source).stem}'
+    cfg.launcher = args.launcher
+    default = f'work_dirs/{Path(args.config).stem}'
+    cfg.work_dir = args.work_dir or cfg.get('work_dir') or default
     return Runner.from_cfg(cfg)
 
 

@@ -60,24 +60,8 @@ class CondensedLGC(FilterGroups, CondensedConv2d):
     """Condensed learned group convolution (paper, Sec. 3).
 
     Gathers each group's inputs, convolves group by group and shuffles the
-    outputs back into the interleaved order of the sparse form. Takes the
-    arguments of :class:`LGC`.
-
-    Args:
-        in_channels (int): Number of input channels, C.
-        out_channels (int): Number of output channels.
-        kernel_size (int | tuple[int]): Must be 1. Defaults to 1.
-        stride (int | tuple[int]): Defaults to 1.
-        padding (int | tuple[int]): Defaults to 0.
-        dilation (int | tuple[int]): Defaults to 1.
-        groups (int): Number of filter groups. Defaults to 1.
-        bias (bool): Whether to add a bias. Defaults to True.
-        condense_factor (int, optional): Each group has C / condense_factor
-            inputs, rounded up. Defaults to ``groups``.
-
-    Raises:
-        InputError: If the kernel is not 1x1, the factor is not in
-            [1, in_channels] or out_channels is not divisible by ``groups``.
+    outputs back into the interleaved order of the sparse form. Takes and
+    refuses the same arguments as :class:`LGC`.
     """
 
     def __init__(
@@ -113,24 +97,8 @@ class CondensedSFR(InputGroups, CondensedConv2d):
     """Condensed sparse feature reactivation (paper, Sec. 3).
 
     Sorts the inputs by group, convolves group by group and adds every result
-    to the output that its index names. Takes the arguments of :class:`SFR`.
-
-    Args:
-        in_channels (int): Number of input channels, k.
-        out_channels (int): Number of output channels, C.
-        kernel_size (int | tuple[int]): Must be 1. Defaults to 1.
-        stride (int | tuple[int]): Defaults to 1.
-        padding (int | tuple[int]): Defaults to 0.
-        dilation (int | tuple[int]): Defaults to 1.
-        groups (int): Number of input groups; falls to the largest divisor of
-            in_channels not above it. Defaults to 1.
-        bias (bool): Whether to add a bias. Defaults to True.
-        sparse_factor (int, optional): Each group updates C / sparse_factor
-            outputs, rounded up. Defaults to ``groups``.
-
-    Raises:
-        InputError: If the kernel is not 1x1 or the factor is not in
-            [1, out_channels].
+    to the output that its index names. Takes and refuses the same arguments
+    as :class:`SFR`.
     """
 
     def __init__(
