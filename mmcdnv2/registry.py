@@ -1,13 +1,11 @@
 """One place that knows where MMDetection and MMPreTrain look for modules."""
 
-from typing import Callable, Optional
-
 from mmdet.registry import MODELS as MMDET_MODELS
 from mmengine.registry import MODELS
 from mmpretrain.registry import MODELS as MMPRETRAIN_MODELS
 
 
-def register_model(name: Optional[str] = None) -> Callable[[type], type]:
+def register_model(cls: type) -> type:
     """Register a module where both MMDetection and MMPreTrain find it.
 
     Every default scope falls back on MMEngine's root registry, which serves
@@ -15,15 +13,11 @@ def register_model(name: Optional[str] = None) -> Callable[[type], type]:
     in that package's registry alone, so the module is entered there as well.
 
     Args:
-        name (str, optional): Name in configs. Defaults to the class name.
+        cls (type): The module, registered under its class name.
 
     Returns:
-        Callable[[type], type]: A class decorator.
+        type: The module.
     """
-
-    def register(cls: type) -> type:
-        for registry in (MODELS, MMDET_MODELS, MMPRETRAIN_MODELS):
-            registry.register_module(name=name, module=cls)
-        return cls
-
-    return register
+    for registry in (MODELS, MMDET_MODELS, MMPRETRAIN_MODELS):
+        registry.register_module(module=cls)
+    return cls

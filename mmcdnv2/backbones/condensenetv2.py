@@ -93,7 +93,7 @@ class DenseLayer(BaseModule):
         return self._forward(x)
 
 
-@register_model()
+@register_model
 class CondenseNetV2(CondensableMixin, BaseModule):
     """CondenseNetV2 backbone.
 
@@ -198,7 +198,7 @@ class CondenseNetV2(CondensableMixin, BaseModule):
         blocks = len(depths)
         if isinstance(out_indices, int):
             out_indices = (out_indices,)
-        if not all(-blocks <= i < blocks for i in out_indices):
+        if not out_indices or not all(-blocks <= i < blocks for i in out_indices):
             raise InputError(
                 f'out_indices must be in [{-blocks}, {blocks - 1}] for {blocks} '
                 f'blocks, got {tuple(out_indices)}.'

@@ -55,7 +55,7 @@ class CondensedConv2d(GroupedMatrix, nn.Conv2d):
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
 
-@register_model()
+@register_model
 class CondensedLGC(FilterGroups, CondensedConv2d):
     """Condensed learned group convolution (paper, Sec. 3).
 
@@ -92,7 +92,7 @@ class CondensedLGC(FilterGroups, CondensedConv2d):
         return self._with_bias(F.channel_shuffle(x, self.groups))
 
 
-@register_model()
+@register_model
 class CondensedSFR(InputGroups, CondensedConv2d):
     """Condensed sparse feature reactivation (paper, Sec. 3).
 

@@ -206,7 +206,7 @@ class SparseConv2d(GroupedMatrix, nn.Conv2d):
         return f'{super().extra_repr()}, {self.factor_name}={self.factor}, {kept}'
 
 
-@register_model()
+@register_model
 class LGC(FilterGroups, SparseConv2d):
     """Learned group convolution (paper, Sec. 3; CondenseNet, Sec. 3).
 
@@ -259,7 +259,7 @@ class LGC(FilterGroups, SparseConv2d):
         self._add_mask(groups, in_channels, factor)
 
 
-@register_model()
+@register_model
 class SFR(InputGroups, SparseConv2d):
     """Sparse feature reactivation (paper, Sec. 3).
 

@@ -11,7 +11,7 @@ from ..errors import InputError
 from ..registry import register_model
 
 
-@register_model()
+@register_model
 class SEGlobalAveragePooling(BaseModule):
     """Pool the last feature map, then squeeze and excite the vector.
 
