@@ -7,6 +7,7 @@ from dataclasses import asdict
 from rich.console import Console
 from rich.table import Table
 
+from mmcdnv2.checkpoint import add_trust_argument
 from mmcdnv2.deploy import CondenseReport, condense_checkpoint
 from mmcdnv2.errors import exit_on_input_error
 from mmcdnv2.files import replace_when_done
@@ -28,11 +29,7 @@ def parse_args() -> argparse.Namespace:
         'detectors)',
     )
     parser.add_argument('--json', help='file to write the report to as well')
-    parser.add_argument(
-        '--trust-checkpoint',
-        action='store_true',
-        help='load a checkpoint that holds more than tensors; it can run code',
-    )
+    add_trust_argument(parser)
     return parser.parse_args()
 
 

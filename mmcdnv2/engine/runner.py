@@ -10,7 +10,7 @@ from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from torch import nn
 
-from ..checkpoint import load_checkpoint
+from ..checkpoint import add_trust_argument, load_checkpoint
 from ..config import type_of
 from ..errors import InputError
 
@@ -30,11 +30,7 @@ def add_runner_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         '--work-dir', help='folder for logs and results (default: by config name)'
     )
-    parser.add_argument(
-        '--trust-checkpoint',
-        action='store_true',
-        help='load a checkpoint that holds more than tensors; it can run code',
-    )
+    add_trust_argument(parser)
     parser.add_argument(
         '--cfg-options',
         nargs='+',

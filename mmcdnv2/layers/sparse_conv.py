@@ -63,6 +63,11 @@ class SparseConv2d(GroupedMatrix, nn.Conv2d):
         return self.mask.size(1)
 
     @property
+    def members(self) -> int:
+        """int: Number of rows, filters or inputs, that make up a group."""
+        return self.weight.numel() // self.mask.numel()
+
+    @property
     def kept(self) -> int:
         """int: Number of channels that each group, or the fullest one, keeps now."""
         return int(self.mask.sum(1).max())
@@ -89,8 +94,7 @@ class SparseConv2d(GroupedMatrix, nn.Conv2d):
 
     def masked_weight(self) -> Tensor:
         """Return the weight with zeros where it is pruned, shape as it is."""
-        members = self.weight.numel() // self.mask.numel()
-        return self.weight * self.from_matrix(self.mask.repeat(members, 1))
+        return self.weight * self.from_matrix(self.mask.repeat(self.members, 1))
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, in_channels, H, W) to (N, out_channels, H', W')."""
@@ -194,9 +198,8 @@ class SparseConv2d(GroupedMatrix, nn.Conv2d):
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
     def _condensed_shape(self) -> torch.Size:
-        members = self.weight.numel() // self.mask.numel()
         entries = torch.empty(
-            self.groups, members, self.final_kept, device=torch.device('meta')
+            self.groups, self.members, self.final_kept, device=torch.device('meta')
         )
         return self.to_group_conv(entries).shape
 

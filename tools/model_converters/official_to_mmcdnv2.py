@@ -4,7 +4,7 @@ import argparse
 
 import torch
 
-from mmcdnv2.checkpoint import load_checkpoint
+from mmcdnv2.checkpoint import add_trust_argument, load_checkpoint
 from mmcdnv2.deploy.official import convert_official
 from mmcdnv2.errors import exit_on_input_error
 from mmcdnv2.files import replace_when_done
@@ -15,11 +15,7 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('src', help="the authors' .pth.tar file, converted or not")
     parser.add_argument('dst', help='checkpoint to write')
-    parser.add_argument(
-        '--trust-checkpoint',
-        action='store_true',
-        help='load a checkpoint that holds more than tensors; it can run code',
-    )
+    add_trust_argument(parser)
     return parser.parse_args()
 
 
