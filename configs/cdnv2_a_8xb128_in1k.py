@@ -1,7 +1,1 @@
-_base_ = './_base_/cdnv2_in1k.py'
-
-model = dict(
-    backbone=dict(arch='a'),
-    neck=dict(channels=800),
-    head=dict(in_channels=800, mid_channels=[828]),
-)
+_base_ = ['./_base_/models/cdnv2_a.py', './_base_/recipes/in1k_augmented.py']

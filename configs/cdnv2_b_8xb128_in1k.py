@@ -1,7 +1,1 @@
-_base_ = './_base_/cdnv2_in1k.py'
-
-model = dict(
-    backbone=dict(arch='b'),
-    neck=dict(channels=1176),
-    head=dict(in_channels=1176, mid_channels=[1024]),
-)
+_base_ = ['./_base_/models/cdnv2_b.py', './_base_/recipes/in1k_augmented.py']

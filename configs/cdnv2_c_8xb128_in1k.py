@@ -1,10 +1,4 @@
-_base_ = './_base_/cdnv2_in1k.py'
-
-model = dict(
-    backbone=dict(arch='c'),
-    neck=dict(channels=2064),
-    head=dict(in_channels=2064, mid_channels=[1024]),
-)
+_base_ = ['./_base_/models/cdnv2_c.py', './_base_/recipes/in1k_augmented.py']
 
 # The paper tests C with bilinear resizing, A and B with bicubic.
 test_pipeline = [

@@ -6,7 +6,7 @@ available to a config::
     custom_imports = dict(imports=['mmcdnv2'])
 """
 
-from . import backbones, engine, layers, necks
+from . import backbones, engine, heads, layers, necks
 from .version import __version__
 
-__all__ = ['__version__', 'backbones', 'engine', 'layers', 'necks']
+__all__ = ['__version__', 'backbones', 'engine', 'heads', 'layers', 'necks']

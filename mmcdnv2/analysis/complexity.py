@@ -2,9 +2,10 @@
 
 import statistics
 import time
-from typing import Callable, List, Sequence
+from typing import Callable, List, Sequence, Tuple
 
 import torch
+from mmcv.cnn import HSigmoid
 from mmengine.analysis import FlopAnalyzer
 from torch import Tensor, nn
 
@@ -31,6 +32,52 @@ def count_macs(module: nn.Module, inputs: Tensor) -> int:
     analyzer.tracer_warnings('none')
     by_operator = analyzer.by_operator()
     return int(sum(by_operator[name] for name in ('conv', 'linear', 'addmm')))
+
+
+@torch.no_grad()
+def count_paper_flops(module: nn.Module, inputs: Tensor) -> int:
+    """What the papers of both CondenseNets call FLOPs.
+
+    MACs of convolutions and linear layers, and for each element one of a
+    ReLU or hard-swish, two of a sigmoid, and the window of a pooling. Maximum
+    pooling, norms, biases, additions and products are free.
+
+    Args:
+        module (nn.Module): Called as ``module(inputs)``.
+        inputs (Tensor): A batch of one.
+
+    Returns:
+        int: FLOPs of one forward pass.
+    """
+    elements = 0
+
+    def count(layer: nn.Module, args: Tuple[Tensor], output: Tensor) -> None:
+        nonlocal elements
+        if isinstance(layer, nn.AvgPool2d):
+            elements += output.numel() * layer.kernel_size**2
+        elif isinstance(layer, (nn.Sigmoid, nn.Hardsigmoid, HSigmoid)):
+            elements += 2 * output.numel()
+        else:
+            elements += args[0].numel()
+
+    counted = (
+        nn.ReLU,
+        nn.Hardswish,
+        nn.Sigmoid,
+        nn.Hardsigmoid,
+        HSigmoid,
+        nn.AvgPool2d,
+        nn.AdaptiveAvgPool2d,
+    )
+    handles = [
+        layer.register_forward_hook(count)
+        for layer in module.modules()
+        if isinstance(layer, counted)
+    ]
+    module(inputs)
+    for handle in handles:
+        handle.remove()
+    return count_macs(module, inputs) + elements
 
 
 @torch.no_grad()

@@ -1,5 +1,7 @@
 """Backbones built from the sparse convolutions."""
 
 from .condensenetv2 import CondenseNetV2
+from .sfr_shufflenetv2 import SFRShuffleNetV2
+from .shufflenetv2_plus import ShuffleNetV2Plus
 
-__all__ = ['CondenseNetV2']
+__all__ = ['CondenseNetV2', 'SFRShuffleNetV2', 'ShuffleNetV2Plus']

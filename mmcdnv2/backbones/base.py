@@ -1,63 +1,109 @@
-"""What all backbones with sparse layers have in common."""
+"""What the backbones that are built here, block by block, have in common."""
 
-from mmengine.runner import CheckpointLoader
+from typing import List, Optional, Sequence, Tuple, Union
 
-from ..checkpoint import weights_of
+from mmengine.model import BaseModule, ModuleList
+from mmengine.utils.dl_utils.parrots_wrapper import _BatchNorm
+from torch import Tensor, nn
+
+from ..condensable import CondensableMixin
 from ..errors import InputError
-from ..layers import condense_layers, sparse_layers
 
 
-class CondensableMixin:
-    """Condensing for backbones built from LGC and SFR.
+class StagedBackbone(CondensableMixin, BaseModule):
+    """A stem and then blocks, of which some return their output.
 
-    A backbone that has it takes ``deploy=True`` to build its condensed form.
+    A subclass builds the parts and hands them to :meth:`_assemble`.
+
+    Args:
+        out_indices (int | Sequence[int]): Blocks whose outputs are returned;
+            negative numbers count from the last one.
+        frozen_stages (int): 0 freezes the stem, n the stem and the first n
+            blocks; -1 freezes nothing.
+        norm_eval (bool): Whether norm layers use their running statistics in
+            training.
+        init_cfg (dict, optional): Initialisation config.
     """
 
-    def init_weights(self) -> None:
-        """Initialise; a pretrained checkpoint must have all the weights.
+    def __init__(
+        self,
+        out_indices: Union[int, Sequence[int]],
+        frozen_stages: int,
+        norm_eval: bool,
+        init_cfg: Optional[dict],
+    ) -> None:
+        super().__init__(init_cfg=init_cfg)
+        self.out_indices = (
+            (out_indices,) if isinstance(out_indices, int) else tuple(out_indices)
+        )
+        self.frozen_stages = frozen_stages
+        self.norm_eval = norm_eval
+
+    def _assemble(
+        self, stem: nn.Module, blocks: Sequence[nn.Module], out_channels: List[int]
+    ) -> None:
+        """Take the parts, check the indices against them, and freeze.
+
+        Args:
+            stem (nn.Module): What comes before the blocks.
+            blocks (Sequence[nn.Module]): The blocks, run one after another.
+            out_channels (list[int]): Number of output channels of each block.
 
         Raises:
-            InputError: If the checkpoint lacks parameters or has others'.
-                MMEngine would leave those at random.
+            InputError: If an index or a stage is out of range.
         """
-        super().init_weights()
-        cfg = self.init_cfg
-        if not isinstance(cfg, dict) or cfg.get('type') != 'Pretrained':
-            return
-        loader = dict(map_location='cpu', logger='silent')
-        content = CheckpointLoader.load_checkpoint(cfg['checkpoint'], **loader)
-        prefix = cfg.get('prefix') or ''
-        weights = {
-            name[len(prefix) :]: value
-            for name, value in weights_of(content).items()
-            if name.startswith(prefix)
-        }
-        missing = [name for name, _ in self.named_parameters() if name not in weights]
-        if missing:
+        self.stem = stem
+        self.blocks = ModuleList(blocks)
+        self.out_channels = out_channels
+        blocks = len(blocks)
+        if not self.out_indices or not all(
+            -blocks <= i < blocks for i in self.out_indices
+        ):
             raise InputError(
-                f'{cfg["checkpoint"]} has no weights for {len(missing)} parameters of '
-                f'{type(self).__name__}, for example {prefix}{missing[0]}: it belongs '
-                'to another network, or init_cfg needs another prefix.'
+                f'out_indices must be in [{-blocks}, {blocks - 1}] for {blocks} '
+                f'blocks, got {self.out_indices}.'
             )
-        try:
-            self.load_state_dict(weights, strict=False)
-        except RuntimeError as error:
-            reason = str(error).splitlines()[-1].strip()
+        if not -1 <= self.frozen_stages <= blocks:
             raise InputError(
-                f'{cfg["checkpoint"]} belongs to another {type(self).__name__}: '
-                f'{reason}'
-            ) from error
+                f'frozen_stages must be in [-1, {blocks}], got {self.frozen_stages}.'
+            )
+        self.out_indices = tuple(i % blocks for i in self.out_indices)
+        # DDP wants a gradient for every parameter that asks for one.
+        self.blocks[max(self.out_indices) + 1 :].requires_grad_(False)
+        self._freeze()
 
-    @property
-    def deploy(self) -> bool:
-        """bool: Whether the network is in its condensed form."""
-        return not sparse_layers(self)
+    def forward(self, x: Tensor) -> Tuple[Tensor, ...]:
+        """Compute the features of the blocks in ``out_indices``.
 
-    def switch_to_deploy(self) -> None:
-        """Condense all sparse layers in place.
+        Args:
+            x (Tensor): Images, shape (N, in_channels, H, W).
 
-        Raises:
-            InputError: If a layer's sparsification is unfinished; the network
-                is then left as it was.
+        Returns:
+            tuple[Tensor]: Feature maps, shapes (N, out_channels[i], H / s,
+            W / s) with s the stride of block i.
         """
-        condense_layers(self)
+        x = self.stem(x)
+        outs = []
+        for i, block in enumerate(self.blocks[: max(self.out_indices) + 1]):
+            x = block(x)
+            if i in self.out_indices:
+                outs.append(x)
+        return tuple(outs)
+
+    def _freeze(self) -> None:
+        if self.frozen_stages < 0:
+            return
+        for module in (self.stem, *self.blocks[: self.frozen_stages]):
+            module.eval()
+            module.requires_grad_(False)
+
+    def train(self, mode: bool = True) -> 'StagedBackbone':
+        """Set the mode; what is frozen stays in evaluation mode."""
+        super().train(mode)
+        if mode:
+            self._freeze()
+            if self.norm_eval:
+                for module in self.modules():
+                    if isinstance(module, _BatchNorm):
+                        module.eval()
+        return self

@@ -1,33 +1,53 @@
-"""CondenseNetV2 for ImageNet-sized images."""
+"""CondenseNetV2, and CondenseNet, which is it without reactivation."""
 
-from typing import Dict, Optional, Sequence, Tuple, Union
+from collections import OrderedDict
+from typing import Dict, Optional, Sequence, Union
 
 import torch
 from mmcv.cnn import ConvModule, build_activation_layer, build_norm_layer
-from mmengine.model import BaseModule, ModuleList, Sequential
-from mmengine.utils.dl_utils.parrots_wrapper import _BatchNorm
+from mmengine.model import BaseModule, Sequential
 from mmpretrain.models.utils import SELayer
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ..errors import InputError
+from ..layers import SFRModule
 from ..registry import register_model
-from .base import CondensableMixin
+from .base import StagedBackbone
+
+_ALL_EIGHT = dict(groups=8, condense_factor=8, sparse_factor=8)
+_ALL_SIX = dict(groups=6, condense_factor=6, sparse_factor=6)
+# CondenseNet, the first version.
+_V1 = dict(sparse_factor=None, hswish_from=None, se_from=None)
+_CIFAR = dict(
+    growth_rates=(8, 16, 32),
+    groups=4,
+    condense_factor=4,
+    stem_stride=1,
+    hswish_from=None,
+    se_from=None,
+)
+_CIFAR_V2 = dict(_CIFAR, sparse_factor=4, sfr_order=('conv', 'norm', 'act'))
+_LARGE = dict(depths=(4, 6, 8, 10, 8), growth_rates=(8, 16, 32, 64, 128))
 
 
 class DenseLayer(BaseModule):
     """Compute new features from all earlier ones and reactivate those.
 
     LGC (C -> bottleneck * k), 3x3 group convolution (-> k), optionally
-    squeeze-and-excite, then ``cat([x + SFR(new), new])`` (paper, Sec. 3).
-    All convolutions come after their norm and activation.
+    squeeze-and-excite, then ``cat([x + SFR(new), new])`` (paper, Sec. 3) or,
+    as in CondenseNet, ``cat([x, new])``. LGC and the 3x3 convolution come
+    after their norm and activation.
 
     Args:
         in_channels (int): Number of channels so far, C.
         growth_rate (int): Number of new channels, k.
         groups (int): Groups of all three convolutions.
         condense_factor (int): See :class:`~mmcdnv2.layers.LGC`.
-        sparse_factor (int): See :class:`~mmcdnv2.layers.SFR`.
+        sparse_factor (int, optional): See :class:`~mmcdnv2.layers.SFR`. None
+            leaves the reactivation out.
+        sfr_order (Sequence[str]): Order of the reactivation's convolution,
+            norm and activation.
         bottleneck (int): Width of the LGC's output in growth rates.
         use_se (bool): Whether to squeeze and excite the new features.
         norm_cfg (dict): Config of the norm layers.
@@ -42,7 +62,8 @@ class DenseLayer(BaseModule):
         growth_rate: int,
         groups: int,
         condense_factor: int,
-        sparse_factor: int,
+        sparse_factor: Optional[int],
+        sfr_order: Sequence[str],
         bottleneck: int,
         use_se: bool,
         norm_cfg: dict,
@@ -59,13 +80,15 @@ class DenseLayer(BaseModule):
             act_cfg=act_cfg,
             order=('norm', 'act', 'conv'),
         )
-        prefix = 'Condensed' if deploy else ''
         width = bottleneck * growth_rate
         self.lgc = ConvModule(
             in_channels,
             width,
             1,
-            conv_cfg=dict(type=f'{prefix}LGC', condense_factor=condense_factor),
+            conv_cfg=dict(
+                type='CondensedLGC' if deploy else 'LGC',
+                condense_factor=condense_factor,
+            ),
             **pre_act,
         )
         self.conv = ConvModule(width, growth_rate, 3, padding=1, **pre_act)
@@ -74,17 +97,24 @@ class DenseLayer(BaseModule):
             if use_se
             else nn.Identity()
         )
-        self.sfr = ConvModule(
-            growth_rate,
-            in_channels,
-            1,
-            conv_cfg=dict(type=f'{prefix}SFR', sparse_factor=sparse_factor),
-            **pre_act,
-        )
+        if sparse_factor is None:
+            self.sfr = None
+        else:
+            self.sfr = SFRModule(
+                growth_rate,
+                in_channels,
+                groups=groups,
+                sparse_factor=sparse_factor,
+                order=sfr_order,
+                norm_cfg=norm_cfg,
+                act_cfg=act_cfg,
+                deploy=deploy,
+            )
 
     def _forward(self, x: Tensor) -> Tensor:
         new = self.se(self.conv(self.lgc(x)))
-        return torch.cat([x + self.sfr(new), new], dim=1)
+        old = x if self.sfr is None else self.sfr(x, new)
+        return torch.cat([old, new], dim=1)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, C, H, W) to (N, C + k, H, W)."""
@@ -94,11 +124,13 @@ class DenseLayer(BaseModule):
 
 
 @register_model
-class CondenseNetV2(CondensableMixin, BaseModule):
-    """CondenseNetV2 backbone.
+class CondenseNetV2(StagedBackbone):
+    """CondenseNetV2 and CondenseNet backbone.
 
     `CondenseNet V2: Sparse Feature Reactivation for Deep Networks
-    <https://arxiv.org/abs/2104.04382>`_, Sec. 3.
+    <https://arxiv.org/abs/2104.04382>`_, Sec. 3, and `CondenseNet: An
+    Efficient DenseNet using Learned Group Convolutions
+    <https://arxiv.org/abs/1711.09224>`_.
 
     The network trains dense and is sparsified by
     :class:`~mmcdnv2.engine.SparsificationHook`; :meth:`switch_to_deploy`
@@ -106,19 +138,23 @@ class CondenseNetV2(CondensableMixin, BaseModule):
     sparsification is finished.
 
     Args:
-        arch (str | dict): 'a', 'b', 'c', or a dict with ``depths`` (dense
-            layers of each block), ``growth_rates`` (of each block),
-            ``groups``, ``condense_factor`` and ``sparse_factor``. Optional:
+        arch (str | dict): 'a', 'b' or 'c' for ImageNet, 'cifar-110' or
+            'cifar-146' for CIFAR; 'v1-74-g4' or 'v1-74-g8' for CondenseNet on
+            ImageNet, 'v1-cifar-50', '-74', '-86', '-98', '-110' or '-122' on
+            CIFAR; or a dict with ``depths`` (dense layers of each block),
+            ``growth_rates`` (of each block), ``groups``, ``condense_factor``
+            and ``sparse_factor`` (None for no reactivation). Optional:
             ``bottleneck`` (width of the LGC in growth rates, default 4),
             ``hswish_from`` and ``se_from`` (first block, counted from 0, with
-            hard-swish and with squeeze-and-excite, default 2 and 3).
-            Defaults to 'a'.
+            hard-swish and with squeeze-and-excite, None for no such block,
+            default 2 and 3), ``sfr_order`` (default ('norm', 'act', 'conv'))
+            and ``stem_stride`` (default 2). Defaults to 'a'.
         in_channels (int): Channels of the input image. Defaults to 3.
         out_indices (int | Sequence[int]): Blocks whose outputs are returned;
-            strides 2, 4, 8, 16 and 32 for 0 to 4. The last block's output has
-            passed the final norm and ReLU. Negative numbers count from the
-            last block. Blocks behind the last one returned are neither run nor
-            trained. Defaults to (-1, ).
+            strides 2, 4, 8, 16 and 32 for 0 to 4 (with stem_stride 2). The last
+            block's output has passed the final norm and ReLU. Negative numbers
+            count from the last block. Blocks behind the last one returned are
+            neither run nor trained. Defaults to (-1, ).
         frozen_stages (int): 0 freezes the stem, n the stem and the first n
             blocks; -1 freezes nothing. Defaults to -1.
         norm_eval (bool): Whether norm layers use their running statistics in
@@ -155,26 +191,20 @@ class CondenseNetV2(CondensableMixin, BaseModule):
 
     arch_settings = {
         'a': dict(
-            depths=(1, 1, 4, 6, 8),
-            growth_rates=(8, 8, 16, 32, 64),
-            groups=8,
-            condense_factor=8,
-            sparse_factor=8,
+            depths=(1, 1, 4, 6, 8), growth_rates=(8, 8, 16, 32, 64), **_ALL_EIGHT
         ),
-        'b': dict(
-            depths=(2, 4, 6, 8, 6),
-            growth_rates=(6, 12, 24, 48, 96),
-            groups=6,
-            condense_factor=6,
-            sparse_factor=6,
-        ),
-        'c': dict(
-            depths=(4, 6, 8, 10, 8),
-            growth_rates=(8, 16, 32, 64, 128),
-            groups=8,
-            condense_factor=8,
-            sparse_factor=8,
-        ),
+        'b': dict(depths=(2, 4, 6, 8, 6), growth_rates=(6, 12, 24, 48, 96), **_ALL_SIX),
+        'c': dict(**_LARGE, **_ALL_EIGHT),
+        'cifar-110': dict(depths=(12, 12, 12), **_CIFAR_V2),
+        'cifar-146': dict(depths=(16, 16, 16), **_CIFAR_V2),
+        'v1-74-g4': dict(**_LARGE, groups=4, condense_factor=4, **_V1),
+        'v1-74-g8': dict(**_LARGE, groups=8, condense_factor=8, **_V1),
+        **{
+            f'v1-cifar-{6 * depth + 2}': dict(
+                depths=(depth,) * 3, **dict(_CIFAR, **_V1)
+            )
+            for depth in (8, 12, 14, 16, 18, 20)
+        },
     }
 
     def __init__(
@@ -189,65 +219,51 @@ class CondenseNetV2(CondensableMixin, BaseModule):
         norm_cfg: Optional[dict] = None,
         init_cfg: Optional[dict] = None,
     ) -> None:
-        super().__init__(init_cfg=init_cfg)
+        super().__init__(out_indices, frozen_stages, norm_eval, init_cfg)
         settings = self._resolve_arch(arch)
         depths = settings.pop('depths')
         growth_rates = settings.pop('growth_rates')
         hswish_from = settings.pop('hswish_from')
         se_from = settings.pop('se_from')
-        blocks = len(depths)
-        if isinstance(out_indices, int):
-            out_indices = (out_indices,)
-        if not out_indices or not all(-blocks <= i < blocks for i in out_indices):
-            raise InputError(
-                f'out_indices must be in [{-blocks}, {blocks - 1}] for {blocks} '
-                f'blocks, got {tuple(out_indices)}.'
-            )
-        if not -1 <= frozen_stages <= blocks:
-            raise InputError(
-                f'frozen_stages must be in [-1, {blocks}], got {frozen_stages}.'
-            )
-        self.out_indices = tuple(i % blocks for i in out_indices)
-        self.frozen_stages = frozen_stages
-        self.norm_eval = norm_eval
+        stem_stride = settings.pop('stem_stride')
         norm_cfg = norm_cfg or dict(type='BN')
 
         channels = 2 * growth_rates[0]
-        self.stem = ConvModule(
-            in_channels, channels, 3, stride=2, padding=1, bias=False, act_cfg=None
+        stem = ConvModule(
+            in_channels,
+            channels,
+            3,
+            stride=stem_stride,
+            padding=1,
+            bias=False,
+            act_cfg=None,
         )
-        self.pool = nn.AvgPool2d(2)
-        self.blocks = ModuleList()
-        self.out_channels = []
+        blocks, out_channels = [], []
         for i, (depth, growth_rate) in enumerate(zip(depths, growth_rates)):
-            act = 'HSwish' if i >= hswish_from else 'ReLU'
-            self.blocks.append(
-                Sequential(
-                    *(
-                        DenseLayer(
-                            channels + j * growth_rate,
-                            growth_rate,
-                            use_se=i >= se_from,
-                            norm_cfg=norm_cfg,
-                            act_cfg=dict(type=act),
-                            with_cp=with_cp,
-                            deploy=deploy,
-                            **settings,
-                        )
-                        for j in range(depth)
-                    )
+            hswish = hswish_from is not None and i >= hswish_from
+            # Named, so that a layer's name tells its place among the layers.
+            block = OrderedDict()
+            if i:
+                block['pool'] = nn.AvgPool2d(2)
+            for j in range(depth):
+                block[str(j)] = DenseLayer(
+                    channels + j * growth_rate,
+                    growth_rate,
+                    use_se=se_from is not None and i >= se_from,
+                    norm_cfg=norm_cfg,
+                    act_cfg=dict(type='HSwish' if hswish else 'ReLU'),
+                    with_cp=with_cp,
+                    deploy=deploy,
+                    **settings,
                 )
-            )
             channels += depth * growth_rate
-            self.out_channels.append(channels)
-        self.norm = build_norm_layer(norm_cfg, channels)[1]
-        self.act = build_activation_layer(dict(type='ReLU', inplace=True))
-        used = max(self.out_indices) + 1
-        if used < blocks:
-            # DDP wants a gradient for every parameter that asks for one.
-            self.blocks[used:].requires_grad_(False)
-            self.norm.requires_grad_(False)
-        self._freeze()
+            if i == len(depths) - 1:
+                block['norm'] = build_norm_layer(norm_cfg, channels)[1]
+                relu = dict(type='ReLU', inplace=True)
+                block['act'] = build_activation_layer(relu)
+            blocks.append(Sequential(block))
+            out_channels.append(channels)
+        self._assemble(stem, blocks, out_channels)
 
     @classmethod
     def _resolve_arch(cls, arch: Union[str, Dict]) -> Dict:
@@ -260,7 +276,13 @@ class CondenseNetV2(CondensableMixin, BaseModule):
                 )
             arch = cls.arch_settings[arch]
         required = set(cls.arch_settings['a'])
-        optional = dict(bottleneck=4, hswish_from=2, se_from=3)
+        optional = dict(
+            bottleneck=4,
+            hswish_from=2,
+            se_from=3,
+            sfr_order=('norm', 'act', 'conv'),
+            stem_stride=2,
+        )
         missing = required - set(arch)
         unknown = set(arch) - required - set(optional)
         if missing or unknown:
@@ -282,44 +304,3 @@ class CondenseNetV2(CondensableMixin, BaseModule):
                 f'{tuple(growth_rates)} and groups={settings["groups"]}.'
             )
         return settings
-
-    def forward(self, x: Tensor) -> Tuple[Tensor, ...]:
-        """Compute the features of the blocks in ``out_indices``.
-
-        Args:
-            x (Tensor): Images, shape (N, in_channels, H, W).
-
-        Returns:
-            tuple[Tensor]: Feature maps, shapes (N, out_channels[i], H / s,
-            W / s) with stride s = 2 ** (i + 1), rounded down.
-        """
-        x = self.stem(x)
-        outs = []
-        for i, block in enumerate(self.blocks[: max(self.out_indices) + 1]):
-            x = block(self.pool(x) if i else x)
-            if i == len(self.blocks) - 1:
-                x = self.act(self.norm(x))
-            if i in self.out_indices:
-                outs.append(x)
-        return tuple(outs)
-
-    def _freeze(self) -> None:
-        if self.frozen_stages < 0:
-            return
-        frozen = [self.stem, *self.blocks[: self.frozen_stages]]
-        if self.frozen_stages == len(self.blocks):
-            frozen.append(self.norm)
-        for module in frozen:
-            module.eval()
-            module.requires_grad_(False)
-
-    def train(self, mode: bool = True) -> 'CondenseNetV2':
-        """Set the mode; what is frozen stays in evaluation mode."""
-        super().train(mode)
-        if mode:
-            self._freeze()
-            if self.norm_eval:
-                for module in self.modules():
-                    if isinstance(module, _BatchNorm):
-                        module.eval()
-        return self

@@ -21,8 +21,8 @@ from mmpretrain.structures import DataSample
 from torch import Tensor, nn
 
 from ..analysis import count_macs, count_params, median_latency
-from ..backbones.base import CondensableMixin
 from ..checkpoint import load_checkpoint, load_weights, weights_of
+from ..condensable import CondensableMixin
 from ..config import load_config, type_of, typed_dicts
 from ..errors import InputError
 from ..files import replace_when_done

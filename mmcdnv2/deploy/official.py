@@ -17,7 +17,7 @@ from ..necks import SEGlobalAveragePooling
 _PARTS = {'conv_1': 'lgc', 'conv_2': 'conv', 'sfr': 'sfr', 'se': 'se'}
 _FIXED = {
     'features.init_conv.': 'backbone.stem.conv.',
-    'features.norm_last.': 'backbone.norm.',
+    'features.norm_last.': 'backbone.blocks.4.norm.',
     'features.se_last.fc.0.': 'neck.se.conv1.conv.',
     'features.se_last.fc.2.': 'neck.se.conv2.conv.',
     'fc.': 'head.layers.0.fc.',

@@ -1,6 +1,8 @@
-"""The two sparse convolutions and their condensed forms."""
+"""The two sparse convolutions, their condensed forms and what goes with them."""
 
 from .condensed_conv import CondensedLGC, CondensedSFR
+from .se_layer import NormedSELayer
+from .sfr_module import SFRModule
 from .sparse_conv import (
     LGC,
     SFR,
@@ -15,8 +17,10 @@ from .sparse_conv import (
 __all__ = [
     'LGC',
     'SFR',
+    'SFRModule',
     'CondensedLGC',
     'CondensedSFR',
+    'NormedSELayer',
     'SparseConv2d',
     'condense_layers',
     'kept_fraction',

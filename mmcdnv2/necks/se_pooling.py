@@ -1,13 +1,13 @@
 """Global average pooling with squeeze-and-excite."""
 
-from typing import Tuple
+from typing import Optional, Tuple
 
 from mmengine.model import BaseModule
 from mmpretrain.models.utils import SELayer
-from torch import Tensor
-from torch.nn.functional import adaptive_avg_pool2d
+from torch import Tensor, nn
 
 from ..errors import InputError
+from ..layers import NormedSELayer
 from ..registry import register_model
 
 
@@ -15,22 +15,31 @@ from ..registry import register_model
 class SEGlobalAveragePooling(BaseModule):
     """Pool the last feature map, then squeeze and excite the vector.
 
-    Stands between a CondenseNetV2 and its fully connected layers (paper,
-    Sec. 3).
+    Stands between a CondenseNetV2 (paper, Sec. 3) or a ShuffleNetV2+ and its
+    fully connected layers.
 
     Args:
         channels (int): Number of channels of the last feature map.
         ratio (int): Reduction of the squeeze. Defaults to 16.
+        norm_cfg (dict, optional): Config of a norm layer behind the squeeze,
+            with which the excitation is a hard sigmoid, as in ShuffleNetV2+.
+            Defaults to None, no norm and a sigmoid, as in CondenseNetV2.
 
     Raises:
         InputError: If ``ratio`` is larger than ``channels``.
     """
 
-    def __init__(self, channels: int, ratio: int = 16) -> None:
+    def __init__(
+        self, channels: int, ratio: int = 16, norm_cfg: Optional[dict] = None
+    ) -> None:
         super().__init__()
         if not 1 <= ratio <= channels:
             raise InputError(f'ratio must be in [1, channels={channels}], got {ratio}.')
-        self.se = SELayer(channels, squeeze_channels=channels // ratio, bias=False)
+        self.pool = nn.AdaptiveAvgPool2d(1)
+        if norm_cfg is None:
+            self.se = SELayer(channels, squeeze_channels=channels // ratio, bias=False)
+        else:
+            self.se = NormedSELayer(channels, ratio, norm_cfg)
 
     def forward(self, feats: Tuple[Tensor, ...]) -> Tuple[Tensor]:
         """Map feature maps to a vector.
@@ -41,5 +50,5 @@ class SEGlobalAveragePooling(BaseModule):
         Returns:
             tuple[Tensor]: One tensor of shape (N, channels).
         """
-        pooled = adaptive_avg_pool2d(feats[-1], 1)
+        pooled = self.pool(feats[-1])
         return (self.se(pooled).flatten(1),)

@@ -1,22 +1,9 @@
-# The paper's ImageNet recipe: 350 epochs of SGD on batches of 8 x 128.
+# The paper's augmented ImageNet setting: 350 epochs of SGD on batches of 8 x 128.
 _base_ = [
     'mmpretrain::_base_/datasets/imagenet_bs64_swin_224.py',
     'mmpretrain::_base_/default_runtime.py',
 ]
 custom_imports = dict(imports=['mmcdnv2'], allow_failed_imports=False)
-
-model = dict(
-    type='ImageClassifier',
-    backbone=dict(type='CondenseNetV2'),
-    neck=dict(type='SEGlobalAveragePooling'),
-    head=dict(
-        type='StackedLinearClsHead',
-        num_classes=1000,
-        act_cfg=dict(type='HSwish'),
-        loss=dict(type='LabelSmoothLoss', label_smooth_val=0.1, mode='original'),
-        topk=(1, 5),
-    ),
-)
 
 train_pipeline = [
     dict(type='LoadImageFromFile'),

@@ -1,0 +1,4 @@
+_base_ = ['./_base_/models/condensenet_74.py', './_base_/recipes/in1k_original.py']
+
+model = dict(backbone=dict(arch='v1-74-g4'))
+custom_hooks = [dict(type='SparsificationHook', group_lasso=1e-5)]

@@ -1,0 +1,13 @@
+_base_ = './_base_/faster_rcnn_stride8_fpn_1x_coco.py'
+
+model = dict(
+    backbone=dict(
+        _delete_=True,
+        type='mmpretrain.ShuffleNetV2',
+        widen_factor=1.5,
+        out_indices=(0, 1, 2),
+    ),
+    neck=dict(in_channels=[176, 352, 704]),
+)
+# The backbone always computes its last convolution, which no one uses here.
+find_unused_parameters = True

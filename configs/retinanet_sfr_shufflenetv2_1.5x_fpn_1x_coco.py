@@ -1,0 +1,8 @@
+_base_ = './_base_/retinanet_fpn_1x_coco.py'
+
+model = dict(
+    backbone=dict(
+        _delete_=True, type='SFRShuffleNetV2', widen_factor=1.5, out_indices=(0, 1, 2)
+    ),
+    neck=dict(in_channels=[176, 352, 704], start_level=0),
+)

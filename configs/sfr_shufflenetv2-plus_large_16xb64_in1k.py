@@ -1,0 +1,4 @@
+_base_ = './shufflenetv2-plus_large_16xb64_in1k.py'
+
+model = dict(backbone=dict(sparse_factor=8))
+custom_hooks = [dict(type='SparsificationHook')]

@@ -1,0 +1,7 @@
+_base_ = [
+    './_base_/models/shufflenetv2_plus.py',
+    './_base_/recipes/in1k_shufflenetv2.py',
+]
+
+model = dict(backbone=dict(arch='small'))
+train_cfg = dict(max_epochs=360)

@@ -1,0 +1,6 @@
+_base_ = ['./_base_/models/shufflenetv2.py', './_base_/recipes/in1k_shufflenetv2.py']
+
+model = dict(
+    backbone=dict(widen_factor=2.0),
+    head=dict(in_channels=2048),
+)

@@ -1,0 +1,103 @@
+"""ShuffleNetV2 with sparse feature reactivation."""
+
+from typing import Sequence
+
+import torch
+from mmpretrain.models.backbones.shufflenet_v2 import InvertedResidual, ShuffleNetV2
+from torch import Tensor, nn
+from torch.nn.functional import channel_shuffle
+from torch.utils.checkpoint import checkpoint
+
+from ..condensable import CondensableMixin
+from ..layers import SFRModule
+from ..registry import register_model
+
+
+class ReactivatedResidual(InvertedResidual):
+    """Unit of stride 1 whose branch reactivates the half that passes through.
+
+    ``shuffle(cat([old + SFR(branch), branch]))`` (paper, appendix).
+
+    Args:
+        channels (int): Number of input and output channels.
+        groups (int): See :class:`~mmcdnv2.layers.SFR`.
+        sparse_factor (int): See :class:`~mmcdnv2.layers.SFR`.
+        deploy (bool): Whether to build the condensed form.
+        kwargs: See mmpretrain's ``InvertedResidual``.
+    """
+
+    def __init__(
+        self, channels: int, groups: int, sparse_factor: int, deploy: bool, **kwargs
+    ) -> None:
+        super().__init__(channels, channels, **kwargs)
+        half = channels // 2
+        self.sfr = SFRModule(
+            half,
+            half,
+            groups=groups,
+            sparse_factor=sparse_factor,
+            norm_cfg=kwargs['norm_cfg'],
+            act_cfg=kwargs['act_cfg'],
+            deploy=deploy,
+        )
+
+    def _forward(self, x: Tensor) -> Tensor:
+        old, new = x.chunk(2, dim=1)
+        new = self.branch2(new)
+        return channel_shuffle(torch.cat([self.sfr(old, new), new], dim=1), 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (N, channels, H, W) to the same shape."""
+        if self.with_cp and x.requires_grad:
+            return checkpoint(self._forward, x, use_reentrant=False)
+        return self._forward(x)
+
+
+@register_model
+class SFRShuffleNetV2(CondensableMixin, ShuffleNetV2):
+    """SFR-ShuffleNetV2 backbone (paper, Sec. 4 and appendix).
+
+    mmpretrain's ShuffleNetV2 with a reactivation in each unit of stride 1;
+    the down-sampling units are as they were. With ``sparse_factor=8`` its
+    cost is the paper's.
+
+    Args:
+        widen_factor (float): 0.5, 1.0, 1.5 or 2.0. Defaults to 1.0.
+        out_indices (Sequence[int]): Stages whose outputs are returned:
+            strides 8, 16 and 32 for 0 to 2 (what detectors use), 3 for the
+            final 1x1 convolution. Stages behind the last one returned are not
+            built. Defaults to (3, ).
+        groups (int): Groups of the reactivations, each of which falls to the
+            largest divisor of its channels. Defaults to 8.
+        sparse_factor (int): See :class:`~mmcdnv2.layers.SFR`. Defaults to 8.
+        deploy (bool): Whether to build the condensed form. Defaults to False.
+        kwargs: See :class:`mmpretrain.models.ShuffleNetV2`.
+    """
+
+    def __init__(
+        self,
+        widen_factor: float = 1.0,
+        out_indices: Sequence[int] = (3,),
+        groups: int = 8,
+        sparse_factor: int = 8,
+        deploy: bool = False,
+        **kwargs,
+    ) -> None:
+        # Known before the parent builds its stages by _make_layer.
+        self._sfr_cfg = dict(groups=groups, sparse_factor=sparse_factor, deploy=deploy)
+        super().__init__(widen_factor, out_indices, **kwargs)
+        # What is not returned would cost time, and DDP would miss its gradients.
+        self.layers = self.layers[: max(out_indices) + 1]
+
+    def _make_layer(self, out_channels: int, num_blocks: int) -> nn.Sequential:
+        first, *rest = super()._make_layer(out_channels, num_blocks)
+        cfg = dict(
+            conv_cfg=self.conv_cfg,
+            norm_cfg=self.norm_cfg,
+            act_cfg=self.act_cfg,
+            with_cp=self.with_cp,
+            **self._sfr_cfg,
+        )
+        return nn.Sequential(
+            first, *(ReactivatedResidual(out_channels, **cfg) for _ in rest)
+        )

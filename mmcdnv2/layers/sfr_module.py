@@ -1,0 +1,76 @@
+"""SFR with its norm and activation, to plug into any network."""
+
+from typing import Optional, Sequence
+
+from mmcv.cnn import ConvModule
+from torch import Tensor
+
+from ..registry import register_model
+
+
+@register_model
+class SFRModule(ConvModule):
+    """Reactivate old features by new ones: ``old + SFR(new)`` (paper, Sec. 3).
+
+    Fits wherever a network computes new features from old ones and keeps
+    both: each new channel group learns which old channels to update.
+
+    Args:
+        in_channels (int): Number of new channels, k.
+        out_channels (int): Number of old channels, C.
+        groups (int): See :class:`SFR`. Defaults to 1.
+        sparse_factor (int, optional): See :class:`SFR`. Defaults to
+            ``groups``.
+        order (Sequence[str]): Order of convolution, norm and activation.
+            Defaults to ('conv', 'norm', 'act'), as the paper's text has it.
+        norm_cfg (dict, optional): Config of the norm layer. Defaults to
+            ``dict(type='BN')``.
+        act_cfg (dict, optional): Config of the activation layer. Defaults to
+            ``dict(type='ReLU')``.
+        deploy (bool): Whether to build the condensed form. Defaults to False.
+
+    Raises:
+        InputError: If the factor is not in [1, out_channels].
+
+    Examples:
+        >>> sfr = SFRModule(16, 64, groups=4, sparse_factor=4)
+        >>> old, new = torch.rand(1, 64, 8, 8), torch.rand(1, 16, 8, 8)
+        >>> features = torch.cat([sfr(old, new), new], dim=1)
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        groups: int = 1,
+        sparse_factor: Optional[int] = None,
+        order: Sequence[str] = ('conv', 'norm', 'act'),
+        norm_cfg: Optional[dict] = None,
+        act_cfg: Optional[dict] = None,
+        deploy: bool = False,
+    ) -> None:
+        super().__init__(
+            in_channels,
+            out_channels,
+            1,
+            groups=groups,
+            bias=False,
+            conv_cfg=dict(
+                type='CondensedSFR' if deploy else 'SFR', sparse_factor=sparse_factor
+            ),
+            norm_cfg=norm_cfg or dict(type='BN'),
+            act_cfg=act_cfg or dict(type='ReLU'),
+            order=tuple(order),
+        )
+
+    def forward(self, old: Tensor, new: Tensor) -> Tensor:
+        """Update the old features.
+
+        Args:
+            old (Tensor): Shape (N, out_channels, H, W).
+            new (Tensor): Shape (N, in_channels, H, W).
+
+        Returns:
+            Tensor: Shape (N, out_channels, H, W).
+        """
+        return old + super().forward(new)
