@@ -25,8 +25,7 @@ def parse_args() -> argparse.Namespace:
         type=int,
         nargs=2,
         metavar=('HEIGHT', 'WIDTH'),
-        help='input size in pixels (default: 224 224 for classifiers, 800 1333 for '
-        'detectors)',
+        help="input size in pixels (default: that of the config's test data)",
     )
     parser.add_argument('--json', help='file to write the report to as well')
     add_trust_argument(parser)

@@ -5,7 +5,6 @@ import time
 from typing import Callable, List, Sequence, Tuple
 
 import torch
-from mmcv.cnn import HSigmoid
 from mmengine.analysis import FlopAnalyzer
 from torch import Tensor, nn
 
@@ -35,19 +34,19 @@ def count_macs(module: nn.Module, inputs: Tensor) -> int:
 
 
 @torch.no_grad()
-def count_paper_flops(module: nn.Module, inputs: Tensor) -> int:
-    """What the papers of both CondenseNets call FLOPs.
+def count_paper_elements(module: nn.Module, inputs: Tensor) -> int:
+    """What the papers of both CondenseNets count as FLOPs beside the MACs.
 
-    MACs of convolutions and linear layers, and for each element one of a
-    ReLU or hard-swish, two of a sigmoid, and the window of a pooling. Maximum
-    pooling, norms, biases, additions and products are free.
+    For each element one of a ReLU or hard-swish, two of a sigmoid, and the
+    window of a pooling. Maximum pooling, norms, biases, additions and
+    products are free.
 
     Args:
         module (nn.Module): Called as ``module(inputs)``.
         inputs (Tensor): A batch of one.
 
     Returns:
-        int: FLOPs of one forward pass.
+        int: Operations of one forward pass.
     """
     elements = 0
 
@@ -55,7 +54,7 @@ def count_paper_flops(module: nn.Module, inputs: Tensor) -> int:
         nonlocal elements
         if isinstance(layer, nn.AvgPool2d):
             elements += output.numel() * layer.kernel_size**2
-        elif isinstance(layer, (nn.Sigmoid, nn.Hardsigmoid, HSigmoid)):
+        elif isinstance(layer, (nn.Sigmoid, nn.Hardsigmoid)):
             elements += 2 * output.numel()
         else:
             elements += args[0].numel()
@@ -65,7 +64,6 @@ def count_paper_flops(module: nn.Module, inputs: Tensor) -> int:
         nn.Hardswish,
         nn.Sigmoid,
         nn.Hardsigmoid,
-        HSigmoid,
         nn.AvgPool2d,
         nn.AdaptiveAvgPool2d,
     )
@@ -77,7 +75,7 @@ def count_paper_flops(module: nn.Module, inputs: Tensor) -> int:
     module(inputs)
     for handle in handles:
         handle.remove()
-    return count_macs(module, inputs) + elements
+    return elements
 
 
 @torch.no_grad()

@@ -101,3 +101,8 @@ class SFRShuffleNetV2(CondensableMixin, ShuffleNetV2):
         return nn.Sequential(
             first, *(ReactivatedResidual(out_channels, **cfg) for _ in rest)
         )
+
+    def train(self, mode: bool = True) -> 'SFRShuffleNetV2':
+        """Set the mode; unlike the parent's, return the network."""
+        super().train(mode)
+        return self

@@ -3,21 +3,16 @@
 import copy
 import inspect
 import io
-import os
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, List, Optional, Tuple, Union
+from typing import List, Optional, Tuple, Union
 
-import mmcv
-import numpy as np
 import torch
-from mmdet.structures import DetDataSample
 from mmengine.config import Config
 from mmengine.logging import print_log
 from mmengine.registry import MODELS, init_default_scope
 from mmpretrain.models import BaseClassifier
-from mmpretrain.structures import DataSample
 from torch import Tensor, nn
 
 from ..analysis import count_macs, count_params, median_latency
@@ -33,6 +28,7 @@ from ..layers import (
     sparse_layers,
     unfinished_layers,
 )
+from ..models import TensorMode, build_model, make_inputs
 
 # Largest difference of an output that passes, relative to the largest value.
 TOLERANCE = 1e-4
@@ -90,8 +86,7 @@ def condense_checkpoint(
         image (str, optional): Image to compare and time on. Defaults to
             random pixels.
         input_shape (tuple[int], optional): Height and width that the image
-            is scaled to. Defaults to 224 x 224 for classifiers and 800 x 1333
-            for detectors.
+            is scaled to. Defaults to the size of the config's test data.
         trust (bool): Whether the checkpoint may hold more than tensors.
 
     Returns:
@@ -118,7 +113,7 @@ def condense_checkpoint(
             'with the SparsificationHook:\n'
             + '\n'.join(f'  {name} {state}' for name, state in unfinished.items())
         )
-    inputs, samples = _make_inputs(sparse, image, input_shape)
+    inputs, samples = make_inputs(sparse, cfg, image, input_shape)
 
     print_log('Condensing, then comparing the sparse and the condensed model.')
     out_dir = Path(out_dir)
@@ -163,12 +158,12 @@ def condense_checkpoint(
         max_difference=difference,
         kept_fraction=kept_fraction(sparse),
         params=tuple(count_params(model) for model in models),
-        macs=tuple(count_macs(_TensorMode(model, samples), inputs) for model in models),
+        macs=tuple(count_macs(TensorMode(model, samples), inputs) for model in models),
         backbone_macs=tuple(count_macs(model.backbone, inputs) for model in models),
         megabytes=tuple(_megabytes(model) for model in models),
         latency=tuple(
             median_latency(
-                [partial(_TensorMode(model, samples), inputs) for model in models]
+                [partial(TensorMode(model, samples), inputs) for model in models]
             )
         ),
         backbone_latency=tuple(
@@ -211,34 +206,6 @@ def condensed_config(cfg: Config) -> Config:
     return cfg
 
 
-def build_model(cfg: Config) -> nn.Module:
-    """Build a config's model as the runner would, in evaluation mode.
-
-    Args:
-        cfg (Config): Config of a classifier or a detector.
-
-    Returns:
-        nn.Module: The model, weights as they are built.
-    """
-    init_default_scope(cfg.get('default_scope', 'mmengine'))
-    model = copy.deepcopy(cfg.model)
-    if 'data_preprocessor' in cfg:
-        model.setdefault('data_preprocessor', cfg.data_preprocessor)
-    return MODELS.build(model).eval()
-
-
-class _TensorMode(nn.Module):
-    """A model as a function of its images alone, which counting needs."""
-
-    def __init__(self, model: nn.Module, samples: list) -> None:
-        super().__init__()
-        self.model = model
-        self.samples = samples
-
-    def forward(self, inputs: Tensor) -> Any:
-        return self.model(inputs, self.samples, mode='tensor')
-
-
 def _megabytes(model: nn.Module) -> float:
     """Size of the model's weights as a file, in 10^6 bytes."""
     buffer = io.BytesIO()
@@ -250,40 +217,6 @@ def _condensed_copy(model: nn.Module) -> nn.Module:
     model = copy.deepcopy(model)
     condense_layers(model)
     return model
-
-
-def _make_inputs(
-    model: nn.Module, image: Optional[str], input_shape: Optional[Tuple[int, int]]
-) -> Tuple[Tensor, list]:
-    """Make a preprocessed batch of one and its data sample."""
-    is_classifier = isinstance(model, BaseClassifier)
-    height, width = input_shape or ((224, 224) if is_classifier else (800, 1333))
-    if min(height, width) < 32:
-        raise InputError(
-            f'The input must be at least 32 pixels high and wide, got {height} x '
-            f'{width}.'
-        )
-    if image is None:
-        rng = np.random.RandomState(0)
-        pixels = rng.randint(0, 256, (height, width, 3), dtype=np.uint8)
-    else:
-        pixels = mmcv.imread(image) if os.path.isfile(image) else None
-        if pixels is None:
-            raise InputError(f'{image} is not an image that can be read.')
-        pixels = mmcv.imresize(pixels, (width, height))
-    sample = DataSample() if is_classifier else DetDataSample()
-    sample.set_metainfo(
-        dict(
-            img_shape=(height, width),
-            ori_shape=(height, width),
-            scale_factor=(1.0, 1.0),
-        )
-    )
-    batch = dict(
-        inputs=[torch.from_numpy(pixels).permute(2, 0, 1)], data_samples=[sample]
-    )
-    batch = model.data_preprocessor(batch, training=False)
-    return batch['inputs'], batch['data_samples']
 
 
 @torch.no_grad()

@@ -4,6 +4,7 @@ from typing import Optional
 
 from mmcv.cnn import ConvModule
 from mmpretrain.models.utils import SELayer
+from torch import nn
 
 
 class NormedSELayer(SELayer):
@@ -26,7 +27,7 @@ class NormedSELayer(SELayer):
             channels,
             squeezed,
             bias=False,
-            act_cfg=(dict(type='ReLU'), dict(type='HSigmoid')),
+            act_cfg=(dict(type='ReLU'), dict(type=nn.Hardsigmoid)),
         )
         self.conv1 = ConvModule(
             channels, squeezed, 1, bias=False, norm_cfg=norm_cfg or dict(type='BN')

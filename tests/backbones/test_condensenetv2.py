@@ -307,3 +307,42 @@ def test_resolves_under_both_scopes(scope, prefix):
 def test_bad_arguments(arguments, sentence):
     with pytest.raises(InputError, match=sentence):
         CondenseNetV2(**arguments)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    ('arch', 'channels', 'layers'),
+    [
+        ('cifar-110', [112, 304, 688], 36),
+        ('cifar-146', [144, 400, 912], 48),
+        ('v1-cifar-50', [80, 208, 464], 24),
+        ('v1-74-g4', [48, 144, 400, 1040, 2064], 36),
+    ],
+)
+def test_the_other_archs(arch, channels, layers):
+    torch.manual_seed(0)
+    backbone = CondenseNetV2(arch, out_indices=range(len(channels))).eval()
+    assert backbone.out_channels == channels
+    assert backbone.stem.conv.stride == ((1, 1) if 'cifar' in arch else (2, 2))
+    assert not any(isinstance(m, torch.nn.Hardswish) for m in backbone.modules())
+    sparse = sparse_layers(backbone)
+    assert len(sparse) == layers * (1 if 'v1' in arch else 2)
+    layer = getattr(backbone.blocks[1], '1')
+    torch.nn.init.uniform_(layer.conv.bn.running_mean, -0.5, 0.5)
+    x = torch.randn(1, layer.lgc.conv.in_channels, 4, 4)
+    new = layer.conv(layer.lgc(x))
+    old = x
+    if 'v1' not in arch:
+        old = x + layer.sfr.bn(layer.sfr.conv(new)).relu()
+    torch.testing.assert_close(layer(x), torch.cat([old, new], 1))
+
+
+def test_v1_condenses_and_runs():
+    torch.manual_seed(0)
+    backbone = CondenseNetV2(dict(TINY, sparse_factor=None)).eval()
+    for layer in sparse_layers(backbone).values():
+        layer.set_progress(1)
+    x = torch.randn(1, 3, 32, 32)
+    expected = backbone(x)
+    backbone.switch_to_deploy()
+    torch.testing.assert_close(backbone(x), expected)

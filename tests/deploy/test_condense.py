@@ -17,10 +17,11 @@ from mmcdnv2.analysis import count_params
 from mmcdnv2.backbones import CondenseNetV2
 from mmcdnv2.checkpoint import load_checkpoint
 from mmcdnv2.deploy import condense_checkpoint
-from mmcdnv2.deploy.condense import build_model, condensed_config
+from mmcdnv2.deploy.condense import condensed_config
 from mmcdnv2.engine import SparsificationHook
 from mmcdnv2.errors import InputError
 from mmcdnv2.layers import SFR, CondensedSFR, sparse_layers
+from mmcdnv2.models import build_model
 
 
 @pytest.fixture

@@ -1,0 +1,127 @@
+"""A config's model, and something to run it on."""
+
+import copy
+import os
+from typing import Any, Optional, Tuple
+
+import mmcv
+import numpy as np
+import torch
+from mmdet.structures import DetDataSample
+from mmengine.config import Config
+from mmengine.registry import MODELS, init_default_scope
+from mmpretrain.models import BaseClassifier
+from mmpretrain.structures import DataSample
+from torch import Tensor, nn
+
+from .config import type_of, typed_dicts
+from .errors import InputError
+
+
+def build_model(cfg: Config) -> nn.Module:
+    """Build a config's model as the runner would, in evaluation mode.
+
+    Args:
+        cfg (Config): Config of a classifier or a detector.
+
+    Returns:
+        nn.Module: The model, weights as they are built.
+    """
+    init_default_scope(cfg.get('default_scope', 'mmengine'))
+    model = copy.deepcopy(cfg.model)
+    if 'data_preprocessor' in cfg:
+        model.setdefault('data_preprocessor', cfg.data_preprocessor)
+    return MODELS.build(model).eval()
+
+
+class TensorMode(nn.Module):
+    """A model as a function of its images alone, which counting needs.
+
+    Args:
+        model (nn.Module): A classifier or a detector.
+        samples (list): The data samples that it is called with.
+    """
+
+    def __init__(self, model: nn.Module, samples: list) -> None:
+        super().__init__()
+        self.model = model
+        self.samples = samples
+
+    def forward(self, inputs: Tensor) -> Any:
+        return self.model(inputs, self.samples, mode='tensor')
+
+
+def input_shape_of(cfg: Config) -> Tuple[int, int]:
+    """Size of the images that a config tests on.
+
+    Args:
+        cfg (Config): Config of a classifier or a detector.
+
+    Returns:
+        tuple[int]: Height and width in pixels; for a resizing that keeps the
+        ratio the largest ones. 224 x 224 if the config does not tell.
+    """
+    loader = cfg.get('test_dataloader') or {}
+    for part in typed_dicts(loader.get('dataset', {})):
+        kind = type_of(part)
+        if kind.startswith('CIFAR'):
+            return 32, 32
+        if kind == 'CenterCrop':
+            size = part['crop_size']
+            return (size, size) if isinstance(size, int) else tuple(size)
+        if kind == 'Resize' and not isinstance(part['scale'], int):
+            width, height = part['scale']
+            return height, width
+    return 224, 224
+
+
+def make_inputs(
+    model: nn.Module,
+    cfg: Config,
+    image: Optional[str] = None,
+    input_shape: Optional[Tuple[int, int]] = None,
+) -> Tuple[Tensor, list]:
+    """Make a preprocessed batch of one and its data sample.
+
+    Args:
+        model (nn.Module): A classifier or a detector.
+        cfg (Config): Its config.
+        image (str, optional): Image file. Defaults to random pixels.
+        input_shape (tuple[int], optional): Height and width that the image
+            is scaled to. Defaults to :func:`input_shape_of`.
+
+    Returns:
+        tuple[Tensor, list]: Images, shape (1, 3, H, W), padded as the model's
+        preprocessor pads, and one data sample.
+
+    Raises:
+        InputError: If the image cannot be read or the shape is too small.
+    """
+    is_classifier = isinstance(model, BaseClassifier)
+    height, width = input_shape or input_shape_of(cfg)
+    if min(height, width) < 32:
+        raise InputError(
+            f'The input must be at least 32 pixels high and wide, got {height} x '
+            f'{width}.'
+        )
+    if image is None:
+        rng = np.random.RandomState(0)
+        pixels = rng.randint(0, 256, (height, width, 3), dtype=np.uint8)
+    else:
+        pixels = mmcv.imread(image) if os.path.isfile(image) else None
+        if pixels is None:
+            raise InputError(f'{image} is not an image that can be read.')
+        pixels = mmcv.imresize(pixels, (width, height))
+    sample = DataSample() if is_classifier else DetDataSample()
+    sample.set_metainfo(
+        dict(
+            img_shape=(height, width),
+            ori_shape=(height, width),
+            scale_factor=(1.0, 1.0),
+        )
+    )
+    batch = dict(
+        inputs=[torch.from_numpy(pixels).permute(2, 0, 1)], data_samples=[sample]
+    )
+    batch = model.data_preprocessor(batch, training=False)
+    return batch['inputs'], batch['data_samples']

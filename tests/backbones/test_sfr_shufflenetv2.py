@@ -1,0 +1,147 @@
+"""SFR-ShuffleNetV2 and ShuffleNetV2+ against what they are built on."""
+
+import copy
+
+import pytest
+import torch
+from mmpretrain.models import ShuffleNetV2
+from torch import nn
+from torch.nn.functional import relu
+
+from mmcdnv2.backbones import SFRShuffleNetV2, ShuffleNetV2Plus
+from mmcdnv2.errors import InputError
+from mmcdnv2.layers import SFRModule, sparse_layers
+
+
+def settle(backbone):
+    """Give the norms statistics and finish the sparsification."""
+    torch.manual_seed(0)
+    for module in backbone.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.running_mean, -0.5, 0.5)
+            nn.init.uniform_(module.running_var, 0.5, 1.5)
+    for layer in sparse_layers(backbone).values():
+        layer.set_progress(1)
+    return backbone.eval()
+
+
+def silence(backbone):
+    """Make every reactivation add zero."""
+    for module in backbone.modules():
+        if isinstance(module, SFRModule):
+            nn.init.zeros_(module.bn.weight)
+            nn.init.zeros_(module.bn.bias)
+
+
+def build_all():
+    return {
+        'v2': lambda **kw: SFRShuffleNetV2(0.5, out_indices=(0, 1, 2), **kw),
+        'plus': lambda **kw: ShuffleNetV2Plus(
+            'small', sparse_factor=8, out_indices=(0, 1, 2, 3), **kw
+        ),
+    }
+
+
+@torch.no_grad()
+@pytest.mark.parametrize('name', ['v2', 'plus'])
+def test_silent_reactivations_leave_the_plain_network(name):
+    x = torch.randn(2, 3, 64, 96)
+    ours = settle(build_all()[name]())
+    if name == 'v2':
+        plain = ShuffleNetV2(0.5, out_indices=(0, 1, 2))
+        plain.eval()
+    else:
+        plain = ShuffleNetV2Plus('small', out_indices=(0, 1, 2, 3)).eval()
+    loaded = plain.load_state_dict(ours.state_dict(), strict=False)
+    assert all('sfr' in key for key in loaded.unexpected_keys)
+    expected = plain(x)
+    assert not torch.allclose(ours(x)[-1], expected[-1], atol=1e-3)
+    silence(ours)
+    for out, other in zip(ours(x), expected):
+        torch.testing.assert_close(out, other)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize('name', ['v2', 'plus'])
+def test_switch_to_deploy(name):
+    x = torch.randn(1, 3, 64, 32)
+    backbone = settle(build_all()[name]())
+    weights = copy.deepcopy(backbone.state_dict())
+    expected = backbone(x)
+    assert not backbone.deploy
+    backbone.switch_to_deploy()
+    fresh = build_all()[name](deploy=True).eval()
+    fresh.load_state_dict(weights)
+    for network in (backbone, fresh):
+        assert network.deploy
+        for out, other in zip(network(x), expected):
+            torch.testing.assert_close(out, other, atol=1e-4, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_unit_is_the_papers_formula():
+    unit = settle(build_all()['v2']()).layers[0][1]
+    x = torch.randn(1, 48, 6, 6)
+    old, new = x[:, :24], unit.branch2(x[:, 24:])
+    old = old + relu(unit.sfr.bn(unit.sfr.conv(new)))
+    out = torch.empty_like(x)
+    out[:, 0::2], out[:, 1::2] = old, new
+    torch.testing.assert_close(unit(x), out)
+
+
+@torch.no_grad()
+def test_plus_unit_is_the_formula():
+    backbone = settle(build_all()['plus']())
+    unit = backbone.blocks[2][1]
+    x = torch.randn(1, 208, 6, 6)
+    new = nn.Sequential(*unit.branch[:-1])(x[:, 1::2])
+    se = unit.branch[-1]
+    squeezed = relu(se.conv1.bn(se.conv1.conv(new.mean((2, 3), keepdim=True))))
+    new = new * ((se.conv2.conv(squeezed) + 3) / 6).clamp(0, 1)
+    old = x[:, ::2] + nn.functional.hardswish(unit.sfr.bn(unit.sfr.conv(new)))
+    torch.testing.assert_close(unit(x), torch.cat([old, new], 1))
+    # Squeeze-and-excite from the third stage on, ReLU in the first.
+    assert isinstance(backbone.blocks[1][1].branch[-1].activate, nn.Hardswish)
+    assert isinstance(backbone.blocks[0][1].branch[-1].activate, nn.ReLU)
+    kernels = [
+        module.kernel_size[0]
+        for module in backbone.blocks[3].modules()
+        if isinstance(module, nn.Conv2d) and module.kernel_size != (1, 1)
+    ]
+    assert kernels == [7, 7, 5, 3, 3, 3, 7]
+
+
+@pytest.mark.parametrize('name', ['v2', 'plus'])
+def test_with_cp_gives_the_same_gradients(name):
+    plain = settle(build_all()[name]()).train()
+    recomputing = build_all()[name](with_cp=True).train()
+    recomputing.load_state_dict(plain.state_dict())
+    x = torch.randn(2, 3, 64, 64)
+    for backbone in (plain, recomputing):
+        sum(out.square().mean() for out in backbone(x)).backward()
+    for p, q in zip(plain.parameters(), recomputing.parameters()):
+        torch.testing.assert_close(p.grad, q.grad, atol=1e-4, rtol=1e-4)
+
+
+def test_only_what_is_returned_is_built_or_trained():
+    for backbone in (
+        SFRShuffleNetV2(0.5, out_indices=(0, 1)),
+        ShuffleNetV2Plus('small', out_indices=(0, 1)),
+    ):
+        sum(out.sum() for out in backbone.train()(torch.randn(2, 3, 64, 64))).backward()
+        for name, parameter in backbone.named_parameters():
+            assert (parameter.grad is not None) == parameter.requires_grad, name
+    assert len(SFRShuffleNetV2(0.5, out_indices=(0, 1)).layers) == 2
+
+
+def test_groups_fall_and_counts_round_up():
+    backbone = SFRShuffleNetV2(1.0)
+    groups = [layer.groups for layer in sparse_layers(backbone).values()]
+    kept = [layer.final_kept for layer in sparse_layers(backbone).values()]
+    assert groups == [2] * 3 + [4] * 7 + [8] * 3
+    assert kept == [8] * 3 + [15] * 7 + [29] * 3
+
+
+def test_unknown_arch():
+    with pytest.raises(InputError, match="Unknown arch 'tiny': choose from"):
+        ShuffleNetV2Plus('tiny')

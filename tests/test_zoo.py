@@ -1,0 +1,160 @@
+"""Every config builds, costs what the model index says, trains and condenses."""
+
+from functools import lru_cache
+from pathlib import Path
+
+import pytest
+import torch
+from mmdet.testing import demo_mm_inputs
+from mmengine.config import Config
+from mmpretrain.structures import DataSample
+
+from mmcdnv2.analysis import measure as measure_anew
+from mmcdnv2.analysis import read_zoo
+from mmcdnv2.condensable import CondensableMixin
+from mmcdnv2.deploy import condense_checkpoint
+from mmcdnv2.layers import sparse_layers
+from mmcdnv2.models import build_model
+
+measure = lru_cache(measure_anew)
+ROOT = Path(__file__).parent.parent
+CONFIGS = ROOT / 'configs'
+NAMES = sorted(
+    str(path.relative_to(CONFIGS))
+    for path in CONFIGS.rglob('*.py')
+    if '_base_' not in path.parts
+)
+ZOO = {model.name: model for model in read_zoo(ROOT)}
+DETECTORS = [m.name for m in ZOO.values() if m.task != 'Image Classification']
+CLASSIFIERS = [m.name for m in ZOO.values() if m.task == 'Image Classification']
+
+
+def test_index_lists_every_config():
+    assert len(ZOO) == len({model.config for model in ZOO.values()})
+    listed = {str(model.config.relative_to(CONFIGS)) for model in ZOO.values()}
+    assert listed == {name for name in NAMES if not name.startswith('demo/')}
+    assert all(name == model.config.stem for name, model in ZOO.items())
+
+
+@pytest.mark.parametrize('name', CLASSIFIERS)
+def test_cost(name):
+    model = ZOO[name]
+    cost = measure(model.config)
+    assert cost.params[1] == model.metadata['Parameters']
+    assert cost.macs[1] == model.metadata['FLOPs']
+    if model.published:
+        for comparison in model.published.compare(cost).values():
+            assert comparison.agrees or model.published.note, comparison
+
+
+@pytest.mark.parametrize(
+    ('name', 'params', 'megaflops', 'counted'),
+    [
+        ('cdnv2_a_8xb128_in1k', 2.038444, 45.87435, 'paper_flops'),
+        ('cdnv2_b_8xb128_in1k', 3.592662, 146.469057, 'paper_flops'),
+        ('sfr_shufflenetv2_1.0x_16xb64_in1k', None, 149.2, 'macs'),
+        ('sfr_shufflenetv2_1.5x_16xb64_in1k', None, 305.6, 'macs'),
+        ('shufflenetv2-plus_small_16xb64_in1k', 5.14, 155.8, 'macs'),
+        ('shufflenetv2-plus_medium_16xb64_in1k', 5.68, 222.2, 'macs'),
+        ('shufflenetv2-plus_large_16xb64_in1k', 6.77, 360.1, 'macs'),
+    ],
+)
+def test_cost_against_the_measured_references(name, params, megaflops, counted):
+    cost = measure(ZOO[name].config)
+    if params:
+        assert cost.params[1] / 1e6 == pytest.approx(params, rel=0.001)
+    rel = 1e-9 if counted == 'paper_flops' else 0.0015
+    assert getattr(cost, counted)[1] / 1e6 == pytest.approx(megaflops, rel=rel)
+
+
+@pytest.mark.parametrize('name', DETECTORS)
+def test_detector(name):
+    config = ZOO[name].config
+    assert len(config.read_text().splitlines()) < 15
+    cfg = Config.fromfile(config)
+    model = build_model(cfg)
+    has_sparse_layers = 'cdnv2' in name or 'sfr' in name
+    assert isinstance(model.backbone, CondensableMixin) == has_sparse_layers
+    assert bool(sparse_layers(model)) == has_sparse_layers
+    # FPN's inputs have the strides that the anchors are laid out on.
+    model.eval()
+    with torch.no_grad():
+        maps = model.extract_feat(torch.zeros(1, 3, 128, 128))
+    head = model.bbox_head if hasattr(model, 'bbox_head') else model.rpn_head
+    strides = [stride[0] for stride in head.prior_generator.strides]
+    assert [128 // m.shape[-1] for m in maps] == strides
+    if 'rcnn' in name:
+        square = [anchors[1] for anchors in head.prior_generator.base_anchors]
+        assert [round((a[2] - a[0]).item()) for a in square] == [32, 64, 128, 256, 512]
+
+
+FAMILIES = (
+    'cdnv2_a_8xb128_in1k',
+    'condensenet-74-g8_4xb64_in1k',
+    'sfr_shufflenetv2_0.5x_16xb64_in1k',
+    'sfr_shufflenetv2-plus_small_16xb64_in1k',
+    'cdnv2-110_1xb64_cifar100',
+    'condensenet-50_1xb64_cifar10',
+    'cdnv2_a_no-sfr_8xb128_in1k',
+    'cdnv2_a_no-se-hs_8xb128_in1k',
+    'cdnv2_a_g1_8xb128_in1k',
+    'cdnv2_a_s1_8xb128_in1k',
+    'faster_rcnn_sfr_shufflenetv2_0.5x_fpn_1x_coco',
+    'retinanet_cdnv2_a_fpn_1x_coco',
+    'mask_rcnn_cdnv2_c_fpn_1x_coco',
+)
+
+
+def training_batch(name, model, size):
+    torch.manual_seed(0)
+    if name in CLASSIFIERS:
+        images = [torch.randint(0, 256, (3, size, size)) for _ in range(2)]
+        samples = [DataSample().set_gt_label(label) for label in (0, 1)]
+        batch = dict(inputs=images, data_samples=samples)
+    else:
+        batch = demo_mm_inputs(
+            2, [[3, size, size]] * 2, num_classes=80, with_mask='mask' in name
+        )
+    return model.data_preprocessor(batch, training=True)
+
+
+@pytest.mark.parametrize('name', FAMILIES)
+def test_trains_and_condenses(name, tmp_path):
+    config = ZOO[name].config
+    if 'rcnn' in name:
+        # A thousand proposals take most of the time and test nothing.
+        config = tmp_path / config.name
+        config.write_text(
+            f'_base_ = {str(ZOO[name].config)!r}\n'
+            'model = dict(test_cfg=dict(rpn=dict(max_per_img=9)))\n'
+        )
+    size = 32 if 'cifar' in name else 64
+    torch.manual_seed(0)
+    model = build_model(Config.fromfile(config)).train()
+    batch = training_batch(name, model, size)
+    before = {k: v.clone() for k, v in model.named_parameters()}
+    optimizer = torch.optim.SGD(model.parameters(), 0.01)
+    losses = model(**batch, mode='loss')
+    loss, _ = model.parse_losses(losses)
+    assert loss.isfinite()
+    loss.backward()
+    # What DDP would refuse: parameters without a gradient. Heads of a detector
+    # may see no positive sample.
+    idle = [k for k, p in model.backbone.named_parameters() if p.grad is None]
+    assert not [k for k in idle if model.backbone.get_parameter(k).requires_grad]
+    optimizer.step()
+    layers = sparse_layers(model)
+    assert layers
+    for layer_name, layer in layers.items():
+        assert not torch.equal(layer.weight, before[f'{layer_name}.weight'])
+        layer.set_progress(1)
+        assert layer.is_finished
+    checkpoint = tmp_path / 'trained.pth'
+    torch.save(dict(state_dict=model.state_dict()), checkpoint)
+    report = condense_checkpoint(
+        str(config), str(checkpoint), tmp_path, input_shape=(size, size)
+    )
+    assert report.max_difference < 1e-4
+    if ZOO[name].metadata.get('Parameters'):
+        assert report.params[1] == ZOO[name].metadata['Parameters']
+    assert report.macs[1] < report.macs[0] or '_s1_' in name

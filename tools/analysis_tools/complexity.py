@@ -1,0 +1,129 @@
+"""Count parameters and FLOPs of configs, or of every classifier in the zoo."""
+
+import argparse
+from pathlib import Path
+from typing import Dict, List, Optional
+
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from mmcdnv2.analysis import Comparison, ZooModel, measure, read_zoo
+from mmcdnv2.errors import exit_on_input_error
+
+ROOT = Path(__file__).resolve().parents[2]
+COLUMNS = (
+    'params sparse',
+    'condensed',
+    'published',
+    'diff.',
+    'MACs sparse',
+    'condensed',
+    "papers' FLOPs",
+    'published',
+    'diff.',
+    'notes',
+)
+
+
+def parse_args() -> argparse.Namespace:
+    """Parse the command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument(
+        'configs', nargs='*', help='config files (default: all classifiers)'
+    )
+    parser.add_argument(
+        '--input-shape',
+        type=int,
+        nargs=2,
+        metavar=('HEIGHT', 'WIDTH'),
+        help="input size in pixels (default: that of each config's test data)",
+    )
+    return parser.parse_args()
+
+
+def select(configs: List[str]) -> List[ZooModel]:
+    """Return the models to count; a config of the index brings its figures."""
+    zoo = read_zoo(ROOT)
+    if not configs:
+        return [model for model in zoo if model.task == 'Image Classification']
+    known = {model.config.resolve(): model for model in zoo}
+    return [
+        known.get(Path(config).resolve())
+        or ZooModel(Path(config).stem, Path(config), task='')
+        for config in configs
+    ]
+
+
+def millions(count: int) -> str:
+    """Format a count in millions."""
+    return f'{count / 1e6:.3f}'
+
+
+def published_cells(comparison: Optional[Comparison]) -> List[str]:
+    """Format the published figure and the difference from it."""
+    if comparison is None:
+        return ['', '']
+    return [comparison.printed, f'{comparison.difference:+.1%}']
+
+
+def notes_on(model: ZooModel, compared: Dict[str, Comparison]) -> List[str]:
+    """Say where the published figures are from and why ours differ."""
+    if model.published is None:
+        return []
+    notes = [f'Published figures: {model.published.by}.']
+    if model.published.counting == 'macs' and 'flops' in compared:
+        notes.append('The published FLOPs are MACs and compared with those.')
+    if model.published.note:
+        notes.append(model.published.note)
+    if any(
+        c.rounds_to_printed and abs(c.difference) > 0.005 for c in compared.values()
+    ):
+        notes.append('Ours, rounded to the digits that were printed, is the same.')
+    return notes
+
+
+@exit_on_input_error
+def main() -> None:
+    """Count."""
+    args = parse_args()
+    models = select(args.configs)
+    shape = args.input_shape and tuple(args.input_shape)
+    table = Table(title='Parameters and FLOPs in millions, batch 1')
+    table.add_column('')
+    table.add_column('input', justify='right')
+    for column in COLUMNS:
+        table.add_column(column, justify='right')
+    footnotes: List[str] = []
+    console = Console()
+    for model in track(
+        models, 'Counting', console=Console(stderr=True), transient=True
+    ):
+        cost = measure(model.config, shape)
+        # What was published holds for the size that it was published for.
+        compared = (
+            model.published.compare(cost) if model.published and not shape else {}
+        )
+        notes = notes_on(model, compared) if not shape else []
+        footnotes += [note for note in notes if note not in footnotes]
+        table.add_row(
+            model.name,
+            'x'.join(map(str, cost.input_shape)),
+            *map(millions, cost.params),
+            *published_cells(compared.get('params')),
+            *map(millions, cost.macs),
+            millions(cost.paper_flops[1]),
+            *published_cells(compared.get('flops')),
+            ' '.join(map(str, sorted(footnotes.index(note) + 1 for note in notes))),
+        )
+    console.print(table)
+    console.print(
+        "MACs: convolutions and linear layers. Papers' FLOPs, condensed: those, and "
+        'elements of activations and average poolings.'
+    )
+    for number, note in enumerate(footnotes, 1):
+        console.print(f'{number}: {note}')
+
+
+if __name__ == '__main__':
+    main()
