@@ -1,6 +1,7 @@
-"""Counting and timing networks, and looking at what they learned."""
+"""Counting and timing networks; what their sparse layers connect."""
 
 from .complexity import count_macs, count_paper_elements, count_params, median_latency
+from .connection_map import block_maps, connection_strength, source_strength
 from .zoo import Comparison, Cost, Published, ZooModel, measure, read_zoo
 
 __all__ = [
@@ -8,10 +9,13 @@ __all__ = [
     'Cost',
     'Published',
     'ZooModel',
+    'block_maps',
+    'connection_strength',
     'count_macs',
     'count_paper_elements',
     'count_params',
     'measure',
     'median_latency',
     'read_zoo',
+    'source_strength',
 ]
