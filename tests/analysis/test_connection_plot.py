@@ -1,0 +1,219 @@
+"""The pictures of connection maps: colours, labels and what they refuse."""
+
+import itertools
+import runpy
+import sys
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from mmengine.config import Config
+from PIL import Image
+
+from mmcdnv2.analysis.connection_map import BlockMap, LayerMap
+from mmcdnv2.analysis.connection_plot import connection_figure, draw_connection_maps
+from mmcdnv2.checkpoint import load_checkpoint, load_weights
+from mmcdnv2.deploy.condense import build_model, condensed_config
+from mmcdnv2.errors import InputError
+from mmcdnv2.layers import condense_layers
+
+NAN = float('nan')
+COLOURS = dict(
+    strong=(68, 1, 84), weak=(253, 231, 37), white=(255, 255, 255), grey=(217, 217, 217)
+)
+
+
+def make_block(kind, strengths, starts, prefix=''):
+    layers = [
+        LayerMap(f'net.{prefix}{i}', f'{prefix}{i}', torch.tensor(strength))
+        for i, strength in enumerate(strengths)
+    ]
+    return BlockMap(kind, layers, starts)
+
+
+def random_blocks(depths, growth=4, groups=4, kinds=('LGC', 'SFR')):
+    """Blocks as of a network with so many layers, three quarters pruned."""
+    torch.manual_seed(0)
+    blocks = []
+    for kind in kinds:
+        channels = 2 * growth
+        for number, depth in enumerate(depths):
+            columns = [channels + growth * i for i in range(depth)]
+            strengths = [torch.rand(groups, c) for c in columns]
+            for strength in strengths:
+                strength[torch.rand_like(strength) < 0.75] = NAN
+            strengths = [strength.tolist() for strength in strengths]
+            starts = [0, *columns[:-1]]
+            blocks.append(make_block(kind, strengths, starts, f'{number}.'))
+            channels = columns[-1] + growth
+    return blocks
+
+
+def draw(figure):
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())
+
+
+def colour_at(pixels, ax, x, y):
+    """Name of the picture's colour at a place of a panel, if it has one."""
+    column, row = ax.transData.transform((x, y))
+    pixel = pixels[pixels.shape[0] - 1 - int(row), int(column), :3].astype(int)
+    names = [n for n, rgb in COLOURS.items() if np.abs(pixel - rgb).max() < 3]
+    return names[0] if names else None
+
+
+def panels(figure):
+    """The panels that hold images."""
+    return [ax for ax in figure.axes if ax.images]
+
+
+def test_colours():
+    first = [[1.0, NAN], [NAN, 2.0]]
+    second = [[1.0, NAN, NAN, 0.0], [NAN, NAN, NAN, 9.0]]
+    third = [[4.0, NAN, NAN, NAN, 2.0], [NAN, NAN, NAN, NAN, 2.0]]
+    block = make_block('LGC', [first, second, third], [0, 2, 4])
+    figure = connection_figure(['title'], [[block]])
+    channels, sources = panels(figure)
+    pixels = draw(figure)
+    # Layers are 16 pixels high, their two groups 8.
+    assert colour_at(pixels, channels, 0.5, 4) == 'weak'
+    assert colour_at(pixels, channels, 1.5, 4) == 'white'
+    assert colour_at(pixels, channels, 0.5, 12) == 'white'
+    assert colour_at(pixels, channels, 3.5, 4) == 'grey'
+    # Kept, though zero.
+    assert colour_at(pixels, channels, 3.5, 20) == 'weak'
+    assert colour_at(pixels, channels, 3.5, 28) == 'strong'
+    # Cells of 30 pixels: 3/4; 1/4 and 9/4; 1, 0 and 2.
+    assert colour_at(pixels, sources, 0.5, 45) == 'weak'
+    assert colour_at(pixels, sources, 1.5, 45) == 'strong'
+    assert colour_at(pixels, sources, 2.5, 45) == 'grey'
+    assert colour_at(pixels, sources, 1.5, 75) == 'white'
+    assert colour_at(pixels, sources, 0.5, 75) is None
+    columns, rows = sources.get_xticklabels(), sources.get_yticklabels()
+    assert [label.get_text() for label in columns] == ['input', '0', '1']
+    assert [label.get_text() for label in rows] == ['0', '1', '2']
+
+
+def test_compared_models_share_their_scales():
+    weak = random_blocks((3,), kinds=('LGC', 'SFR'))
+    strong = random_blocks((3,), kinds=('LGC',))
+    for layer in strong[0].layers:
+        layer.strength.mul_(10)
+    figure = connection_figure(['with SFR', 'without'], [weak, strong])
+    # Three in the first column, no SFR in the second.
+    by_column = {}
+    for ax in panels(figure):
+        by_column.setdefault(ax.get_position().x0 > 0.5, []).append(ax)
+    assert [len(column) for column in by_column.values()] == [3, 2]
+    # By their heights on the page, the right panels' scales are the left ones'.
+    limits = {
+        column: {round(ax.get_position().y0, 6): ax.images[0].get_clim() for ax in axes}
+        for column, axes in by_column.items()
+    }
+    assert limits[True].items() <= limits[False].items()
+    assert max(high for _, high in limits[True].values()) > 5
+    texts = [text.get_text() for text in figure.texts]
+    assert {'with SFR', 'without', 'There are none in this network.'} <= set(texts)
+
+
+@pytest.mark.parametrize(
+    'columns',
+    [
+        [random_blocks((12, 12, 12))],
+        [
+            random_blocks((1, 1, 4), groups=8),
+            random_blocks((110,), growth=1, groups=1, kinds=('LGC',)),
+        ],
+        # Nothing is known of the sources: bars.
+        [[make_block('SFR', 110 * [[[1.0, NAN]]], [0], 'layers.')]],
+    ],
+    ids=['36 layers', '110 layers beside 6', 'bars'],
+)
+def test_nothing_overlaps(columns):
+    figure = connection_figure(len(columns) * ['a'], columns)
+    height, width, _ = draw(figure).shape
+    for ax in figure.axes:
+        for axis in (ax.xaxis, ax.yaxis):
+            boxes = [
+                label.get_window_extent()
+                for label in axis.get_ticklabels()
+                if label.get_text()
+            ]
+            assert not any(a.overlaps(b) for a, b in zip(boxes, boxes[1:]))
+    boxes = [ax.get_tightbbox() for ax in figure.axes]
+    boxes += [text.get_window_extent() for text in figure.texts]
+    for a, b in itertools.combinations(boxes, 2):
+        assert not a.overlaps(b), (a, b)
+    assert all(box.x0 >= 0 and box.x1 <= width for box in boxes)
+    assert all(box.y0 >= 0 and box.y1 <= height for box in boxes)
+    # Each channel has a pixel at least.
+    for ax in panels(figure):
+        assert ax.get_window_extent().width >= ax.get_xlim()[1]
+
+
+def test_bars_where_no_sources_are_known():
+    block = make_block('SFR', [[[1.0, NAN]], [[3.0, 4.0]]], [0])
+    figure = connection_figure(['a'], [[block]])
+    (bars,) = (ax for ax in figure.axes if ax.containers)
+    assert [bar.get_height() for bar in bars.patches] == [0.5, 3.5]
+
+
+@pytest.fixture
+def run(monkeypatch):
+    """Run the tool; return its error."""
+
+    def run_tool(*arguments):
+        path = str(ROOT / 'tools' / 'analysis_tools' / 'connection_map.py')
+        monkeypatch.setattr(sys, 'argv', [path, *map(str, arguments)])
+        try:
+            runpy.run_path(path, run_name='__main__')
+        except SystemExit as error:
+            return error.code
+        return None
+
+    return run_tool
+
+
+def test_tool_draws_sparse_beside_condensed(run, tiny_configs, checkpoints, tmp_path):
+    sparse = (tiny_configs['classifier'], checkpoints['classifier'])
+    cfg = Config.fromfile(sparse[0])
+    model = build_model(cfg)
+    load_weights(model, load_checkpoint(sparse[1])['state_dict'], sparse[1])
+    condense_layers(model)
+    condensed = (tmp_path / 'condensed.py', tmp_path / 'condensed.pth')
+    condensed_config(cfg).dump(condensed[0])
+    torch.save(model.state_dict(), condensed[1])
+    out = tmp_path / 'new' / 'map.png'
+    assert run(*sparse, '--out', out, '--compare', *condensed) is None
+    pixels = np.asarray(Image.open(out).convert('RGB'), dtype=int)
+    # Below the titles, both columns show the same.
+    half = (pixels.shape[1] - 20) // 2
+    left, right = pixels[80:, 20:half], pixels[80:, half + 20 : 2 * half]
+    headings = (left != right).any(2).any(1)
+    assert headings.mean() < 0.1
+    assert (left == COLOURS['strong']).all(2).sum() > 100
+
+
+def test_tool_refuses(run, tiny_configs, checkpoints, tmp_path):
+    files = (tiny_configs['classifier'], checkpoints['classifier'])
+    assert 'it must end in one of' in run(*files, '--out', tmp_path / 'a.txt')
+    assert 'There is no checkpoint' in run(files[0], 'none.pth', '--out', 'a.png')
+    other = (tiny_configs['detector'], files[1])
+    error = run(*files, '--out', tmp_path / 'a.png', '--compare', *other)
+    assert 'does not hold the weights' in error
+    assert not list(tmp_path.iterdir())
+
+
+def test_network_without_sparse_layers(tmp_path):
+    config, checkpoint = tmp_path / 'config.py', tmp_path / 'weights.pth'
+    config.write_text(
+        "model = dict(type='mmdet.FPN', in_channels=[4], out_channels=4, num_outs=1)"
+    )
+    from mmdet.models import FPN
+
+    torch.save(FPN([4], 4, 1).state_dict(), checkpoint)
+    with pytest.raises(InputError, match='has no LGC and no SFR'):
+        draw_connection_maps([(config, checkpoint)], tmp_path / 'a.png')
