@@ -16,9 +16,9 @@ from matplotlib.ticker import MaxNLocator
 
 from ..checkpoint import load_checkpoint, load_weights, weights_of
 from ..config import load_config
-from ..deploy.condense import build_model
 from ..errors import InputError
 from ..files import replace_when_done
+from ..models import build_model
 from .connection_map import KINDS, BlockMap, block_maps, source_strength
 
 # Rows and columns of a layer's map, and what it does to a source's features.
