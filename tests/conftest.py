@@ -1,11 +1,13 @@
 """What several tests build on."""
 
+import runpy
 import sys
 from pathlib import Path
 
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.visualization import Visualizer
 
 from mmcdnv2.datasets.digits import make_digits
 from mmcdnv2.layers import sparse_layers
@@ -107,3 +109,23 @@ def checkpoints(tmp_path_factory, tiny_configs):
         name: save_checkpoint(config, folder / f'{name}.pth')
         for name, config in tiny_configs.items()
     }
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """Run a tool in this process; return its exit status and error."""
+
+    def run_tool(script, *arguments):
+        argv = [script, *map(str, arguments)]
+        monkeypatch.setattr(sys, 'argv', argv)
+        monkeypatch.chdir(ROOT)
+        # MMEngine hands a new runner the visualizer of an earlier one.
+        for visualizer in (Visualizer, *Visualizer.__subclasses__()):
+            visualizer._instance_dict.clear()
+        try:
+            runpy.run_path(str(ROOT / 'tools' / script), run_name='__main__')
+        except SystemExit as error:
+            return error.code
+        return 0
+
+    return run_tool

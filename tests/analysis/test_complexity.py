@@ -7,7 +7,12 @@ import torch
 from mmcv.cnn import ConvModule
 from torch import nn
 
-from mmcdnv2.analysis import count_macs, count_params, median_latency
+from mmcdnv2.analysis import (
+    count_macs,
+    count_paper_elements,
+    count_params,
+    median_latency,
+)
 from mmcdnv2.layers import LGC, SFR, condense_layers
 
 
@@ -22,6 +27,23 @@ def test_macs_by_hand():
     macs = 3 * 8 * 9 * 6 * 4 + 8 * 5
     assert count_macs(model, torch.rand(1, 3, 6, 4)) == macs
     assert count_params(model) == 3 * 8 * 9 + 8 + 16 + 8 * 5 + 5
+
+
+def test_paper_elements_by_hand():
+    model = nn.Sequential(
+        nn.ReLU(),
+        nn.Hardswish(),
+        nn.AvgPool2d(2),
+        nn.MaxPool2d(1),
+        nn.BatchNorm2d(3),
+        nn.Sigmoid(),
+        nn.AdaptiveAvgPool2d(1),
+    ).eval()
+    # 3x6x4 in, 3x3x2 behind the pooling with its window of 4.
+    elements = 72 + 72 + 4 * 18 + 2 * 18 + 18
+    assert count_paper_elements(model, torch.rand(1, 3, 6, 4)) == elements
+    # It leaves nothing behind.
+    assert count_paper_elements(model, torch.rand(1, 3, 6, 4)) == elements
 
 
 def test_condensing_divides_macs_by_the_factor():

@@ -1,14 +1,12 @@
 """The pictures of connection maps: colours, labels and what they refuse."""
 
 import itertools
-import runpy
-import sys
 
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from mmdet.models import FPN
 from mmengine.config import Config
 from PIL import Image
 
@@ -162,20 +160,7 @@ def test_bars_where_no_sources_are_known():
     assert [bar.get_height() for bar in bars.patches] == [0.5, 3.5]
 
 
-@pytest.fixture
-def run(monkeypatch):
-    """Run the tool; return its error."""
-
-    def run_tool(*arguments):
-        path = str(ROOT / 'tools' / 'analysis_tools' / 'connection_map.py')
-        monkeypatch.setattr(sys, 'argv', [path, *map(str, arguments)])
-        try:
-            runpy.run_path(path, run_name='__main__')
-        except SystemExit as error:
-            return error.code
-        return None
-
-    return run_tool
+TOOL = 'analysis_tools/connection_map.py'
 
 
 def test_tool_draws_sparse_beside_condensed(run, tiny_configs, checkpoints, tmp_path):
@@ -188,7 +173,7 @@ def test_tool_draws_sparse_beside_condensed(run, tiny_configs, checkpoints, tmp_
     condensed_config(cfg).dump(condensed[0])
     torch.save(model.state_dict(), condensed[1])
     out = tmp_path / 'new' / 'map.png'
-    assert run(*sparse, '--out', out, '--compare', *condensed) is None
+    assert run(TOOL, *sparse, '--out', out, '--compare', *condensed) == 0
     pixels = np.asarray(Image.open(out).convert('RGB'), dtype=int)
     # Below the titles, both columns show the same.
     half = (pixels.shape[1] - 20) // 2
@@ -200,10 +185,10 @@ def test_tool_draws_sparse_beside_condensed(run, tiny_configs, checkpoints, tmp_
 
 def test_tool_refuses(run, tiny_configs, checkpoints, tmp_path):
     files = (tiny_configs['classifier'], checkpoints['classifier'])
-    assert 'it must end in one of' in run(*files, '--out', tmp_path / 'a.txt')
-    assert 'There is no checkpoint' in run(files[0], 'none.pth', '--out', 'a.png')
+    assert 'it must end in one of' in run(TOOL, *files, '--out', tmp_path / 'a.txt')
+    assert 'There is no checkpoint' in run(TOOL, files[0], 'none.pth', '--out', 'a.png')
     other = (tiny_configs['detector'], files[1])
-    error = run(*files, '--out', tmp_path / 'a.png', '--compare', *other)
+    error = run(TOOL, *files, '--out', tmp_path / 'a.png', '--compare', *other)
     assert 'does not hold the weights' in error
     assert not list(tmp_path.iterdir())
 
@@ -213,8 +198,6 @@ def test_network_without_sparse_layers(tmp_path):
     config.write_text(
         "model = dict(type='mmdet.FPN', in_channels=[4], out_channels=4, num_outs=1)"
     )
-    from mmdet.models import FPN
-
     torch.save(FPN([4], 4, 1).state_dict(), checkpoint)
     with pytest.raises(InputError, match='has no LGC and no SFR'):
         draw_connection_maps([(config, checkpoint)], tmp_path / 'a.png')

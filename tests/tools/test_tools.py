@@ -2,7 +2,6 @@
 
 import json
 import pickle
-import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -10,28 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import ROOT
-from mmengine.visualization import Visualizer
 from reference import official_state_dict
-
-
-@pytest.fixture
-def run(monkeypatch, capsys):
-    """Run a tool in this process; return its exit status and error."""
-
-    def run_tool(script, *arguments):
-        argv = [script, *map(str, arguments)]
-        monkeypatch.setattr(sys, 'argv', argv)
-        monkeypatch.chdir(ROOT)
-        # MMEngine hands a new runner the visualizer of an earlier one.
-        for visualizer in (Visualizer, *Visualizer.__subclasses__()):
-            visualizer._instance_dict.clear()
-        try:
-            runpy.run_path(str(ROOT / 'tools' / script), run_name='__main__')
-        except SystemExit as error:
-            return error.code
-        return 0
-
-    return run_tool
 
 
 def scalars(work_dir):
@@ -213,3 +191,22 @@ def test_bad_input_gets_one_sentence(
     assert error.startswith('error: ')
     assert sentence in error
     assert not (tmp_path / 'out').exists()
+
+
+def test_complexity(run, capsys, monkeypatch):
+    monkeypatch.setenv('COLUMNS', '200')
+    config = 'configs/cifar/condensenet-50_1xb64_cifar10.py'
+    assert run('analysis_tools/complexity.py', config) == 0
+    out = capsys.readouterr().out
+    row = next(line for line in out.splitlines() if 'condensenet-50' in line)
+    cells = [cell.strip() for cell in row.strip('│').split('│')]
+    assert cells[1:6] == ['32x32', '0.523', '0.217', '0.22M', '-1.6%']
+    assert cells[6:] == ['64.934', '27.186', '28.642', '28.6M', '+0.1%', '1 2']
+    assert '1: Published figures: paper of CondenseNet.' in out
+    assert '2: Ours, rounded to the digits that were printed, is the same.' in out
+
+    arguments = (config, '--input-shape', 64, 32)
+    assert run('analysis_tools/complexity.py', *arguments) == 0
+    out = capsys.readouterr().out
+    # Twice the pixels; what was published does not hold for them.
+    assert '64x32' in out and '54.367' in out and '28.6M' not in out

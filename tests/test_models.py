@@ -1,0 +1,28 @@
+"""What a config says about its model's input."""
+
+import pytest
+from mmengine.config import Config
+
+from mmcdnv2.models import build_model, input_shape_of, make_inputs
+
+
+@pytest.mark.parametrize(
+    ('name', 'shape'),
+    [
+        ('cdnv2_a_8xb128_in1k.py', (224, 224)),
+        ('cifar/cdnv2-110_1xb64_cifar10.py', (32, 32)),
+        ('faster_rcnn_cdnv2_a_fpn_1x_coco.py', (800, 1333)),
+        ('demo/faster_rcnn_cdnv2_a_fpn_digits.py', (192, 192)),
+        ('demo/cdnv2_a_digits.py', (224, 224)),
+    ],
+)
+def test_input_shape(configs, name, shape):
+    assert input_shape_of(Config.fromfile(configs / name)) == shape
+
+
+def test_inputs_are_padded_as_the_preprocessor_pads(configs):
+    cfg = Config.fromfile(configs / 'faster_rcnn_cdnv2_a_fpn_1x_coco.py')
+    inputs, samples = make_inputs(build_model(cfg), cfg, input_shape=(100, 130))
+    assert inputs.shape == (1, 3, 128, 160)
+    assert samples[0].img_shape == (100, 130)
+    assert (inputs[:, :, 100:] == 0).all() and (inputs[:, :, :100, :130] != 0).all()
