@@ -28,6 +28,7 @@ def test_is_linear_then_keeps_the_strongest_half():
     assert head.fc.weight.numel() == 25
     torch.testing.assert_close(head((x,)), expected)
     fresh = LGCClsHead(5, 9, deploy=True)
+    assert fresh.deploy
     fresh.load_state_dict(head.state_dict())
     torch.testing.assert_close(fresh((x,)), expected)
 
