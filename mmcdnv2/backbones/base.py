@@ -5,9 +5,24 @@ from typing import List, Optional, Sequence, Tuple, Union
 from mmengine.model import BaseModule, ModuleList
 from mmengine.utils.dl_utils.parrots_wrapper import _BatchNorm
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from ..condensable import CondensableMixin
 from ..errors import InputError
+
+
+class RecomputedMixin:
+    """``with_cp`` for a layer: recompute it in the backward pass.
+
+    Stands before the other base class, which has ``with_cp`` and
+    ``_forward``.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Run ``_forward``, keeping only its input if ``with_cp`` is set."""
+        if self.with_cp and x.requires_grad:
+            return checkpoint(self._forward, x, use_reentrant=False)
+        return self._forward(x)
 
 
 class StagedBackbone(CondensableMixin, BaseModule):

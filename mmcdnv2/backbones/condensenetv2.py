@@ -8,12 +8,11 @@ from mmcv.cnn import ConvModule, build_activation_layer, build_norm_layer
 from mmengine.model import BaseModule, Sequential
 from mmpretrain.models.utils import SELayer
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from ..errors import InputError
 from ..layers import SFRModule
 from ..registry import register_model
-from .base import StagedBackbone
+from .base import RecomputedMixin, StagedBackbone
 
 _ALL_EIGHT = dict(groups=8, condense_factor=8, sparse_factor=8)
 _ALL_SIX = dict(groups=6, condense_factor=6, sparse_factor=6)
@@ -31,7 +30,7 @@ _CIFAR_V2 = dict(_CIFAR, sparse_factor=4, sfr_order=('conv', 'norm', 'act'))
 _LARGE = dict(depths=(4, 6, 8, 10, 8), growth_rates=(8, 16, 32, 64, 128))
 
 
-class DenseLayer(BaseModule):
+class DenseLayer(RecomputedMixin, BaseModule):
     """Compute new features from all earlier ones and reactivate those.
 
     LGC (C -> bottleneck * k), 3x3 group convolution (-> k), optionally
@@ -112,15 +111,10 @@ class DenseLayer(BaseModule):
             )
 
     def _forward(self, x: Tensor) -> Tensor:
+        """Map (N, C, H, W) to (N, C + k, H, W)."""
         new = self.se(self.conv(self.lgc(x)))
         old = x if self.sfr is None else self.sfr(x, new)
         return torch.cat([old, new], dim=1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (N, C, H, W) to (N, C + k, H, W)."""
-        if self.with_cp and x.requires_grad:
-            return checkpoint(self._forward, x, use_reentrant=False)
-        return self._forward(x)
 
 
 @register_model

@@ -6,14 +6,14 @@ import torch
 from mmpretrain.models.backbones.shufflenet_v2 import InvertedResidual, ShuffleNetV2
 from torch import Tensor, nn
 from torch.nn.functional import channel_shuffle
-from torch.utils.checkpoint import checkpoint
 
 from ..condensable import CondensableMixin
 from ..layers import SFRModule
 from ..registry import register_model
+from .base import RecomputedMixin
 
 
-class ReactivatedResidual(InvertedResidual):
+class ReactivatedResidual(RecomputedMixin, InvertedResidual):
     """Unit of stride 1 whose branch reactivates the half that passes through.
 
     ``shuffle(cat([old + SFR(branch), branch]))`` (paper, appendix).
@@ -42,15 +42,10 @@ class ReactivatedResidual(InvertedResidual):
         )
 
     def _forward(self, x: Tensor) -> Tensor:
+        """Map (N, channels, H, W) to the same shape."""
         old, new = x.chunk(2, dim=1)
         new = self.branch2(new)
         return channel_shuffle(torch.cat([self.sfr(old, new), new], dim=1), 2)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (N, channels, H, W) to the same shape."""
-        if self.with_cp and x.requires_grad:
-            return checkpoint(self._forward, x, use_reentrant=False)
-        return self._forward(x)
 
 
 @register_model

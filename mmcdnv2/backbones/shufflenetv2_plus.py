@@ -6,12 +6,11 @@ import torch
 from mmcv.cnn import ConvModule
 from mmengine.model import BaseModule, Sequential
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
 from ..errors import InputError
 from ..layers import NormedSELayer, SFRModule
 from ..registry import register_model
-from .base import StagedBackbone
+from .base import RecomputedMixin, StagedBackbone
 
 _WIDTHS = dict(
     small=(36, 104, 208, 416), medium=(48, 128, 256, 512), large=(68, 168, 336, 672)
@@ -25,7 +24,7 @@ _KERNELS = (
 )
 
 
-class PlusUnit(BaseModule):
+class PlusUnit(RecomputedMixin, BaseModule):
     """Unit of ShuffleNetV2+.
 
     With stride 1, half of the channels pass by a branch; with stride 2 all
@@ -121,18 +120,13 @@ class PlusUnit(BaseModule):
             )
 
     def _forward(self, x: Tensor) -> Tensor:
+        """Map (N, in_channels, H, W) to (N, out_channels, H / s, W / s)."""
         if self.projection is not None:
             return torch.cat([self.projection(x), self.branch(x)], dim=1)
         old, new = x[:, ::2], self.branch(x[:, 1::2])
         if self.sfr is not None:
             old = self.sfr(old, new)
         return torch.cat([old, new], dim=1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (N, in_channels, H, W) to (N, out_channels, H / s, W / s)."""
-        if self.with_cp and x.requires_grad:
-            return checkpoint(self._forward, x, use_reentrant=False)
-        return self._forward(x)
 
 
 @register_model
