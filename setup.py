@@ -1,11 +1,10 @@
 """Package mmcdnv2, with configs, tools and model index where mim looks."""
 
-import os
 import shutil
 from pathlib import Path
 from typing import Dict, List
 
-from setuptools import find_packages, setup
+from setuptools import Distribution, find_packages, setup
 from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).resolve().parent
@@ -24,29 +23,45 @@ def read_requirements(name: str) -> List[str]:
     return [line for line in lines if line and not line.startswith('#')]
 
 
-class BuildWithMim(build_py):
-    """Add the folder .mim that mim finds configs, tools and models in.
+def copy_mim(folder: Path) -> None:
+    """Copy all that mim looks for into FOLDER/.mim."""
+    target = folder / '.mim'
+    ignore = shutil.ignore_patterns('__pycache__')
+    for name in ('configs', 'tools'):
+        shutil.copytree(ROOT / name, target / name, ignore=ignore)
+    shutil.copy(ROOT / 'model-index.yml', target)
 
-    A wheel gets copies; an editable installation gets links, so that they
-    follow the sources.
+
+class BuildWithMim(build_py):
+    """Add the folder .mim to the package, where openmim looks.
+
+    An editable installation does without: onedl-mim takes the clone's own
+    folders then, and would find every config twice.
     """
 
     def run(self) -> None:
         """Build the package and the folder."""
+        if not self.editable_mode:
+            # What an earlier build left here would be packed again.
+            shutil.rmtree(Path(self.build_lib) / 'mmcdnv2', ignore_errors=True)
         super().run()
-        root = ROOT if self.editable_mode else Path(self.build_lib).resolve()
-        target = root / 'mmcdnv2' / '.mim'
-        shutil.rmtree(target, ignore_errors=True)
-        target.mkdir(parents=True)
-        for name in ('configs', 'tools', 'model-index.yml'):
-            source, place = ROOT / name, target / name
-            if self.editable_mode:
-                place.symlink_to(os.path.relpath(source, target))
-            elif source.is_dir():
-                ignore = shutil.ignore_patterns('__pycache__')
-                shutil.copytree(source, place, ignore=ignore)
-            else:
-                shutil.copy(source, place)
+        if not self.editable_mode:
+            copy_mim(Path(self.build_lib) / 'mmcdnv2')
+
+
+class WheelWithMim(Distribution().get_command_class('bdist_wheel')):
+    """Add the folder .mim to the wheel's .dist-info as well.
+
+    onedl-mim 0.5.1 takes the first folder in the list of installed files for
+    the package. pip sorts that list, and ``mmcdnv2-0.1.0.dist-info`` comes
+    before ``mmcdnv2/``.
+    """
+
+    def write_wheelfile(self, wheelfile_base: str, *args, **kwargs) -> None:
+        """Complete the .dist-info."""
+        super().write_wheelfile(wheelfile_base, *args, **kwargs)
+        if 'editable_wheel' not in self.distribution.commands:
+            copy_mim(Path(wheelfile_base))
 
 
 if __name__ == '__main__':
@@ -65,6 +80,6 @@ if __name__ == '__main__':
             'demo': read_requirements('demo'),
             'tests': read_requirements('tests'),
         },
-        cmdclass={'build_py': BuildWithMim},
+        cmdclass={'build_py': BuildWithMim, 'bdist_wheel': WheelWithMim},
         zip_safe=False,
     )
