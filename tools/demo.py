@@ -19,11 +19,13 @@ from typing import Callable, Dict
 from rich.console import Console
 from rich.table import Table
 
+import mmcdnv2
 from mmcdnv2.files import replace_when_done
 
-ROOT = Path(__file__).resolve().parent.parent
-CLASSIFIER = 'configs/demo/cdnv2_a_digits.py'
-DETECTOR = 'configs/demo/faster_rcnn_cdnv2_a_fpn_digits.py'
+# The clone, or the folder .mim of an installed package.
+ROOT = Path(os.path.relpath(Path(__file__).resolve().parent.parent))
+CLASSIFIER = str(ROOT / 'configs/demo/cdnv2_a_digits.py')
+DETECTOR = str(ROOT / 'configs/demo/faster_rcnn_cdnv2_a_fpn_digits.py')
 # The configs look for the data here.
 WORK_DIR = Path('work_dirs/demo')
 
@@ -68,16 +70,15 @@ class Steps:
     def _code() -> str:
         files = sorted(
             path
-            for folder in ('mmcdnv2', 'configs', 'tools')
-            for path in (ROOT / folder).rglob('*.py')
-            if '.mim' not in path.parts
+            for folder in (mmcdnv2.__path__[0], ROOT / 'configs', ROOT / 'tools')
+            for path in Path(folder).rglob('*.py')
         )
         return hashlib.sha256(b''.join(path.read_bytes() for path in files)).hexdigest()
 
 
 def call(script: str, *arguments: object) -> None:
     """Run a tool of this repository and show what it prints."""
-    command = [f'tools/{script}', *map(str, arguments)]
+    command = [str(ROOT / 'tools' / script), *map(str, arguments)]
     console.print('$ python ' + ' '.join(command), style='bold', soft_wrap=True)
     status = subprocess.run([sys.executable, '-W', 'ignore', *command])
     if status.returncode:
@@ -155,7 +156,6 @@ def show(summary: Dict) -> None:
 def main() -> None:
     """Run the demo."""
     argparse.ArgumentParser(description=__doc__).parse_args()
-    os.chdir(ROOT)
     steps = Steps()
     steps.run('data', make_data)
     classifier = steps.run('classifier', partial(train, CLASSIFIER))
