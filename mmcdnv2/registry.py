@@ -1,7 +1,10 @@
-"""One place that knows where MMDetection and MMPreTrain look for modules."""
+"""One place that knows where MMDetection and MMPreTrain look for what is ours."""
+
+from pathlib import Path
 
 from mmdet.registry import MODELS as MMDET_MODELS
 from mmengine.registry import MODELS
+from mmpretrain.apis import ModelHub
 from mmpretrain.registry import MODELS as MMPRETRAIN_MODELS
 
 
@@ -21,3 +24,13 @@ def register_model(cls: type) -> type:
     for registry in (MODELS, MMDET_MODELS, MMPRETRAIN_MODELS):
         registry.register_module(module=cls)
     return cls
+
+
+def register_configs() -> None:
+    """Let ``mmpretrain.get_model`` build the configs of our model index by name."""
+    package = Path(__file__).parent
+    # A wheel carries the index in .mim, a clone beside the package.
+    for root in (package / '.mim', package.parent):
+        if (root / 'model-index.yml').is_file():
+            ModelHub.register_model_index(root / 'model-index.yml', root)
+            return
