@@ -1,11 +1,13 @@
 # Every target sets up what it needs; after the first time that takes seconds.
 VENV := .venv
 PY := $(VENV)/bin/python
+VENV_UPSTREAM := .venv-upstream
+STACKS := requirements/stacks
 
-.PHONY: setup demo test lint
+.PHONY: setup demo test lint test-upstream wheel-check wheel-check-upstream
 
 setup:
-	@.dev/setup_env.sh requirements/stacks/default.txt $(VENV)
+	@.dev/setup_env.sh $(STACKS)/default.txt $(VENV)
 
 demo: setup
 	$(PY) -W ignore tools/demo.py
@@ -16,3 +18,15 @@ lint: setup
 
 test: lint
 	$(PY) -m pytest
+
+# The same tests on the upstream OpenMMLab packages.
+test-upstream:
+	@.dev/setup_env.sh $(STACKS)/upstream.txt $(VENV_UPSTREAM)
+	$(VENV_UPSTREAM)/bin/python -m pytest
+
+# The built wheel in an environment of its own, by mim's commands.
+wheel-check:
+	@.dev/check_wheel.sh $(STACKS)/default.txt .venv-wheel
+
+wheel-check-upstream:
+	@.dev/check_wheel.sh $(STACKS)/upstream.txt .venv-wheel-upstream

@@ -1,16 +1,22 @@
 #!/usr/bin/env bash
-# Creates a virtual environment with a pinned stack and this package, editable.
+# Creates a virtual environment with a pinned stack and this package, editable
+# and with all that its tests and the demo need.
 #
-#   .dev/setup_env.sh STACK_FILE VENV_DIR
+#   .dev/setup_env.sh STACK_FILE VENV_DIR [wheel]
 #
 # STACK_FILE pins torch, torchvision and the OpenMMLab packages (see
 # requirements/stacks). A second call with nothing changed returns at once.
+#
+# With "wheel" the package is built and installed as its users get it: beside
+# the stack there is only what the wheel itself (and its extra "demo") asks for.
+# The wheel is built anew on every call.
 # -E: the trap below must also see what fails inside functions.
 set -Eeuo pipefail
 cd "$(dirname "$0")/.."
 
 stack=$1
 venv=$2
+form=${3:-editable}
 log=$venv/setup.log
 stamp=$venv/setup.stamp
 py=$venv/bin/python
@@ -46,12 +52,26 @@ run() {
 }
 
 fingerprint() {
-    { printf '%s\n' "$PWD"; cat .dev/setup_env.sh setup.py "$stack" \
+    { printf '%s\n' "$PWD" "$form"; cat .dev/setup_env.sh setup.py "$stack" \
         requirements/build.txt requirements/demo.txt \
         requirements/runtime.txt requirements/tests.txt; } | cksum
 }
 
+# The uninstallation makes pip take a wheel of the version that is there already.
+install_wheel() {
+    say 'build the wheel of mmcdnv2 and install it'
+    rm -rf "$venv/wheel"
+    run "$py" -m pip wheel --no-deps -w "$venv/wheel" .
+    rm -rf build
+    run "$py" -m pip uninstall -y mmcdnv2
+    run "$py" -m pip install "$(compgen -G "$venv/wheel/mmcdnv2-*.whl")[demo]" \
+        -r "$stack"
+}
+
 if [ -x "$py" ] && [ "$(cat "$stamp" 2>/dev/null)" = "$(fingerprint)" ]; then
+    if [ "$form" = wheel ]; then
+        install_wheel
+    fi
     exit 0
 fi
 
@@ -103,15 +123,22 @@ if ! compgen -G "$wheel_glob" >/dev/null; then
 fi
 
 say 'install the OpenMMLab packages'
-run "$py" -m pip install $(compgen -G "$wheel_glob") -r "$stack" \
-    -r requirements/demo.txt -r requirements/runtime.txt \
-    -r requirements/tests.txt
+requirements=(-r "$stack")
+if [ "$form" = editable ]; then
+    requirements+=(-r requirements/demo.txt -r requirements/runtime.txt
+        -r requirements/tests.txt)
+fi
+run "$py" -m pip install $(compgen -G "$wheel_glob") "${requirements[@]}"
 
-say 'install mmcdnv2, editable'
-run "$py" -m pip install --no-deps -e .
+if [ "$form" = wheel ]; then
+    install_wheel
+else
+    say 'install mmcdnv2, editable'
+    run "$py" -m pip install --no-deps -e .
 
-say 'check that everything imports'
-"$py" -c 'import mmcv.ops, mmdet, mmpretrain, mmcdnv2'
+    say 'check that everything imports'
+    "$py" -c 'import mmcv.ops, mmdet, mmpretrain, mmcdnv2'
+fi
 
 fingerprint >"$stamp"
 say 'ready'

@@ -1,0 +1,55 @@
+"""Predict with a sparse and a condensed model, loaded by config path.
+
+    python check_wheel.py KIND SPARSE_CONFIG SPARSE_CHECKPOINT \
+        CONDENSED_CONFIG CONDENSED_CHECKPOINT IMAGE
+
+KIND is 'classifier' or 'detector'; SPARSE_CONFIG is the name of a config in the
+installed package. This is what a user's own script would do, so it imports nothing
+of mmcdnv2 before the config does.
+"""
+
+import importlib.util
+import sys
+from pathlib import Path
+from typing import List
+
+import numpy as np
+
+
+def classify(config: str, checkpoint: str, image: str) -> List[float]:
+    """Return the scores of the classes, loaded in both of mmpretrain's ways."""
+    from mmpretrain import ImageClassificationInferencer, get_model
+
+    inferencers = (
+        ImageClassificationInferencer(config, pretrained=checkpoint, device='cpu'),
+        ImageClassificationInferencer(get_model(config, pretrained=checkpoint)),
+    )
+    scores = [inferencer(image)[0]['pred_scores'] for inferencer in inferencers]
+    np.testing.assert_allclose(*scores, atol=1e-5)
+    return list(scores[0])
+
+
+def detect(config: str, checkpoint: str, image: str) -> List[float]:
+    """Return the scores of the boxes that the inferencer finds."""
+    from mmdet.apis import DetInferencer
+
+    inferencer = DetInferencer(config, checkpoint, device='cpu')
+    return inferencer(image)['predictions'][0]['scores']
+
+
+def main() -> None:
+    """Compare."""
+    kind, name, checkpoint, condensed, condensed_checkpoint, image = sys.argv[1:]
+    package = Path(importlib.util.find_spec('mmcdnv2').origin).parent
+    if Path(sys.prefix) not in package.parents:
+        sys.exit(f'The wheel was expected, but mmcdnv2 is {package}.')
+    (config,) = (package / '.mim' / 'configs').rglob(name)
+    predict = dict(classifier=classify, detector=detect)[kind]
+    sparse = predict(str(config), checkpoint, image)
+    scores = predict(condensed, condensed_checkpoint, image)
+    np.testing.assert_allclose(scores, sparse, atol=1e-3)
+    print(f'equal predictions: {len(scores)} scores, the largest {max(scores):.3f}')
+
+
+if __name__ == '__main__':
+    main()
