@@ -9,9 +9,23 @@ and that ``mmpretrain.get_model`` knows the configs by name.
 """
 
 from . import backbones, engine, heads, layers, necks
-from .registry import register_configs
+from .condensable import CondensableMixin
+from .layers import LGC, SFR, SFRModule
+from .registry import register_configs, register_model
 from .version import __version__
 
-__all__ = ['__version__', 'backbones', 'engine', 'heads', 'layers', 'necks']
+__all__ = [
+    'LGC',
+    'SFR',
+    'CondensableMixin',
+    'SFRModule',
+    '__version__',
+    'backbones',
+    'engine',
+    'heads',
+    'layers',
+    'necks',
+    'register_model',
+]
 
 register_configs()

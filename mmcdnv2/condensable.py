@@ -51,7 +51,7 @@ class CondensableMixin:
 
     @property
     def deploy(self) -> bool:
-        """bool: Whether the network is in its condensed form."""
+        """bool: Whether there is nothing left to condense."""
         return not sparse_layers(self)
 
     def switch_to_deploy(self) -> None:

@@ -62,16 +62,17 @@ def input_shape_of(cfg: Config) -> Tuple[int, int]:
         ratio the largest ones. 224 x 224 if the config does not tell.
     """
     loader = cfg.get('test_dataloader') or {}
-    for part in typed_dicts(loader.get('dataset', {})):
-        kind = type_of(part)
-        if kind.startswith('CIFAR'):
-            return 32, 32
-        if kind == 'CenterCrop':
+    parts = list(typed_dicts(loader.get('dataset', {})))
+    for part in parts:
+        # Crops are (height, width), scales (width, height).
+        if type_of(part) == 'CenterCrop':
             size = part['crop_size']
             return (size, size) if isinstance(size, int) else tuple(size)
-        if kind == 'Resize' and not isinstance(part['scale'], int):
-            width, height = part['scale']
-            return height, width
+        if type_of(part) == 'Resize' and part.get('scale'):
+            scale = part['scale']
+            return (scale, scale) if isinstance(scale, int) else tuple(scale)[::-1]
+    if any(type_of(part).startswith('CIFAR') for part in parts):
+        return 32, 32
     return 224, 224
 
 

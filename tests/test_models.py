@@ -26,3 +26,23 @@ def test_inputs_are_padded_as_the_preprocessor_pads(configs):
     assert inputs.shape == (1, 3, 128, 160)
     assert samples[0].img_shape == (100, 130)
     assert (inputs[:, :, 100:] == 0).all() and (inputs[:, :, :100, :130] != 0).all()
+
+
+@pytest.mark.parametrize(
+    ('transforms', 'shape'),
+    [
+        ([dict(type='Resize', scale_factor=2.0)], (32, 32)),
+        ([dict(type='Resize', scale=192)], (192, 192)),
+        ([dict(type='Resize', scale=(100, 50))], (50, 100)),
+        ([dict(type='CenterCrop', crop_size=(48, 64))], (48, 64)),
+        ([dict(type='ResizeEdge', scale=256), dict(type='PackInputs')], (32, 32)),
+    ],
+)
+def test_input_shape_of_a_pipeline(transforms, shape):
+    dataset = dict(type='CIFAR10', pipeline=transforms)
+    cfg = Config(dict(test_dataloader=dict(dataset=dataset)))
+    assert input_shape_of(cfg) == shape
+
+
+def test_input_shape_without_test_data():
+    assert input_shape_of(Config(dict(test_dataloader=None))) == (224, 224)

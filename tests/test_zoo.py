@@ -44,7 +44,8 @@ def test_cost(name):
     assert cost.macs[1] == model.metadata['FLOPs']
     if model.published:
         for comparison in model.published.compare(cost).values():
-            assert comparison.agrees or model.published.note, comparison
+            noted = comparison.name in model.published.notes
+            assert comparison.agrees != noted, comparison
 
 
 @pytest.mark.parametrize(
@@ -84,6 +85,13 @@ def test_detector(name):
     strides = [stride[0] for stride in head.prior_generator.strides]
     assert [128 // m.shape[-1] for m in maps] == strides
     if 'rcnn' in name:
+        roi_head = model.roi_head
+        extractor = roi_head.bbox_roi_extractor
+        assert (
+            list(extractor.featmap_strides)
+            == strides[: len(cfg.model.neck.in_channels)]
+        )
+        assert extractor.finest_scale == 14 * strides[0]
         square = [anchors[1] for anchors in head.prior_generator.base_anchors]
         assert [round((a[2] - a[0]).item()) for a in square] == [32, 64, 128, 256, 512]
 
@@ -157,4 +165,4 @@ def test_trains_and_condenses(name, tmp_path):
     assert report.max_difference < 1e-4
     if ZOO[name].metadata.get('Parameters'):
         assert report.params[1] == ZOO[name].metadata['Parameters']
-    assert report.macs[1] < report.macs[0] or '_s1_' in name
+    assert report.macs[1] < report.macs[0]

@@ -1,4 +1,3 @@
 _base_ = '../_base_/recipes/cifar10.py'
 
 model = dict(backbone=dict(arch='v1-cifar-74'), head=dict(in_channels=688))
-custom_hooks = [dict(type='SparsificationHook', group_lasso=1e-5)]

@@ -1,4 +1,3 @@
 _base_ = '../_base_/recipes/cifar100.py'
 
 model = dict(backbone=dict(arch='v1-cifar-86'), head=dict(in_channels=800))
-custom_hooks = [dict(type='SparsificationHook', group_lasso=1e-5)]

@@ -7,6 +7,7 @@ from typing import Callable, List, Sequence, Tuple
 import torch
 from mmengine.analysis import FlopAnalyzer
 from torch import Tensor, nn
+from torch.nn.modules.utils import _pair
 
 
 def count_params(module: nn.Module) -> int:
@@ -37,7 +38,7 @@ def count_macs(module: nn.Module, inputs: Tensor) -> int:
 def count_paper_elements(module: nn.Module, inputs: Tensor) -> int:
     """What the papers of both CondenseNets count as FLOPs beside the MACs.
 
-    For each element one of a ReLU or hard-swish, two of a sigmoid, and the
+    For each element one of a ReLU, ReLU6 or hard-swish, two of a sigmoid, and the
     window of a pooling. Maximum pooling, norms, biases, additions and
     products are free.
 
@@ -53,7 +54,8 @@ def count_paper_elements(module: nn.Module, inputs: Tensor) -> int:
     def count(layer: nn.Module, args: Tuple[Tensor], output: Tensor) -> None:
         nonlocal elements
         if isinstance(layer, nn.AvgPool2d):
-            elements += output.numel() * layer.kernel_size**2
+            height, width = _pair(layer.kernel_size)
+            elements += output.numel() * height * width
         elif isinstance(layer, (nn.Sigmoid, nn.Hardsigmoid)):
             elements += 2 * output.numel()
         else:
@@ -61,6 +63,7 @@ def count_paper_elements(module: nn.Module, inputs: Tensor) -> int:
 
     counted = (
         nn.ReLU,
+        nn.ReLU6,
         nn.Hardswish,
         nn.Sigmoid,
         nn.Hardsigmoid,

@@ -45,14 +45,14 @@ class Published:
         flops (str, optional): FLOPs of the condensed network.
         counting (str): What the FLOPs count: 'elements', the papers' way, or
             'macs'.
-        note (str, optional): Why ours differ.
+        notes (dict[str, str]): Why ours differ, by 'params' and 'flops'.
     """
 
     by: str
     params: Optional[str] = None
     flops: Optional[str] = None
     counting: str = 'elements'
-    note: Optional[str] = None
+    notes: Dict[str, str] = field(default_factory=dict)
 
     def compare(self, cost: Cost) -> Dict[str, 'Comparison']:
         """Compare with what was measured.
@@ -99,9 +99,14 @@ class Comparison:
         return f'{self.measured / 1e6:.{decimals}f}' == number
 
     @property
+    def is_near(self) -> bool:
+        """bool: Whether ours is within the tolerance."""
+        return abs(self.difference) <= TOLERANCE[self.name]
+
+    @property
     def agrees(self) -> bool:
         """bool: Whether ours is within the tolerance or rounds to it."""
-        return self.rounds_to_printed or abs(self.difference) <= TOLERANCE[self.name]
+        return self.is_near or self.rounds_to_printed
 
 
 @dataclass

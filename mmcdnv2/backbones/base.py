@@ -11,6 +11,46 @@ from ..condensable import CondensableMixin
 from ..errors import InputError
 
 
+def resolve_out_indices(
+    out_indices: Union[int, Sequence[int]], stages: int
+) -> Tuple[int, ...]:
+    """Check the indices of stages and count negative ones from the last.
+
+    Args:
+        out_indices (int | Sequence[int]): One or more indices.
+        stages (int): Number of stages.
+
+    Returns:
+        tuple[int]: The indices, from 0 up, in the given order.
+
+    Raises:
+        InputError: If there are none or one is out of range.
+    """
+    indices = (out_indices,) if isinstance(out_indices, int) else tuple(out_indices)
+    if not indices or not all(-stages <= i < stages for i in indices):
+        raise InputError(
+            f'out_indices must be in [{-stages}, {stages - 1}] for {stages} '
+            f'blocks, got {indices}.'
+        )
+    return tuple(i % stages for i in indices)
+
+
+def check_frozen_stages(frozen_stages: int, stages: int) -> None:
+    """Refuse to freeze stages that are not there.
+
+    Args:
+        frozen_stages (int): Number of stages to freeze, or -1.
+        stages (int): Number of stages.
+
+    Raises:
+        InputError: If it is out of range.
+    """
+    if not -1 <= frozen_stages <= stages:
+        raise InputError(
+            f'frozen_stages must be in [-1, {stages}], got {frozen_stages}.'
+        )
+
+
 class RecomputedMixin:
     """``with_cp`` for a layer: recompute it in the backward pass.
 
@@ -48,9 +88,7 @@ class StagedBackbone(CondensableMixin, BaseModule):
         init_cfg: Optional[dict],
     ) -> None:
         super().__init__(init_cfg=init_cfg)
-        self.out_indices = (
-            (out_indices,) if isinstance(out_indices, int) else tuple(out_indices)
-        )
+        self.out_indices = out_indices
         self.frozen_stages = frozen_stages
         self.norm_eval = norm_eval
 
@@ -70,19 +108,8 @@ class StagedBackbone(CondensableMixin, BaseModule):
         self.stem = stem
         self.blocks = ModuleList(blocks)
         self.out_channels = out_channels
-        blocks = len(blocks)
-        if not self.out_indices or not all(
-            -blocks <= i < blocks for i in self.out_indices
-        ):
-            raise InputError(
-                f'out_indices must be in [{-blocks}, {blocks - 1}] for {blocks} '
-                f'blocks, got {self.out_indices}.'
-            )
-        if not -1 <= self.frozen_stages <= blocks:
-            raise InputError(
-                f'frozen_stages must be in [-1, {blocks}], got {self.frozen_stages}.'
-            )
-        self.out_indices = tuple(i % blocks for i in self.out_indices)
+        check_frozen_stages(self.frozen_stages, len(blocks))
+        self.out_indices = resolve_out_indices(self.out_indices, len(blocks))
         # DDP wants a gradient for every parameter that asks for one.
         self.blocks[max(self.out_indices) + 1 :].requires_grad_(False)
         self._freeze()
@@ -99,10 +126,12 @@ class StagedBackbone(CondensableMixin, BaseModule):
         """
         x = self.stem(x)
         outs = []
-        for i, block in enumerate(self.blocks[: max(self.out_indices) + 1]):
+        for i, block in enumerate(self.blocks):
             x = block(x)
             if i in self.out_indices:
                 outs.append(x)
+            if i == max(self.out_indices):
+                break
         return tuple(outs)
 
     def _freeze(self) -> None:

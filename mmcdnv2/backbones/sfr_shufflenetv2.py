@@ -1,6 +1,6 @@
 """ShuffleNetV2 with sparse feature reactivation."""
 
-from typing import Sequence
+from typing import Sequence, Union
 
 import torch
 from mmpretrain.models.backbones.shufflenet_v2 import InvertedResidual, ShuffleNetV2
@@ -10,13 +10,14 @@ from torch.nn.functional import channel_shuffle
 from ..condensable import CondensableMixin
 from ..layers import SFRModule
 from ..registry import register_model
-from .base import RecomputedMixin
+from .base import RecomputedMixin, check_frozen_stages, resolve_out_indices
 
 
 class ReactivatedResidual(RecomputedMixin, InvertedResidual):
     """Unit of stride 1 whose branch reactivates the half that passes through.
 
-    ``shuffle(cat([old + SFR(branch), branch]))`` (paper, appendix).
+    ``shuffle(cat([old + SFR(branch), branch]))``, the SFR as convolution, norm
+    and activation like the rest of the unit.
 
     Args:
         channels (int): Number of input and output channels.
@@ -50,29 +51,37 @@ class ReactivatedResidual(RecomputedMixin, InvertedResidual):
 
 @register_model
 class SFRShuffleNetV2(CondensableMixin, ShuffleNetV2):
-    """SFR-ShuffleNetV2 backbone (paper, Sec. 4 and appendix).
+    """SFR-ShuffleNetV2 backbone (paper, Sec. 4).
 
     mmpretrain's ShuffleNetV2 with a reactivation in each unit of stride 1;
-    the down-sampling units are as they were. With ``sparse_factor=8`` its
-    cost is the paper's.
+    the down-sampling units are as they were. The paper's appendix, which has
+    the details, is not public: that ``sparse_factor=8`` gives the paper's
+    FLOPs is what speaks for this reading.
 
     Args:
         widen_factor (float): 0.5, 1.0, 1.5 or 2.0. Defaults to 1.0.
-        out_indices (Sequence[int]): Stages whose outputs are returned:
+        out_indices (int | Sequence[int]): Stages whose outputs are returned:
             strides 8, 16 and 32 for 0 to 2 (what detectors use), 3 for the
-            final 1x1 convolution. Stages behind the last one returned are not
-            built. Defaults to (3, ).
+            final 1x1 convolution. Negative numbers count from the last one.
+            Stages behind the last one returned are left out. Defaults to
+            (3, ).
+        frozen_stages (int): 0 freezes the stem, n the stem and the first n
+            stages; -1 freezes nothing. Defaults to -1.
         groups (int): Groups of the reactivations, each of which falls to the
             largest divisor of its channels. Defaults to 8.
         sparse_factor (int): See :class:`~mmcdnv2.layers.SFR`. Defaults to 8.
         deploy (bool): Whether to build the condensed form. Defaults to False.
         kwargs: See :class:`mmpretrain.models.ShuffleNetV2`.
+
+    Raises:
+        InputError: If an index or stage is out of range.
     """
 
     def __init__(
         self,
         widen_factor: float = 1.0,
-        out_indices: Sequence[int] = (3,),
+        out_indices: Union[int, Sequence[int]] = (3,),
+        frozen_stages: int = -1,
         groups: int = 8,
         sparse_factor: int = 8,
         deploy: bool = False,
@@ -80,9 +89,14 @@ class SFRShuffleNetV2(CondensableMixin, ShuffleNetV2):
     ) -> None:
         # Known before the parent builds its stages by _make_layer.
         self._sfr_cfg = dict(groups=groups, sparse_factor=sparse_factor, deploy=deploy)
+        out_indices = resolve_out_indices(out_indices, 4)
         super().__init__(widen_factor, out_indices, **kwargs)
         # What is not returned would cost time, and DDP would miss its gradients.
         self.layers = self.layers[: max(out_indices) + 1]
+        check_frozen_stages(frozen_stages, len(self.layers))
+        self.frozen_stages = frozen_stages
+        # The parent first does it in train(), too late for DDP.
+        self._freeze_stages()
 
     def _make_layer(self, out_channels: int, num_blocks: int) -> nn.Sequential:
         first, *rest = super()._make_layer(out_channels, num_blocks)
@@ -96,6 +110,11 @@ class SFRShuffleNetV2(CondensableMixin, ShuffleNetV2):
         return nn.Sequential(
             first, *(ReactivatedResidual(out_channels, **cfg) for _ in rest)
         )
+
+    def _freeze_stages(self) -> None:
+        super()._freeze_stages()
+        if self.frozen_stages >= 0:
+            self.conv1.eval()
 
     def train(self, mode: bool = True) -> 'SFRShuffleNetV2':
         """Set the mode; unlike the parent's, return the network."""

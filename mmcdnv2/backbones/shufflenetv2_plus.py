@@ -134,8 +134,8 @@ class ShuffleNetV2Plus(StagedBackbone):
     """ShuffleNetV2+ backbone, and SFR-ShuffleNetV2+ by a sparse factor.
 
     Megvii's `ShuffleNetV2+
-    <https://github.com/megvii-model/ShuffleNet-Series>`_; the reactivation
-    in its units of stride 1 is the paper's (Sec. 4).
+    <https://github.com/megvii-model/ShuffleNet-Series>`_. For the reactivation
+    in its units of stride 1 (paper, Sec. 4) see :class:`SFRShuffleNetV2`.
 
     Args:
         arch (str): 'small', 'medium' or 'large'. Defaults to 'small'.

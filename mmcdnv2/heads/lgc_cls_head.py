@@ -14,10 +14,10 @@ from ..registry import register_model
 class LGCClsHead(CondensableMixin, LinearClsHead):
     """Linear classifier that learns which of its inputs to keep.
 
-    CondenseNet condenses its classifier to half of the inputs (CondenseNet,
-    Sec. 4), those with the largest weights, after the training. Here they
-    are dropped by the :class:`~mmcdnv2.engine.SparsificationHook` while the
-    network can still adapt, so that condensing changes nothing.
+    CondenseNet drops half of its ImageNet classifier's inputs, those with the
+    smallest weights, in the middle of the training (CondenseNet, Sec. 4):
+    an LGC of one group. The :class:`~mmcdnv2.engine.SparsificationHook` does
+    it here.
 
     Args:
         num_classes (int): Number of classes.

@@ -31,9 +31,9 @@ def test_macs_by_hand():
 
 def test_paper_elements_by_hand():
     model = nn.Sequential(
-        nn.ReLU(),
+        nn.ReLU6(),
         nn.Hardswish(),
-        nn.AvgPool2d(2),
+        nn.AvgPool2d((2, 2)),
         nn.MaxPool2d(1),
         nn.BatchNorm2d(3),
         nn.Sigmoid(),

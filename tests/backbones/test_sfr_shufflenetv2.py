@@ -79,7 +79,7 @@ def test_switch_to_deploy(name):
 
 
 @torch.no_grad()
-def test_unit_is_the_papers_formula():
+def test_unit_is_the_formula():
     unit = settle(build_all()['v2']()).layers[0][1]
     x = torch.randn(1, 48, 6, 6)
     old, new = x[:, :24], unit.branch2(x[:, 24:])
@@ -132,6 +132,38 @@ def test_only_what_is_returned_is_built_or_trained():
         for name, parameter in backbone.named_parameters():
             assert (parameter.grad is not None) == parameter.requires_grad, name
     assert len(SFRShuffleNetV2(0.5, out_indices=(0, 1)).layers) == 2
+
+
+@pytest.mark.parametrize('name', ['v2', 'plus'])
+def test_frozen_stages_and_norm_eval(name):
+    backbone = build_all()[name](frozen_stages=1, norm_eval=True)
+    # At once, before DDP looks, not only in train().
+    idle = {n for n, p in backbone.named_parameters() if not p.requires_grad}
+    stem, blocks = ('conv1', 'layers') if name == 'v2' else ('stem', 'blocks')
+    frozen = (f'{stem}.', f'{blocks}.0.')
+    # The last convolution of ShuffleNetV2+ is not run.
+    expected = (*frozen, 'blocks.4.')
+    assert idle == {n for n, _ in backbone.named_parameters() if n.startswith(expected)}
+    backbone.train()
+    norms = [m for m in backbone.modules() if isinstance(m, nn.BatchNorm2d)]
+    assert not any(norm.training for norm in norms)
+    backbone = build_all()[name](frozen_stages=1).train()
+    for norm_name, module in backbone.named_modules():
+        if isinstance(module, nn.BatchNorm2d):
+            assert module.training != norm_name.startswith(frozen), norm_name
+
+
+@pytest.mark.parametrize('name', ['v2', 'plus'])
+def test_bad_indices(name):
+    cls = SFRShuffleNetV2 if name == 'v2' else ShuffleNetV2Plus
+    last = 3 if name == 'v2' else 4
+    with pytest.raises(
+        InputError, match=rf'out_indices must be in \[-{last + 1}, {last}'
+    ):
+        cls(out_indices=(last + 1,))
+    with pytest.raises(InputError, match=rf'frozen_stages must be in \[-1, {last + 1}'):
+        cls(out_indices=-1, frozen_stages=last + 2)
+    assert cls(out_indices=-1).out_indices == (last,)
 
 
 def test_groups_fall_and_counts_round_up():

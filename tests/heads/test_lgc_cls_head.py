@@ -4,9 +4,15 @@ import logging
 
 import pytest
 import torch
+from mmengine.registry import init_default_scope
 
 from mmcdnv2.errors import InputError
 from mmcdnv2.heads import LGCClsHead
+
+
+@pytest.fixture(autouse=True)
+def scope():
+    init_default_scope('mmpretrain')
 
 
 @torch.no_grad()

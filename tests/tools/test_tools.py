@@ -193,8 +193,7 @@ def test_bad_input_gets_one_sentence(
     assert not (tmp_path / 'out').exists()
 
 
-def test_complexity(run, capsys, monkeypatch):
-    monkeypatch.setenv('COLUMNS', '200')
+def test_complexity(run, capsys):
     config = 'configs/cifar/condensenet-50_1xb64_cifar10.py'
     assert run('analysis_tools/complexity.py', config) == 0
     out = capsys.readouterr().out

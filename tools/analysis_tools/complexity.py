@@ -74,11 +74,8 @@ def notes_on(model: ZooModel, compared: Dict[str, Comparison]) -> List[str]:
     notes = [f'Published figures: {model.published.by}.']
     if model.published.counting == 'macs' and 'flops' in compared:
         notes.append('The published FLOPs are MACs and compared with those.')
-    if model.published.note:
-        notes.append(model.published.note)
-    if any(
-        c.rounds_to_printed and abs(c.difference) > 0.005 for c in compared.values()
-    ):
+    notes += [text for name, text in model.published.notes.items() if name in compared]
+    if any(c.rounds_to_printed and not c.is_near for c in compared.values()):
         notes.append('Ours, rounded to the digits that were printed, is the same.')
     return notes
 
@@ -90,12 +87,13 @@ def main() -> None:
     models = select(args.configs)
     shape = args.input_shape and tuple(args.input_shape)
     table = Table(title='Parameters and FLOPs in millions, batch 1')
-    table.add_column('')
-    table.add_column('input', justify='right')
-    for column in COLUMNS:
-        table.add_column(column, justify='right')
+    table.add_column('', overflow='fold')
+    for column in ('input', *COLUMNS):
+        table.add_column(column, justify='right', overflow='fold')
     footnotes: List[str] = []
+    # In a file, no column needs to be squeezed.
     console = Console()
+    console.width = console.width if console.is_terminal else 200
     for model in track(
         models, 'Counting', console=Console(stderr=True), transient=True
     ):
