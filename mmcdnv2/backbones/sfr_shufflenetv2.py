@@ -4,8 +4,8 @@ from typing import Sequence, Union
 
 import torch
 from mmpretrain.models.backbones.shufflenet_v2 import InvertedResidual, ShuffleNetV2
+from mmpretrain.models.utils import channel_shuffle
 from torch import Tensor, nn
-from torch.nn.functional import channel_shuffle
 
 from ..condensable import CondensableMixin
 from ..layers import SFRModule

@@ -3,7 +3,7 @@
 from typing import Dict, Optional
 
 import torch
-import torch.nn.functional as F
+from mmpretrain.models.utils import channel_shuffle
 from torch import Tensor, nn
 
 from ..errors import InputError
@@ -89,7 +89,7 @@ class CondensedLGC(FilterGroups, CondensedConv2d):
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, in_channels, H, W) to (N, out_channels, H', W')."""
         x = self._conv_forward(x.index_select(1, self.index), self.weight, None)
-        return self._with_bias(F.channel_shuffle(x, self.groups))
+        return self._with_bias(channel_shuffle(x, self.groups))
 
 
 @register_model
@@ -125,7 +125,7 @@ class CondensedSFR(InputGroups, CondensedConv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, in_channels, H, W) to (N, out_channels, H', W')."""
-        x = F.channel_shuffle(x, self.weight.size(1))
+        x = channel_shuffle(x, self.weight.size(1))
         updates = self._conv_forward(x, self.weight, None)
         n, _, h, w = updates.shape
         out = updates.new_zeros(n, self.columns, h, w)

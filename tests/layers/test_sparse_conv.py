@@ -154,6 +154,25 @@ def test_pruned_weights_get_no_gradient():
     assert (layer.weight.grad[~pruned] != 0).all()
 
 
+@pytest.mark.parametrize('layer', random_layers(4), ids=repr)
+def test_condensed_gives_the_same_gradients(layer):
+    layer.set_progress(1)
+    condensed = layer.condense()
+    x = torch.randn(2, layer.in_channels, 4, 4)
+    inputs = [x.clone().requires_grad_() for _ in range(2)]
+    for module, leaf in zip((layer, condensed), inputs):
+        module(leaf).square().sum().backward()
+    torch.testing.assert_close(inputs[1].grad, inputs[0].grad, atol=1e-4, rtol=1e-4)
+    # The kept weights' gradients are the same numbers in another order.
+    kept = layer.weight.grad[layer.masked_weight() != 0]
+    torch.testing.assert_close(
+        condensed.weight.grad.flatten().sort().values,
+        kept.sort().values,
+        atol=1e-3,
+        rtol=1e-4,
+    )
+
+
 @pytest.mark.parametrize('layer_type', ['LGC', 'SFR'])
 @torch.no_grad()
 def test_in_conv_module(layer_type):
