@@ -8,9 +8,14 @@ from typing import List, Union
 import torch
 from torch import Tensor, nn
 
-from ..layers import LGC, SFR, CondensedLGC, CondensedSFR, SparseConv2d
-from ..layers.condensed_conv import CondensedConv2d
-from ..layers.grouping import expand
+from ..layers import (
+    LGC,
+    SFR,
+    CondensedConv2d,
+    CondensedLGC,
+    CondensedSFR,
+    SparseConv2d,
+)
 
 # Sparse and condensed form of each kind of layer.
 KINDS = {'LGC': (LGC, CondensedLGC), 'SFR': (SFR, CondensedSFR)}
@@ -69,12 +74,7 @@ def connection_strength(layer: Union[SparseConv2d, CondensedConv2d]) -> Tensor:
         columns input feature maps; for SFR, rows are input groups and columns
         the feature maps that they update. NaN where it is pruned.
     """
-    if isinstance(layer, SparseConv2d):
-        matrix, mask = layer.to_matrix(layer.weight), layer.mask
-    else:
-        entries = layer.from_group_conv(layer.weight, layer.groups)
-        index = layer.index.view(layer.groups, -1)
-        matrix, mask = expand(entries, index, layer.columns)
+    matrix, mask = layer.matrix_and_mask()
     members = matrix.reshape(-1, *mask.shape)
     return members.abs().mean(0).masked_fill(~mask, float('nan'))
 

@@ -1,6 +1,6 @@
 """The two sparse convolutions, their condensed forms and what goes with them."""
 
-from .condensed_conv import CondensedLGC, CondensedSFR
+from .condensed_conv import CondensedConv2d, CondensedLGC, CondensedSFR
 from .se_layer import NormedSELayer
 from .sfr_module import SFRModule
 from .sparse_conv import (
@@ -18,6 +18,7 @@ __all__ = [
     'LGC',
     'SFR',
     'SFRModule',
+    'CondensedConv2d',
     'CondensedLGC',
     'CondensedSFR',
     'NormedSELayer',

@@ -1,6 +1,6 @@
 """What LGC and SFR become for deployment: an index and a group convolution."""
 
-from typing import Dict, Optional
+from typing import Dict, Optional, Tuple
 
 import torch
 from mmpretrain.models.utils import channel_shuffle
@@ -8,7 +8,14 @@ from torch import Tensor, nn
 
 from ..errors import InputError
 from ..registry import register_model
-from .grouping import FilterGroups, GroupedMatrix, InputGroups, compress, kept_columns
+from .grouping import (
+    FilterGroups,
+    GroupedMatrix,
+    InputGroups,
+    compress,
+    expand,
+    kept_columns,
+)
 
 
 class CondensedConv2d(GroupedMatrix, nn.Conv2d):
@@ -19,6 +26,10 @@ class CondensedConv2d(GroupedMatrix, nn.Conv2d):
     checkpoint brings its own, be it a condensed one or a sparse one whose
     sparsification is finished.
     """
+
+    def matrix_and_mask(self) -> Tuple[Tensor, Tensor]:
+        entries = self.from_group_conv(self.weight, self.groups)
+        return expand(entries, self.index.view(self.groups, -1), self.columns)
 
     def _add_bias(self, bias: bool, out_channels: int) -> None:
         # It is added to the output in its final order, not to the group

@@ -73,6 +73,16 @@ class GroupedMatrix:
 
     factor_name: str
 
+    def matrix_and_mask(self) -> Tuple[Tensor, Tensor]:
+        """Return the weights, at their places, and which of them are kept.
+
+        Returns:
+            tuple[Tensor, Tensor]: The matrix, shape (rows, columns), and the
+            bool mask, shape (groups, columns). What is pruned need not be
+            zero.
+        """
+        raise NotImplementedError
+
     @classmethod
     def resolve(
         cls,

@@ -1,6 +1,6 @@
 """Convolutions that sparsify themselves while they train: LGC and SFR."""
 
-from typing import Dict, Optional, Type
+from typing import Dict, Optional, Tuple, Type
 
 import torch
 from torch import Tensor, nn
@@ -91,6 +91,9 @@ class SparseConv2d(GroupedMatrix, nn.Conv2d):
             for stage in range(self.factor)
             if kept <= kept_columns(self.columns, self.factor, stage)
         )
+
+    def matrix_and_mask(self) -> Tuple[Tensor, Tensor]:
+        return self.to_matrix(self.weight), self.mask
 
     def masked_weight(self) -> Tensor:
         """Return the weight with zeros where it is pruned, shape as it is."""
