@@ -1,7 +1,12 @@
 """Counting and timing networks; what their sparse layers connect."""
 
 from .complexity import count_macs, count_paper_elements, count_params, median_latency
-from .connection_map import block_maps, connection_strength, source_strength
+from .connection_map import (
+    block_maps,
+    connection_strength,
+    dense_chains,
+    source_strength,
+)
 from .zoo import Comparison, Cost, Published, ZooModel, measure, read_zoo
 
 __all__ = [
@@ -14,6 +19,7 @@ __all__ = [
     'count_macs',
     'count_paper_elements',
     'count_params',
+    'dense_chains',
     'measure',
     'median_latency',
     'read_zoo',

@@ -3,7 +3,8 @@
 import os
 from dataclasses import dataclass
 from itertools import groupby
-from typing import List, Union
+from operator import contains
+from typing import Dict, List, Optional, Sequence, Set, Union
 
 import torch
 from torch import Tensor, nn
@@ -45,20 +46,16 @@ class BlockMap:
     Attributes:
         kind (str): 'LGC' or 'SFR'.
         layers (list[LayerMap]): In the order of the model.
-        starts (list[int]): First channel of each source of the features that
-            the layers read (LGC) or update (SFR). The first source is the
-            block's input. If the container is a dense block, its layers but
-            for the last one follow.
+        sources (dict[str, int]): What computed the features that the layers
+            read (LGC) or update (SFR), and its first channel: the network's
+            stem, or whatever the dense connectivity begins with, called
+            'input'; then the labels of the layers, those of earlier blocks
+            first. Only 'input' if the container is no dense block.
     """
 
     kind: str
     layers: List[LayerMap]
-    starts: List[int]
-
-    @property
-    def sources(self) -> List[str]:
-        """list[str]: Names of the sources."""
-        return ['input', *(layer.label for layer in self.layers)][: len(self.starts)]
+    sources: Dict[str, int]
 
 
 @torch.no_grad()
@@ -79,27 +76,51 @@ def connection_strength(layer: Union[SparseConv2d, CondensedConv2d]) -> Tensor:
     return members.abs().mean(0).masked_fill(~mask, float('nan'))
 
 
-def source_strength(block: BlockMap) -> Tensor:
-    """Mean absolute weight between each layer and each source of a block.
+def dense_chains(blocks: List[BlockMap]) -> List[List[BlockMap]]:
+    """Put the blocks together whose layers read or update the same sources.
+
+    Args:
+        blocks (list[BlockMap]): Of one model.
+
+    Returns:
+        list[list[BlockMap]]: All of CondenseNet's LGCs are one chain, as its
+        features pass from block to block; in a DenseNet the transitions mix
+        them, so each block is a chain of its own.
+    """
+    chains: List[List[BlockMap]] = []
+    for block in blocks:
+        last = chains[-1][-1] if chains else None
+        if last and last.kind == block.kind and last.layers[-1].label in block.sources:
+            chains[-1].append(block)
+        else:
+            chains.append([block])
+    return chains
+
+
+def source_strength(chain: Sequence[BlockMap]) -> Tensor:
+    """Mean absolute weight between each layer and each source of a chain.
 
     It is the L1 norm of the connection by its number of weights, pruned ones
     included: a source is weak if it is read weakly or if few of its channels
     are read at all.
 
     Args:
-        block (BlockMap): The block.
+        chain (Sequence[BlockMap]): One of :func:`dense_chains`.
 
     Returns:
         Tensor: Shape (layers, sources). NaN where the source comes after the
         layer, 0 where the connection is pruned entirely.
     """
-    result = torch.full((len(block.layers), len(block.starts)), float('nan'))
-    for row, layer in zip(result, block.layers):
+    layers = [layer for block in chain for layer in block.layers]
+    # The last block's sources are those of the ones before and more.
+    starts = list(chain[-1].sources.values())
+    result = torch.full((len(layers), len(starts)), float('nan'))
+    for row, layer in zip(result, layers):
         # All groups have as many weights, so the mean over them is the mean
         # over all weights.
         channels = layer.strength.nan_to_num(0).mean(0)
-        ends = [*block.starts[1:], len(channels)]
-        for i, (start, end) in enumerate(zip(block.starts, ends)):
+        ends = [*starts[1:], len(channels)]
+        for i, (start, end) in enumerate(zip(starts, ends)):
             if start < len(channels):
                 row[i] = channels[start:end].mean()
     return result
@@ -107,6 +128,12 @@ def source_strength(block: BlockMap) -> Tensor:
 
 def block_maps(model: nn.Module) -> List[BlockMap]:
     """Find the LGCs and SFRs of a model and the blocks that they stand in.
+
+    A block is what stands in one list of modules. It is a dense block if each
+    layer works on the channels of the one before and on those that it added;
+    if its first layer does so too, it goes on from the block before. New
+    channels are taken to stand behind the old ones, and these to keep their
+    order from block to block.
 
     Args:
         model (nn.Module): Sparse or condensed.
@@ -121,56 +148,74 @@ def block_maps(model: nn.Module) -> List[BlockMap]:
             for name, module in model.named_modules()
             if isinstance(module, types)
         }
-        labels = dict(zip(layers, _labels(list(layers))))
-        for container, names in groupby(layers, lambda name: _container(model, name)):
-            names = list(names)
-            blocks.append(
-                BlockMap(
-                    kind,
-                    [
-                        LayerMap(name, labels[name], connection_strength(layers[name]))
-                        for name in names
-                    ],
-                    _source_starts(model, container, names),
-                )
-            )
+        containers = {name: _container(model, name) for name in layers}
+        labels = _labels(containers)
+        # What a layer behind all those so far would have as its sources, and
+        # what it would work on.
+        sources: Dict[str, int] = {}
+        following: Set[int] = set()
+        for container, group in groupby(layers, containers.get):
+            names = list(group)
+            columns = [layers[name].columns for name in names]
+            after = [_columns_after(model, container, name) for name in names]
+            is_dense = all(map(contains, after, columns[1:]))
+            if not (is_dense and columns[0] in following):
+                sources = {'input': 0}
+            if is_dense:
+                sources = {**sources, **dict(zip(map(labels.get, names), columns))}
+            following = after[-1] if is_dense else set()
+            maps = [
+                LayerMap(name, labels[name], connection_strength(layers[name]))
+                for name in names
+            ]
+            # What the last layer computes comes after all of them.
+            known = {k: v for k, v in sources.items() if k != maps[-1].label}
+            blocks.append(BlockMap(kind, maps, known))
     return blocks
 
 
-def _labels(names: List[str]) -> List[str]:
-    """Strip what the dotted names have in common in front and behind."""
-    parts = [name.split('.') for name in names]
-    front = len(os.path.commonprefix(parts))
-    behind = len(os.path.commonprefix([part[::-1] for part in parts]))
-    return [
-        '.'.join(part[front : len(part) - behind]) or name
-        for part, name in zip(parts, names)
-    ]
+def _labels(containers: Dict[str, Optional[str]]) -> Dict[str, str]:
+    """Strip what the layers' names have in common in front and behind.
 
-
-def _container(model: nn.Module, name: str) -> str:
-    """Name of the nearest list of modules around a module."""
-    parents = name.split('.')[:-1]
-    while parents and not isinstance(
-        model.get_submodule('.'.join(parents)),
-        (nn.Sequential, nn.ModuleList, nn.ModuleDict),
-    ):
-        parents.pop()
-    return '.'.join(parents)
-
-
-def _source_starts(model: nn.Module, container: str, names: List[str]) -> List[int]:
-    """First channel of each source, if the container is a dense block.
-
-    It is one if each layer works on more channels than the one before, and the
-    module around that one has a convolution that computes just as many. New
-    channels are taken to stand behind the old ones.
+    A layer outside of all lists, such as a classifier, keeps its name and
+    does not count.
     """
-    columns = [model.get_submodule(name).columns for name in names]
+    labels = {name: name for name in containers}
+    parts = {
+        name: name.split('.')
+        for name, container in containers.items()
+        if container is not None
+    }
+    front = len(os.path.commonprefix(list(parts.values())))
+    behind = len(os.path.commonprefix([part[::-1] for part in parts.values()]))
+    for name, part in parts.items():
+        labels[name] = '.'.join(part[front : len(part) - behind]) or name
+    return labels
+
+
+def _container(model: nn.Module, name: str) -> Optional[str]:
+    """Name of the nearest list of modules around a module, if there is one."""
+    parts = name.split('.')
+    for depth in reversed(range(len(parts))):
+        container = '.'.join(parts[:depth])
+        if isinstance(
+            model.get_submodule(container),
+            (nn.Sequential, nn.ModuleList, nn.ModuleDict),
+        ):
+            return container
+    return None
+
+
+def _columns_after(model: nn.Module, container: Optional[str], name: str) -> Set[int]:
+    """Numbers of channels that there may be after a layer of a dense block.
+
+    They are those that it works on and the new ones. These are SFR's inputs;
+    for an LGC, they are as many as a convolution beside it computes.
+    """
+    layer = model.get_submodule(name)
+    if isinstance(layer, KINDS['SFR']):
+        return {layer.columns + layer.in_channels}
     depth = len(container.split('.')) if container else 0
-    for name, before, after in zip(names, columns, columns[1:]):
-        child = model.get_submodule('.'.join(name.split('.')[: depth + 1]))
-        computed = {m.out_channels for m in child.modules() if isinstance(m, nn.Conv2d)}
-        if after - before not in computed:
-            return [0]
-    return [0, *columns[:-1]]
+    child = model.get_submodule('.'.join(name.split('.')[: depth + 1]))
+    convs = (module for module in child.modules() if isinstance(module, nn.Conv2d))
+    return {layer.columns + conv.out_channels for conv in convs}

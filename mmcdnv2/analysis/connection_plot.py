@@ -19,7 +19,13 @@ from ..config import load_config
 from ..errors import InputError
 from ..files import replace_when_done
 from ..models import build_model
-from .connection_map import KINDS, BlockMap, block_maps, source_strength
+from .connection_map import (
+    KINDS,
+    BlockMap,
+    block_maps,
+    dense_chains,
+    source_strength,
+)
 
 # Rows and columns of a layer's map, and what it does to a source's features.
 ROLES = {
@@ -33,14 +39,14 @@ ABSENT, BORDER = '0.85', '0.5'
 # The layout is in pixels, so that each channel gets at least one and each
 # label as many as it needs: a line of small text, and a character of it.
 DPI = 100
-LINE, CHARACTER = 14, 6
+LINE, CHARACTER = 15, 7
 MARGIN = 20
-MIN_WIDTH = 900
+MIN_WIDTH = 720
 # Height of a group's row; smallest and largest cell of a map of sources.
 GROUP, MIN_CELL, MAX_CELL = 4, 8, 30
 BARS_HEIGHT = 200
 # A colour bar, its largest height and the space that it takes with its ticks.
-SCALE_WIDTH, SCALE_HEIGHT, SCALE_SPACE = 10, 120, 75
+SCALE_WIDTH, SCALE_HEIGHT, SCALE_SPACE = 10, 200, 80
 
 
 def draw_connection_maps(
@@ -88,8 +94,9 @@ def connection_figure(
     From above: for LGC and for SFR, the strength of each group and channel;
     then the strength of each layer and source, for LGC if it stands in dense
     blocks, else for SFR. Where there are no dense blocks, the strength of each
-    layer instead. Each block has a colour scale of its own, as the strength of
-    weights depends on their number; beside each other, blocks share it.
+    layer instead. The strength of weights depends on their number, so there
+    each block has a colour scale of its own, which blocks beside each other
+    share; and here each layer has.
 
     Args:
         titles (Sequence[str]): Titles of the columns.
@@ -117,26 +124,21 @@ def connection_figure(
     dense = [
         kind
         for kind in kinds
-        if any(len(b.starts) > 1 for blocks in by_kind[kind] for b in blocks)
+        if any(len(b.sources) > 1 for blocks in by_kind[kind] for b in blocks)
     ]
     for kind in dense[:1] or kinds:
         chosen = by_kind[kind]
-        values = [[source_strength(b).numpy() for b in blocks] for blocks in chosen]
         if dense:
             page.begin(
-                f'(b) {kind}: mean |w|, 0 where pruned, with which each layer (rows) '
-                f'{ROLES[kind][2]} the features of each source (columns)',
+                f'(b) {kind}: relative mean |w|, 0 where pruned, with which a layer '
+                f'(row) {ROLES[kind][2]} the features of a source (column)',
                 chosen,
             )
-            scales = _common_scales([[[v] for v in column] for column in values])
-            for x, blocks, strengths in zip(page.x, chosen, values):
-                _draw_sources(page, x, blocks, strengths, scales)
+            for x, blocks in zip(page.x, chosen):
+                _draw_sources(page, x, dense_chains(blocks))
         else:
             page.begin(f'(b) {kind}: mean |w|, 0 where pruned, of each layer', chosen)
-            top = max(strength.max() for column in values for strength in column)
-            for x, blocks, strengths in zip(page.x, chosen, values):
-                if blocks:
-                    _draw_bars(page, x, blocks, strengths, top)
+            _draw_bars(page, chosen)
     return page.finish()
 
 
@@ -158,7 +160,7 @@ class _Page:
         layers = [layer for blocks in columns for b in blocks for layer in b.layers]
         self.left = CHARACTER * max(len(layer.label) for layer in layers) + LINE
         channels = [layer.strength.size(1) for layer in layers]
-        sources = [len(b.starts) for blocks in columns for b in blocks]
+        sources = [len(b.sources) for blocks in columns for b in blocks]
         self.width = max(MIN_WIDTH, max(channels), MIN_CELL * max(sources))
         self._pitch = self.left + self.width + SCALE_SPACE + MARGIN
         self.x = [MARGIN + self.left + i * self._pitch for i in range(len(columns))]
@@ -175,21 +177,25 @@ class _Page:
     ) -> Axes:
         """Add a panel and keep the space below it free for its tick labels."""
         ax = self._figure.add_axes((0, 0, 1, 1), label=str(len(self._axes)))
-        ax.tick_params(labelsize=7, length=2, pad=2)
+        ax.tick_params(labelsize=8, length=2, pad=2)
         self._axes.append((ax, x, y, width, height))
         self._bottom = max(self._bottom, y + height + below)
         return ax
 
-    def add_scale(self, x: float, y: float, height: float, scale: Normalize) -> None:
-        """Add the colour bar of a panel to its right."""
+    def add_scale(
+        self, x: float, y: float, height: float, scale: Normalize, label: str
+    ) -> None:
+        """Add the colour bar of a panel to its right, if it has two ends."""
+        if scale.vmin == scale.vmax:
+            return
         height = min(height, SCALE_HEIGHT)
         ax = self.add_axes(x + LINE, y, SCALE_WIDTH, height)
         bar = self._figure.colorbar(ScalarMappable(scale, COLOURS), cax=ax)
         ends = [scale.vmin, scale.vmax]
         bar.set_ticks(ends, labels=[f'{end:.2g}' for end in ends])
         # Low panels have no room for it; their neighbours say it for them.
-        if height > 5 * LINE:
-            bar.set_label('mean |w|', size=7)
+        if height >= CHARACTER * len(label):
+            bar.set_label(label, size=8)
 
     def add_text(self, x: float, y: float, text: str, size: float) -> None:
         """Add a line of text; its middle is at ``y``."""
@@ -245,62 +251,80 @@ def _draw_channels(
         height = sum(heights)
         ax = page.add_axes(x, y, page.width, height, below=LINE)
         _paint(ax, rows, heights, scale)
-        _label_rows(ax, heights, block)
-        if len(block.starts) > 1:
-            ticks = [*block.starts, rows[-1].shape[1]]
+        _label_rows(ax, heights, [layer.label for layer in block.layers])
+        if len(block.sources) > 1:
+            ticks = [*block.sources.values(), rows[-1].shape[1]]
             pixels = [page.width * tick / ticks[-1] for tick in ticks]
             ax.set_xticks([ticks[i] for i in _spaced(pixels, 6 * CHARACTER)])
             ax.vlines(ticks, 0, height, color=BORDER, lw=0.5)
         else:
             ax.xaxis.set_major_locator(MaxNLocator(10, integer=True))
-        page.add_scale(x + page.width, y, height, scale)
+        page.add_scale(x + page.width, y, height, scale, 'mean |w|')
         y += height + LINE + MARGIN
 
 
-def _draw_sources(
-    page: _Page,
-    x: float,
-    blocks: Sequence[BlockMap],
-    strengths: Sequence[np.ndarray],
-    scales: Sequence[Normalize],
-) -> None:
-    """Draw a map of layers and sources for each block, from left to right."""
+def _draw_sources(page: _Page, x: float, chains: Sequence[List[BlockMap]]) -> None:
+    """Draw a map of layers and sources for each chain, from left to right."""
     between = page.left + SCALE_SPACE
+    below = page.left + MARGIN
     left, top, bottom = x, page.y, page.y
-    for block, values, scale in zip(blocks, strengths, scales):
-        cell = min(MAX_CELL, page.width // len(block.starts))
-        height, width = (cell * n for n in values.shape)
+    for chain in chains:
+        rows = [_relative(row) for row in source_strength(chain).numpy()]
+        sources = list(chain[-1].sources)
+        cell = min(MAX_CELL, page.width // len(sources))
+        height, width = cell * len(rows), cell * len(sources)
         if left > x and left + width > x + page.width:
             left, top = x, bottom
-        below = page.left + MARGIN
         ax = page.add_axes(left, top, width, height, below)
-        # A connection that is pruned entirely is white, as its channels are.
-        rows = [np.where(r == 0, np.nan, r)[None, ~np.isnan(r)] for r in values]
         heights = [cell] * len(rows)
+        scale = Normalize(0, 1)
         _paint(ax, rows, heights, scale)
-        _label_rows(ax, heights, block)
-        _name_columns(ax, width, block.sources)
-        page.add_scale(left + width, top, height, scale)
+        _label_rows(ax, heights, [layer.label for b in chain for layer in b.layers])
+        _name_columns(ax, width, sources)
+        borders = np.cumsum([len(block.layers) for block in chain])[:-1]
+        style = dict(color='black', lw=1, ls='--')
+        ax.hlines(borders * cell, 0, len(sources), **style)
+        # The first column is none of the layers'.
+        ax.vlines(borders + 1, 0, height, **style)
+        # A single source has nothing to be relative to.
+        if len(sources) > 1:
+            label = 'relative mean |w| of the row'
+            page.add_scale(left + width, top, height, scale, label)
         left += width + between
         bottom = max(bottom, top + height + below)
 
 
-def _draw_bars(
-    page: _Page,
-    x: float,
-    blocks: Sequence[BlockMap],
-    strengths: Sequence[np.ndarray],
-    top: float,
-) -> None:
+def _relative(strength: np.ndarray) -> np.ndarray:
+    """Row of a layer's sources, from 0 for the weakest to 1 for the strongest.
+
+    NaN, as of pruned channels, where the connection is pruned entirely. What
+    comes after the layer is left out.
+    """
+    row = np.where(strength == 0, np.nan, strength)[None, ~np.isnan(strength)]
+    if np.isnan(row).all():
+        return row
+    low, high = np.nanmin(row), np.nanmax(row)
+    # Where all are equal, each one is the strongest.
+    return (row - low) / (high - low) if high > low else row / high
+
+
+def _draw_bars(page: _Page, columns: Sequence[Sequence[BlockMap]]) -> None:
     """Draw a bar for each layer."""
-    labels = [layer.label for block in blocks for layer in block.layers]
-    ax = page.add_axes(x, page.y, page.width, BARS_HEIGHT, below=page.left)
     # Without a dense block, the input is the only source.
-    heights = np.concatenate(strengths)[:, 0]
-    ax.bar(np.arange(len(labels)) + 0.5, heights, color=COLOURS(0.7))
-    ax.set_xlim(0, len(labels))
-    ax.set_ylim(0, 1.05 * top)
-    _name_columns(ax, page.width, labels)
+    heights = [
+        [value for b in blocks for value in source_strength([b])[:, 0].tolist()]
+        for blocks in columns
+    ]
+    top = max(max(strengths, default=0) for strengths in heights)
+    for x, blocks, strengths in zip(page.x, columns, heights):
+        if not blocks:
+            continue
+        labels = [layer.label for block in blocks for layer in block.layers]
+        ax = page.add_axes(x, page.y, page.width, BARS_HEIGHT, below=page.left)
+        ax.bar(np.arange(len(labels)) + 0.5, strengths, color=COLOURS(0.7))
+        ax.set_xlim(0, len(labels))
+        ax.set_ylim(0, 1.05 * top or 1)
+        _name_columns(ax, page.width, labels)
 
 
 def _strengths(block: BlockMap) -> List[np.ndarray]:
@@ -318,7 +342,7 @@ def _common_scales(
     for blocks in zip_longest(*columns, fillvalue=()):
         values = np.concatenate([array.ravel() for block in blocks for array in block])
         values = values[values > 0]
-        low, high = np.quantile(values, (0.01, 0.99)) if values.size else (0, 1)
+        low, high = np.quantile(values, (0.01, 0.99)) if values.size else (0, 0)
         scales.append(Normalize(low, high))
     return scales
 
@@ -342,11 +366,11 @@ def _paint(
     ax.set_ylim(top, 0)
 
 
-def _label_rows(ax: Axes, heights: Sequence[float], block: BlockMap) -> None:
+def _label_rows(ax: Axes, heights: Sequence[float], labels: Sequence[str]) -> None:
     """Name the layers whose rows have these heights in pixels."""
     centres = np.cumsum(heights) - np.array(heights) / 2
     shown = _spaced(centres, LINE)
-    ax.set_yticks([centres[i] for i in shown], [block.layers[i].label for i in shown])
+    ax.set_yticks([centres[i] for i in shown], [labels[i] for i in shown])
 
 
 def _name_columns(ax: Axes, width: float, names: Sequence[str]) -> None:

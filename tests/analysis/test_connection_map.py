@@ -1,15 +1,23 @@
 """What the connection maps say, against weights whose answer is known."""
 
 import math
+import re
 
 import pytest
 import torch
+from conftest import ROOT
 from torch import nn
 from toy import ToyModel
 
-from mmcdnv2.analysis import block_maps, connection_strength, source_strength
+from mmcdnv2.analysis import (
+    block_maps,
+    connection_strength,
+    dense_chains,
+    source_strength,
+)
 from mmcdnv2.analysis.connection_map import BlockMap, LayerMap
-from mmcdnv2.backbones import CondenseNetV2
+from mmcdnv2.backbones import CondenseNetV2, SFRShuffleNetV2
+from mmcdnv2.heads import LGCClsHead
 from mmcdnv2.layers import LGC, SFR, condense_layers, sparse_layers
 
 NAN = float('nan')
@@ -72,35 +80,58 @@ def test_strength_of_sources():
     first = torch.tensor([[1.0, 3], [NAN, 4]])
     second = torch.tensor([[2.0, NAN, 6, NAN, NAN], [NAN, NAN, NAN, NAN, NAN]])
     layers = [LayerMap(name, name, s) for name, s in zip('ab', (first, second))]
-    block = BlockMap('LGC', layers, [0, 2])
-    assert block.sources == ['input', 'a']
+    block = BlockMap('LGC', layers, {'input': 0, 'a': 2})
     # Pruned weights count as zeros: (1 + 3 + 4) / 4, 2 / 4 and 6 / 6.
-    assert equal(source_strength(block), [[2.0, NAN], [0.5, 1.0]])
+    assert equal(source_strength([block]), [[2.0, NAN], [0.5, 1.0]])
     layers[1].strength[0, 2] = NAN
-    assert equal(source_strength(block), [[2.0, NAN], [0.5, 0.0]])
+    assert equal(source_strength([block]), [[2.0, NAN], [0.5, 0.0]])
     # Without known sources, one number for each layer: 2 / 10.
-    block = BlockMap('LGC', layers, [0])
-    assert equal(source_strength(block), [[2.0], [0.2]])
+    block = BlockMap('LGC', layers, {'input': 0})
+    assert equal(source_strength([block]), [[2.0], [0.2]])
 
 
 def test_sources_are_the_layers_that_computed_the_channels():
-    """Mark each layer's reading of each source by hand and find the marks."""
-    net = make_net(progress=0)
-    values = torch.tensor([[1.0, NAN, NAN], [2, 3, NAN], [4, 5, 6]])
-    # Stem 8, block 0 adds 4: the second block starts with 12 channels.
-    bounds = [0, 12, 20, 28]
-    for i in range(3):
-        weight = net.get_parameter(f'blocks.1.{i}.lgc.conv.weight').data
-        for start, end, value in zip(bounds, bounds[1:], values[i]):
+    """Mark each layer's reading of each source by hand and find the marks.
+
+    Layers of the second block read single layers of the first.
+    """
+    net = make_net(progress=0, depths=(2, 2))
+    # The stem computes 8 channels, layers of block 0 add 4, of block 1 add 8.
+    bounds = [0, 8, 12, 16, 24]
+    values = torch.tensor(
+        [[1.0, NAN, NAN, NAN], [2, 3, NAN, NAN], [4, 5, 6, NAN], [7, 8, 9, 10]]
+    )
+    names = ['0.0', '0.1', '1.0', '1.1']
+    for name, row in zip(names, values):
+        weight = net.get_parameter(f'blocks.{name}.lgc.conv.weight').data
+        for start, end, value in zip(bounds, bounds[1:], row):
             weight[:, start:end] = -value
     blocks = block_maps(net)
     assert [block.kind for block in blocks] == ['LGC', 'LGC', 'SFR', 'SFR']
-    assert [block.starts for block in blocks] == 2 * [[0], [0, 12, 20]]
-    assert blocks[0].sources == ['input']
-    assert blocks[1].sources == ['input', '1.0', '1.1']
-    names = [layer.name for layer in blocks[3].layers]
-    assert names == [f'blocks.1.{i}.sfr.conv' for i in range(3)]
-    assert equal(source_strength(blocks[1]), values.tolist())
+    sources = dict(zip(['input', *names], bounds[:4]))
+    assert blocks[0].sources == blocks[2].sources == {'input': 0, '0.0': 8}
+    assert blocks[1].sources == blocks[3].sources == sources
+    found = [layer.name for layer in blocks[3].layers]
+    assert found == [f'blocks.1.{i}.sfr.conv' for i in range(2)]
+    assert dense_chains(blocks) == [blocks[:2], blocks[2:]]
+    assert equal(source_strength(blocks[:2]), values.tolist())
+
+
+def test_condensed_classifier_reads_the_layers_too():
+    net = nn.Module()
+    net.backbone, net.head = make_net(), LGCClsHead(10, 36)
+    lgcs, _ = dense_chains(block_maps(net))
+    assert [layer.label for layer in lgcs[-1].layers] == ['head.fc']
+    assert list(lgcs[-1].sources) == ['input', '0.0', '1.0', '1.1', '1.2']
+
+
+@pytest.mark.parametrize('arch', CondenseNetV2.arch_settings)
+def test_every_condensenet_is_one_chain(arch):
+    net = CondenseNetV2(arch)
+    for chain in dense_chains(block_maps(net)):
+        names = [layer.label for block in chain for layer in block.layers]
+        assert len(names) == sum(CondenseNetV2.arch_settings[arch]['depths'])
+        assert list(chain[-1].sources) == ['input', *names[:-1]]
 
 
 @pytest.mark.parametrize(('progress', 'kept'), [(0.0, 4), (0.4, 2), (1.0, 1)])
@@ -118,41 +149,68 @@ def test_condensed_model_has_the_same_maps():
     expected = block_maps(net)
     condense_layers(net)
     blocks = block_maps(net)
-    assert [b.starts for b in blocks] == [b.starts for b in expected]
-    for block, wanted in zip(blocks, expected):
+    assert [b.sources for b in blocks] == [b.sources for b in expected]
+    for chain, wanted in zip(dense_chains(blocks), dense_chains(expected)):
         torch.testing.assert_close(
-            source_strength(block), source_strength(wanted), equal_nan=True
+            source_strength(chain), source_strength(wanted), equal_nan=True
         )
 
 
-def test_sfr_in_a_densenet_updates_known_sources():
+def test_sfr_in_dense_blocks_updates_known_sources():
     net = nn.Sequential(*(Unit(8, 16 + 8 * i) for i in range(3)))
     (block,) = block_maps(net)
-    assert (block.kind, block.starts) == ('SFR', [0, 16, 24])
+    assert (block.kind, block.sources) == ('SFR', {'input': 0, '0': 16, '1': 24})
     net[1].sfr.weight.data[:16] = 1
     net[1].sfr.weight.data[16:] = 3
-    assert source_strength(block_maps(net)[0])[1].tolist()[:2] == [1, 3]
+    assert source_strength(block_maps(net))[1].tolist()[:2] == [1, 3]
+
+
+@pytest.mark.parametrize('deploy', [False, True])
+def test_densenet_of_the_docs(deploy):
+    """docs/connection_maps.md promises its sources; a transition ends them."""
+    text = (ROOT / 'docs/plugin.md').read_text()
+    code = re.search(r'```python\n(.*?)```', text, re.S)[1]
+    # Another test registers it, and a name can be registered once.
+    module = {'__name__': 'sfr_densenet'}
+    exec(code.replace('@register_model\n', ''), module)
+    arch = dict(growth_rate=16, depths=[3, 1, 2], init_channels=32)
+    net = module['SFRDenseNet'](arch, deploy=deploy)
+    blocks = block_maps(net)
+    assert dense_chains(blocks) == [[block] for block in blocks]
+    # Transitions halve 80 and 56 channels.
+    starts = [list(block.sources.values()) for block in blocks]
+    assert starts == [[0, 32, 48], [0], [0, 28]]
+    for block in blocks:
+        labels = [layer.label for layer in block.layers]
+        assert list(block.sources) == ['input', *labels[:-1]]
 
 
 def test_units_of_equal_width_have_no_known_sources():
     net = nn.Sequential(*(nn.Sequential(*(Unit(8, 8) for _ in 'ab')) for _ in 'abc'))
     blocks = block_maps(net)
-    assert [block.starts for block in blocks] == 3 * [[0]]
+    assert [block.sources for block in blocks] == 3 * [{'input': 0}]
+    assert dense_chains(blocks) == [[block] for block in blocks]
     labels = [layer.label for block in blocks for layer in block.layers]
     assert labels == ['0.0', '0.1', '1.0', '1.1', '2.0', '2.1']
+
+
+def test_shufflenet_has_no_known_sources():
+    # Each stage has twice the width of the one before.
+    blocks = block_maps(SFRShuffleNetV2())
+    assert [block.sources for block in blocks] == 3 * [{'input': 0}]
 
 
 def test_growing_channels_alone_make_no_dense_block():
     # Channels double, but no layer computes just the difference.
     net = nn.Sequential(LGC(8, 16, groups=4), LGC(16, 32, groups=4), LGC(32, 64))
     (block,) = block_maps(net)
-    assert block.starts == [0]
+    assert block.sources == {'input': 0}
 
 
 def test_layers_outside_of_lists():
     blocks = block_maps(ToyModel())
-    assert [(b.kind, b.layers[0].label, b.starts) for b in blocks] == [
-        ('LGC', 'lgc', [0]),
-        ('SFR', 'sfr', [0]),
+    assert [(b.kind, b.layers[0].label, b.sources) for b in blocks] == [
+        ('LGC', 'lgc', {'input': 0}),
+        ('SFR', 'sfr', {'input': 0}),
     ]
     assert block_maps(nn.Conv2d(3, 3, 1)) == []

@@ -24,29 +24,32 @@ COLOURS = dict(
 )
 
 
-def make_block(kind, strengths, starts, prefix=''):
+def make_block(kind, strengths, sources, prefix=''):
     layers = [
         LayerMap(f'net.{prefix}{i}', f'{prefix}{i}', torch.tensor(strength))
         for i, strength in enumerate(strengths)
     ]
-    return BlockMap(kind, layers, starts)
+    return BlockMap(kind, layers, sources)
 
 
-def random_blocks(depths, growth=4, groups=4, kinds=('LGC', 'SFR')):
+def random_blocks(depths, growth=4, groups=4, kinds=('LGC', 'SFR'), chained=True):
     """Blocks as of a network with so many layers, three quarters pruned."""
     torch.manual_seed(0)
     blocks = []
     for kind in kinds:
-        channels = 2 * growth
+        channels, sources = 2 * growth, {'input': 0}
         for number, depth in enumerate(depths):
+            if not chained:
+                channels, sources = 2 * growth, {'input': 0}
             columns = [channels + growth * i for i in range(depth)]
             strengths = [torch.rand(groups, c) for c in columns]
             for strength in strengths:
                 strength[torch.rand_like(strength) < 0.75] = NAN
             strengths = [strength.tolist() for strength in strengths]
-            starts = [0, *columns[:-1]]
-            blocks.append(make_block(kind, strengths, starts, f'{number}.'))
-            channels = columns[-1] + growth
+            new = {f'{number}.{i}': c for i, c in enumerate(columns)}
+            known = {**sources, **dict(list(new.items())[:-1])}
+            blocks.append(make_block(kind, strengths, known, f'{number}.'))
+            channels, sources = columns[-1] + growth, {**sources, **new}
     return blocks
 
 
@@ -73,27 +76,73 @@ def test_colours():
     first = [[1.0, NAN], [NAN, 2.0]]
     second = [[1.0, NAN, NAN, 0.0], [NAN, NAN, NAN, 9.0]]
     third = [[4.0, NAN, NAN, NAN, 2.0], [NAN, NAN, NAN, NAN, 2.0]]
-    block = make_block('LGC', [first, second, third], [0, 2, 4])
+    block = make_block('LGC', [first, second, third], {'input': 0, '0': 2, '1': 4})
     figure = connection_figure(['title'], [[block]])
     channels, sources = panels(figure)
     pixels = draw(figure)
-    # Layers are 16 pixels high, their two groups 8.
+    # Layers are 17 pixels high, each of their two groups half of that.
     assert colour_at(pixels, channels, 0.5, 4) == 'weak'
     assert colour_at(pixels, channels, 1.5, 4) == 'white'
     assert colour_at(pixels, channels, 0.5, 12) == 'white'
     assert colour_at(pixels, channels, 3.5, 4) == 'grey'
     # Kept, though zero.
-    assert colour_at(pixels, channels, 3.5, 20) == 'weak'
-    assert colour_at(pixels, channels, 3.5, 28) == 'strong'
+    assert colour_at(pixels, channels, 3.5, 21) == 'weak'
+    assert colour_at(pixels, channels, 3.5, 30) == 'strong'
     # Cells of 30 pixels: 3/4; 1/4 and 9/4; 1, 0 and 2.
+    assert colour_at(pixels, sources, 0.5, 15) == 'strong'
     assert colour_at(pixels, sources, 0.5, 45) == 'weak'
     assert colour_at(pixels, sources, 1.5, 45) == 'strong'
     assert colour_at(pixels, sources, 2.5, 45) == 'grey'
+    assert colour_at(pixels, sources, 0.5, 75) == 'weak'
     assert colour_at(pixels, sources, 1.5, 75) == 'white'
-    assert colour_at(pixels, sources, 0.5, 75) is None
+    assert colour_at(pixels, sources, 2.5, 75) == 'strong'
     columns, rows = sources.get_xticklabels(), sources.get_yticklabels()
     assert [label.get_text() for label in columns] == ['input', '0', '1']
     assert [label.get_text() for label in rows] == ['0', '1', '2']
+
+
+def test_one_map_of_all_blocks():
+    """Weak rows have the colours of strong ones; dashes part the blocks."""
+    rows = [[[8.0]], [[7.0, 3.0]], [[0.02, NAN, 0.01]], [[1.0, 5.0, 3.0, 2.0]]]
+    sources = {'input': 0, '0.0': 1, '1.0': 2, '1.1': 3}
+    first = make_block('LGC', rows[:1], {'input': 0}, '0.')
+    second = make_block('LGC', rows[1:], sources, '1.')
+    figure = connection_figure(['title'], [[first, second]])
+    *_, ax = panels(figure)
+    pixels = draw(figure)
+    seen = [
+        [colour_at(pixels, ax, i + 0.5, 30 * j + 15) for i in range(4)]
+        for j in range(4)
+    ]
+    assert seen == [
+        ['strong', 'grey', 'grey', 'grey'],
+        ['strong', 'weak', 'grey', 'grey'],
+        ['strong', 'white', 'weak', 'grey'],
+        ['weak', 'strong', None, None],
+    ]
+    halfway, quarter = ax.images[3].get_array()[0, 2:]
+    assert (halfway, quarter) == (0.5, 0.25)
+    dashed = [
+        lines.get_segments()[0].tolist()
+        for lines in ax.collections
+        if lines.get_linestyle()[0][1] is not None
+    ]
+    # The last layer of block 0 is the second source, the stem being the first.
+    assert dashed == [[[0, 30], [4, 30]], [[2, 0], [2, 120]]]
+    labels = [label.get_text() for label in ax.get_xticklabels()]
+    assert labels == list(sources)
+
+
+def test_one_value_has_no_colour_scale():
+    equal, different = [[[2.0, NAN]]], [[[2.0, 3.0]]]
+    for strengths, scales in ((equal, 0), (different, 1), ([[[0.0, NAN]]], 0)):
+        block = make_block('SFR', strengths, {'input': 0})
+        figure = connection_figure(['title'], [[block]])
+        draw(figure)
+        # The legend, the panel and the bars.
+        assert len(figure.axes) == 3 + scales
+    weak = panels(figure)[0]
+    assert colour_at(draw(figure), weak, 0.5, 8) == 'weak'
 
 
 def test_compared_models_share_their_scales():
@@ -126,10 +175,11 @@ def test_compared_models_share_their_scales():
             random_blocks((1, 1, 4), groups=8),
             random_blocks((110,), growth=1, groups=1, kinds=('LGC',)),
         ],
+        [random_blocks((3, 1, 12, 4, 9), chained=False)],
         # Nothing is known of the sources: bars.
-        [[make_block('SFR', 110 * [[[1.0, NAN]]], [0], 'layers.')]],
+        [[make_block('SFR', 110 * [[[1.0, NAN]]], {'input': 0}, 'layers.')]],
     ],
-    ids=['36 layers', '110 layers beside 6', 'bars'],
+    ids=['36 layers', '110 layers beside 6', 'separate blocks', 'bars'],
 )
 def test_nothing_overlaps(columns):
     figure = connection_figure(len(columns) * ['a'], columns)
@@ -154,7 +204,7 @@ def test_nothing_overlaps(columns):
 
 
 def test_bars_where_no_sources_are_known():
-    block = make_block('SFR', [[[1.0, NAN]], [[3.0, 4.0]]], [0])
+    block = make_block('SFR', [[[1.0, NAN]], [[3.0, 4.0]]], {'input': 0})
     figure = connection_figure(['a'], [[block]])
     (bars,) = (ax for ax in figure.axes if ax.containers)
     assert [bar.get_height() for bar in bars.patches] == [0.5, 3.5]
