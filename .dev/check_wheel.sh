@@ -20,7 +20,9 @@ PATH=$PWD/$venv/bin:$PATH
 
 folder=$(mktemp -d)
 log=$folder.log
-trap 'rm -rf "$folder" "$log"' EXIT
+# In a clone that is installed editable, onedl-mim searches all folders for a
+# config's name, environments too, and would find each twice.
+trap 'rm -rf "$folder" "$log"; python -m pip uninstall -q -y mmcdnv2' EXIT
 cd "$folder"
 
 # Usage: check passes|fails PATTERN COMMAND...
@@ -76,9 +78,15 @@ check fails '^error: train_dataloader expects its data in data/coco/' \
     mim train mmcdnv2 faster_rcnn_cdnv2_c_fpn_1x_coco.py
 check passes '^CondenseNetV2' python -c "import mmcdnv2, mmpretrain
 print(type(mmpretrain.get_model('cdnv2_a_8xb128_in1k').backbone).__name__)"
-check passes 'config id: cdnv2_a_8xb128_in1k' mim search mmcdnv2
+check passes 'config id: cdnv2_a_8xb128_in1k' \
+    mim search mmcdnv2 --model condensenetv2
+name=condensenet-50_1xb64_cifar10
+cifar=$(python -c "from mmpretrain import ModelHub; import mmcdnv2
+print(ModelHub.get('$name').config.filename)" | tail -n 1)
+check passes "$name .* 0.217 .* 28.642" mim run mmcdnv2 complexity "$cifar"
+classifier=$demo/classifier
+check passes 'finished successfully' mim run mmcdnv2 connection_map \
+    $classifier/cdnv2_a_digits.py $classifier/epoch_4.pth --out map.png
+expect_files map.png
 
-# In a clone that is installed editable, onedl-mim searches all folders for a
-# config's name, environments too.
-python -m pip uninstall -q -y mmcdnv2
 echo "The wheel works with $(basename "$stack")."

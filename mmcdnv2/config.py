@@ -19,11 +19,17 @@ def load_config(path: str, options: Optional[Dict] = None) -> Config:
         Config: The merged config.
 
     Raises:
-        InputError: If the file does not exist.
+        InputError: If the file does not exist or cannot be read.
     """
     if not os.path.isfile(path):
         raise InputError(f'There is no config file {path}.')
-    cfg = Config.fromfile(path)
+    try:
+        cfg = Config.fromfile(path)
+    except Exception as error:
+        # A config is Python: nothing limits what reading it may raise.
+        raise InputError(
+            f'{path} cannot be read as a config: {type(error).__name__}: {error}'
+        ) from error
     if options:
         cfg.merge_from_dict(options)
     return cfg

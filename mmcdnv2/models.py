@@ -26,7 +26,15 @@ def build_model(cfg: Config) -> nn.Module:
 
     Returns:
         nn.Module: The model, weights as they are built.
+
+    Raises:
+        InputError: If the config has no model.
     """
+    if 'model' not in cfg:
+        raise InputError(
+            f'{cfg.filename} has no model: the config of a classifier or a detector '
+            'was expected.'
+        )
     init_default_scope(cfg.get('default_scope', 'mmengine'))
     model = copy.deepcopy(cfg.model)
     if 'data_preprocessor' in cfg:
@@ -62,18 +70,19 @@ def input_shape_of(cfg: Config) -> Tuple[int, int]:
         ratio the largest ones. 224 x 224 if the config does not tell.
     """
     loader = cfg.get('test_dataloader') or {}
-    parts = list(typed_dicts(loader.get('dataset', {})))
-    for part in parts:
+    shape = (224, 224)
+    # The data set comes before its transforms, and the last of these decides.
+    for part in typed_dicts(loader.get('dataset', {})):
         # Crops are (height, width), scales (width, height).
-        if type_of(part) == 'CenterCrop':
+        if type_of(part).startswith('CIFAR'):
+            shape = (32, 32)
+        elif type_of(part) == 'CenterCrop':
             size = part['crop_size']
-            return (size, size) if isinstance(size, int) else tuple(size)
-        if type_of(part) == 'Resize' and part.get('scale'):
+            shape = (size, size) if isinstance(size, int) else tuple(size)
+        elif type_of(part) == 'Resize' and part.get('scale'):
             scale = part['scale']
-            return (scale, scale) if isinstance(scale, int) else tuple(scale)[::-1]
-    if any(type_of(part).startswith('CIFAR') for part in parts):
-        return 32, 32
-    return 224, 224
+            shape = (scale, scale) if isinstance(scale, int) else tuple(scale)[::-1]
+    return shape
 
 
 def make_inputs(

@@ -1,5 +1,6 @@
 """One place that knows where MMDetection and MMPreTrain look for what is ours."""
 
+import warnings
 from pathlib import Path
 
 from mmdet.registry import MODELS as MMDET_MODELS
@@ -32,5 +33,11 @@ def register_configs() -> None:
     # A wheel carries the index in .mim, a clone beside the package.
     for root in (package / '.mim', package.parent):
         if (root / 'model-index.yml').is_file():
-            ModelHub.register_model_index(root / 'model-index.yml', root)
+            try:
+                ModelHub.register_model_index(root / 'model-index.yml', root)
+            except ValueError as error:
+                # A name is taken: by an earlier call, or by MMPreTrain itself.
+                warnings.warn(
+                    f'Not all configs are known by name: {error}', stacklevel=2
+                )
             return

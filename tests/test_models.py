@@ -35,6 +35,20 @@ def test_inputs_are_padded_as_the_preprocessor_pads(configs):
         ([dict(type='Resize', scale=192)], (192, 192)),
         ([dict(type='Resize', scale=(100, 50))], (50, 100)),
         ([dict(type='CenterCrop', crop_size=(48, 64))], (48, 64)),
+        (
+            [
+                dict(type='Resize', scale=256),
+                dict(type='CenterCrop', crop_size=224),
+            ],
+            (224, 224),
+        ),
+        (
+            [
+                dict(type='Resize', scale=(99, 98)),
+                dict(type='CenterCrop', crop_size=64),
+            ],
+            (64, 64),
+        ),
         ([dict(type='ResizeEdge', scale=256), dict(type='PackInputs')], (32, 32)),
     ],
 )

@@ -30,7 +30,7 @@ def resolve_out_indices(
     if not indices or not all(-stages <= i < stages for i in indices):
         raise InputError(
             f'out_indices must be in [{-stages}, {stages - 1}] for {stages} '
-            f'blocks, got {indices}.'
+            f'stages, got {indices}.'
         )
     return tuple(i % stages for i in indices)
 

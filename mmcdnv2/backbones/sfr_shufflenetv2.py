@@ -4,11 +4,10 @@ from typing import Sequence, Union
 
 import torch
 from mmpretrain.models.backbones.shufflenet_v2 import InvertedResidual, ShuffleNetV2
-from mmpretrain.models.utils import channel_shuffle
 from torch import Tensor, nn
 
 from ..condensable import CondensableMixin
-from ..layers import SFRModule
+from ..layers import SFRModule, channel_shuffle
 from ..registry import register_model
 from .base import RecomputedMixin, check_frozen_stages, resolve_out_indices
 
@@ -54,9 +53,9 @@ class SFRShuffleNetV2(CondensableMixin, ShuffleNetV2):
     """SFR-ShuffleNetV2 backbone (paper, Sec. 4).
 
     mmpretrain's ShuffleNetV2 with a reactivation in each unit of stride 1;
-    the down-sampling units are as they were. The paper's appendix, which has
-    the details, is not public: that ``sparse_factor=8`` gives the paper's
-    FLOPs is what speaks for this reading.
+    the down-sampling units are as they were. The details stand in an appendix
+    that we did not have: that ``sparse_factor=8`` gives the paper's FLOPs is
+    what speaks for this reading.
 
     Args:
         widen_factor (float): 0.5, 1.0, 1.5 or 2.0. Defaults to 1.0.

@@ -1,6 +1,7 @@
 """The two sparse convolutions, their condensed forms and what goes with them."""
 
 from .condensed_conv import CondensedConv2d, CondensedLGC, CondensedSFR
+from .grouping import channel_shuffle
 from .se_layer import NormedSELayer
 from .sfr_module import SFRModule
 from .sparse_conv import (
@@ -23,6 +24,7 @@ __all__ = [
     'CondensedSFR',
     'NormedSELayer',
     'SparseConv2d',
+    'channel_shuffle',
     'condense_layers',
     'kept_fraction',
     'sparse_layers',

@@ -3,7 +3,6 @@
 from typing import Dict, Optional, Tuple
 
 import torch
-from mmpretrain.models.utils import channel_shuffle
 from torch import Tensor, nn
 
 from ..errors import InputError
@@ -12,6 +11,7 @@ from .grouping import (
     FilterGroups,
     GroupedMatrix,
     InputGroups,
+    channel_shuffle,
     compress,
     expand,
     kept_columns,

@@ -30,6 +30,20 @@ def kept_columns(columns: int, factor: int, stage: Optional[int] = None) -> int:
     return -(-columns * (factor - stage) // factor)
 
 
+def channel_shuffle(x: Tensor, groups: int) -> Tensor:
+    """Interleave the channels of groups.
+
+    Args:
+        x (Tensor): Shape (N, C, H, W), the channels group by group.
+        groups (int): Number of groups; divides C.
+
+    Returns:
+        Tensor: Of the same shape; channel o is of group ``o % groups``.
+    """
+    # torch.nn.functional.channel_shuffle has no derivative in torch 2.1.
+    return x.unflatten(1, (groups, -1)).transpose(1, 2).flatten(1, 2)
+
+
 def compress(matrix: Tensor, mask: Tensor) -> Tuple[Tensor, Tensor]:
     """Take the kept entries out of a masked matrix.
 

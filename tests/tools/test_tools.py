@@ -163,6 +163,17 @@ def test_official_checkpoint(run, tmp_path, capsys):
             'There is no annotation file',
         ),
         ('dataset_converters/digits.py', ['{digits}'], 'exists already'),
+        ('analysis_tools/complexity.py', ['none.py'], 'There is no config file'),
+        (
+            'analysis_tools/complexity.py',
+            ['configs/_base_/recipes/in1k_original.py'],
+            'in1k_original.py has no model',
+        ),
+        (
+            'analysis_tools/connection_map.py',
+            ['README.md', 'none.pth', '--out', '{out}/a.png'],
+            'README.md cannot be read as a config',
+        ),
     ],
 )
 def test_bad_input_gets_one_sentence(
@@ -193,7 +204,9 @@ def test_bad_input_gets_one_sentence(
     assert not (tmp_path / 'out').exists()
 
 
-def test_complexity(run, capsys):
+def test_complexity(run, capsys, monkeypatch):
+    monkeypatch.delenv('COLUMNS', raising=False)
+    monkeypatch.delenv('FORCE_COLOR', raising=False)
     config = 'configs/cifar/condensenet-50_1xb64_cifar10.py'
     assert run('analysis_tools/complexity.py', config) == 0
     out = capsys.readouterr().out

@@ -1,6 +1,7 @@
 """Count parameters and FLOPs of configs, or of every classifier in the zoo."""
 
 import argparse
+import os
 from pathlib import Path
 from typing import Dict, List, Optional
 
@@ -91,9 +92,10 @@ def main() -> None:
     for column in ('input', *COLUMNS):
         table.add_column(column, justify='right', overflow='fold')
     footnotes: List[str] = []
-    # In a file, no column needs to be squeezed.
     console = Console()
-    console.width = console.width if console.is_terminal else 200
+    if not console.is_terminal and 'COLUMNS' not in os.environ:
+        # In a file, no column needs to be squeezed.
+        console.width = 200
     for model in track(
         models, 'Counting', console=Console(stderr=True), transient=True
     ):
