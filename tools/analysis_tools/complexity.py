@@ -48,12 +48,15 @@ def select(configs: List[str]) -> List[ZooModel]:
     zoo = read_zoo(ROOT)
     if not configs:
         return [model for model in zoo if model.task == 'Image Classification']
-    known = {model.config.resolve(): model for model in zoo}
-    return [
-        known.get(Path(config).resolve())
-        or ZooModel(Path(config).stem, Path(config), task='')
-        for config in configs
-    ]
+    # The same config may stand in a clone and in an installation.
+    places = {model.config.relative_to(ROOT).as_posix(): model for model in zoo}
+    models = []
+    for config in map(Path, configs):
+        path = config.resolve().as_posix()
+        found = [m for place, m in places.items() if path.endswith(f'/{place}')]
+        published = found[0].published if found else None
+        models.append(ZooModel(config.stem, config, task='', published=published))
+    return models
 
 
 def millions(count: int) -> str:
