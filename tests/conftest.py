@@ -86,14 +86,19 @@ custom_hooks = [dict(type='SparsificationHook')]
     return dict(classifier=str(classifier), detector=str(detector))
 
 
-def save_checkpoint(config, path, progress=1.0):
-    """Save random weights with norms that are not the identity."""
-    torch.manual_seed(0)
-    model = build_model(Config.fromfile(config))
+def randomise_norms(model):
+    """Give the norms statistics that are not the identity."""
     for module in model.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
             torch.nn.init.uniform_(module.running_mean, -0.5, 0.5)
             torch.nn.init.uniform_(module.running_var, 0.5, 1.5)
+
+
+def save_checkpoint(config, path, progress=1.0):
+    """Save random weights with norms that are not the identity."""
+    torch.manual_seed(0)
+    model = build_model(Config.fromfile(config))
+    randomise_norms(model)
     for layer in sparse_layers(model).values():
         layer.set_progress(progress)
     meta = dict(dataset_meta=dict(classes=tuple('0123456789')))

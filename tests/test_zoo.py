@@ -1,10 +1,10 @@
 """Every config builds, costs what the model index says, trains and condenses."""
 
 from functools import lru_cache
-from pathlib import Path
 
 import pytest
 import torch
+from conftest import ROOT
 from mmdet.testing import demo_mm_inputs
 from mmengine.config import Config
 from mmpretrain.structures import DataSample
@@ -17,7 +17,6 @@ from mmcdnv2.layers import sparse_layers
 from mmcdnv2.models import build_model
 
 measure = lru_cache(measure_anew)
-ROOT = Path(__file__).parent.parent
 CONFIGS = ROOT / 'configs'
 NAMES = sorted(
     str(path.relative_to(CONFIGS))

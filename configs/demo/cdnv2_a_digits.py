@@ -1,20 +1,15 @@
 # Pretrains CondenseNetV2-A on the demo's digits and sparsifies it on the way.
-_base_ = 'mmpretrain::_base_/default_runtime.py'
+_base_ = ['../_base_/models/cdnv2_a.py', 'mmpretrain::_base_/default_runtime.py']
 custom_imports = dict(imports=['mmcdnv2'], allow_failed_imports=False)
 
 max_epochs = 4
 
 model = dict(
-    type='ImageClassifier',
-    backbone=dict(type='CondenseNetV2', arch='a'),
-    neck=dict(type='SEGlobalAveragePooling', channels=800),
     head=dict(
-        type='StackedLinearClsHead',
         num_classes=10,
-        in_channels=800,
-        mid_channels=[828],
-        act_cfg=dict(type='HSwish'),
-    ),
+        loss=dict(_delete_=True, type='CrossEntropyLoss'),
+        topk=(1,),
+    )
 )
 data_preprocessor = dict(
     num_classes=10,

@@ -9,17 +9,10 @@ from typing import Dict, List, Optional, Sequence, Set, Union
 import torch
 from torch import Tensor, nn
 
-from ..layers import (
-    LGC,
-    SFR,
-    CondensedConv2d,
-    CondensedLGC,
-    CondensedSFR,
-    SparseConv2d,
-)
+from ..layers import LGC, SFR, CondensedConv2d, SparseConv2d
 
 # Sparse and condensed form of each kind of layer.
-KINDS = {'LGC': (LGC, CondensedLGC), 'SFR': (SFR, CondensedSFR)}
+KINDS = {kind.__name__: (kind, kind.condensed_type) for kind in (LGC, SFR)}
 
 
 @dataclass(frozen=True)

@@ -126,12 +126,10 @@ class StagedBackbone(CondensableMixin, BaseModule):
         """
         x = self.stem(x)
         outs = []
-        for i, block in enumerate(self.blocks):
+        for i, block in zip(range(max(self.out_indices) + 1), self.blocks):
             x = block(x)
             if i in self.out_indices:
                 outs.append(x)
-            if i == max(self.out_indices):
-                break
         return tuple(outs)
 
     def _freeze(self) -> None:

@@ -98,17 +98,17 @@ class SFRShuffleNetV2(CondensableMixin, ShuffleNetV2):
         self._freeze_stages()
 
     def _make_layer(self, out_channels: int, num_blocks: int) -> nn.Sequential:
-        first, *rest = super()._make_layer(out_channels, num_blocks)
         cfg = dict(
             conv_cfg=self.conv_cfg,
             norm_cfg=self.norm_cfg,
             act_cfg=self.act_cfg,
             with_cp=self.with_cp,
-            **self._sfr_cfg,
         )
-        return nn.Sequential(
-            first, *(ReactivatedResidual(out_channels, **cfg) for _ in rest)
-        )
+        units = [InvertedResidual(self.in_channels, out_channels, stride=2, **cfg)]
+        for _ in range(num_blocks - 1):
+            units.append(ReactivatedResidual(out_channels, **self._sfr_cfg, **cfg))
+        self.in_channels = out_channels
+        return nn.Sequential(*units)
 
     def _freeze_stages(self) -> None:
         super()._freeze_stages()

@@ -5,6 +5,7 @@ import logging
 
 import pytest
 import torch
+from conftest import randomise_norms
 from mmdet.registry import MODELS as MMDET_MODELS
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
@@ -37,10 +38,7 @@ TINY = dict(
 def tiny():
     torch.manual_seed(0)
     backbone = CondenseNetV2(TINY, out_indices=(0, 1, 2))
-    for module in backbone.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):
-            torch.nn.init.uniform_(module.running_mean, -0.5, 0.5)
-            torch.nn.init.uniform_(module.running_var, 0.5, 1.5)
+    randomise_norms(backbone)
     return backbone
 
 

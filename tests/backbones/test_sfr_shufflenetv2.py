@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from conftest import randomise_norms
 from mmpretrain.models import ShuffleNetV2
 from torch import nn
 from torch.nn.functional import relu
@@ -16,10 +17,7 @@ from mmcdnv2.layers import SFRModule, sparse_layers
 def settle(backbone):
     """Give the norms statistics and finish the sparsification."""
     torch.manual_seed(0)
-    for module in backbone.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            nn.init.uniform_(module.running_mean, -0.5, 0.5)
-            nn.init.uniform_(module.running_var, 0.5, 1.5)
+    randomise_norms(backbone)
     for layer in sparse_layers(backbone).values():
         layer.set_progress(1)
     return backbone.eval()
