@@ -4,7 +4,8 @@ PY := $(VENV)/bin/python
 VENV_UPSTREAM := .venv-upstream
 STACKS := requirements/stacks
 
-.PHONY: setup demo test lint test-upstream wheel-check wheel-check-upstream
+.PHONY: setup demo test lint test-upstream wheel-check wheel-check-upstream \
+	kernels-check kernels-check-aarch64
 
 setup:
 	@.dev/setup_env.sh $(STACKS)/default.txt $(VENV)
@@ -30,3 +31,10 @@ wheel-check:
 
 wheel-check-upstream:
 	@.dev/check_wheel.sh $(STACKS)/upstream.txt .venv-wheel-upstream
+
+# The kernels' core under AddressSanitizer and UBSan, and on an emulated ARM.
+kernels-check: setup
+	$(PY) .dev/check_kernels.py
+
+kernels-check-aarch64: setup
+	$(PY) .dev/check_kernels.py aarch64

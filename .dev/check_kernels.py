@@ -1,0 +1,48 @@
+"""Test the core of the kernels on its own, under sanitizers or emulation.
+
+    python .dev/check_kernels.py            # AddressSanitizer and UBSan
+    python .dev/check_kernels.py aarch64    # cross-compiled, run by qemu-aarch64
+
+Needs g++; the second one Debian's g++-aarch64-linux-gnu and qemu-user.
+"""
+
+import argparse
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from mmcdnv2.ops.build import BuildError, build_test
+
+SANITIZERS = ('-fsanitize=address,undefined', '-fno-sanitize-recover=all', '-g')
+
+
+def main() -> None:
+    """Compile and run the test."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('target', nargs='?', choices=['aarch64'])
+    parser.add_argument('--blocks', type=int, default=100)
+    args = parser.parse_args()
+    compiler, emulator, machine, flags = 'g++', [], platform.machine(), SANITIZERS
+    if args.target:
+        compiler, machine, flags = 'aarch64-linux-gnu-g++', args.target, ('-static',)
+        emulator = ['qemu-aarch64']
+    for program in (compiler, *emulator):
+        if shutil.which(program) is None:
+            sys.exit(
+                f'{program} was not found; on Debian: apt-get install g++ '
+                'g++-aarch64-linux-gnu qemu-user'
+            )
+    with tempfile.TemporaryDirectory() as folder:
+        print(f'Compiling with {" ".join((compiler, *flags))}.', flush=True)
+        try:
+            test = build_test(Path(folder), compiler, machine, *flags)
+        except BuildError as error:
+            sys.exit(str(error))
+        sys.exit(subprocess.call([*emulator, str(test), str(args.blocks)]))
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,278 @@
+// Compares every kernel that this processor can run with a plain
+// implementation, on random blocks. Prints a line for each; exits with 1 at
+// the first difference.
+
+#include <cstdio>
+#include <random>
+
+#include "dense_block.hpp"
+
+namespace {
+
+using namespace mmcdnv2;
+
+struct Random {
+  std::mt19937 engine;
+
+  int64_t integer(int64_t low, int64_t high) {
+    return std::uniform_int_distribution<int64_t>(low, high)(engine);
+  }
+  std::vector<float> floats(int64_t count, float low, float high) {
+    std::uniform_real_distribution<float> distribution(low, high);
+    std::vector<float> values(count);
+    for (float& value : values) value = distribution(engine);
+    return values;
+  }
+  // `kept` of `columns` for each group, ascending.
+  std::vector<int64_t> index(int64_t groups, int64_t kept, int64_t columns) {
+    std::vector<int64_t> values;
+    for (int64_t j = 0; j < groups; ++j) {
+      std::vector<int64_t> all(columns);
+      for (int64_t c = 0; c < columns; ++c) all[c] = c;
+      std::shuffle(all.begin(), all.end(), engine);
+      std::sort(all.begin(), all.begin() + kept);
+      values.insert(values.end(), all.begin(), all.begin() + kept);
+    }
+    return values;
+  }
+};
+
+struct OwnedNorm {
+  std::vector<float> weight, bias, mean, var;
+
+  OwnedNorm(Random& random, int64_t channels)
+      : weight(random.floats(channels, -1, 2)),
+        bias(random.floats(channels, -1, 1)),
+        mean(random.floats(channels, -1, 1)),
+        var(random.floats(channels, 0.5, 2)) {}
+
+  Norm norm() const {
+    return {weight.data(), bias.data(), mean.data(), var.data(), 1e-5};
+  }
+  double operator()(double x, int64_t c) const {
+    return (x - mean[c]) / std::sqrt(var[c] + 1e-5) * weight[c] + bias[c];
+  }
+};
+
+struct OwnedLayer {
+  OwnedNorm lgc_norm, conv_norm, sfr_norm;
+  std::vector<float> lgc, conv, squeeze, excite, sfr;
+  std::vector<int64_t> lgc_index, sfr_index;
+  LayerWeights weights;
+
+  OwnedLayer(Random& random, LayerWeights w)
+      : lgc_norm(random, w.in_channels),
+        conv_norm(random, w.width),
+        sfr_norm(random, w.sfr.norm_first ? w.growth_rate : w.in_channels),
+        lgc(random.floats(w.width * w.lgc_kept, -0.3f, 0.3f)),
+        conv(random.floats(w.growth_rate * w.width / w.groups * 9, -0.2f, 0.2f)),
+        squeeze(random.floats(w.squeezed * w.growth_rate, -1, 1)),
+        excite(random.floats(w.squeezed * w.growth_rate, -1, 1)),
+        lgc_index(random.index(w.groups, w.lgc_kept, w.in_channels)),
+        weights(w) {
+    if (w.sfr.groups) {
+      sfr = random.floats(w.sfr.kept * w.growth_rate, -0.3f, 0.3f);
+      sfr_index = random.index(w.sfr.groups, w.sfr.kept, w.in_channels);
+    }
+    weights.lgc_norm = lgc_norm.norm();
+    weights.conv_norm = conv_norm.norm();
+    weights.sfr.norm = sfr_norm.norm();
+    weights.lgc_weight = lgc.data();
+    weights.lgc_index = lgc_index.data();
+    weights.conv_weight = conv.data();
+    weights.squeeze_weight = squeeze.data();
+    weights.excite_weight = excite.data();
+    weights.sfr.weight = sfr.data();
+    weights.sfr.index = sfr_index.data();
+  }
+};
+
+double activate(Act act, double x) {
+  if (act == Act::kReLU) return std::max(x, 0.0);
+  if (act == Act::kHSwish)
+    return x * std::min(std::max(x + 3.0, 0.0), 6.0) / 6.0;
+  return x;
+}
+
+using Map = std::vector<std::vector<double>>;  // channels of pixels
+
+void apply(const OwnedLayer& layer, Map& x, int64_t height, int64_t width) {
+  const LayerWeights& w = layer.weights;
+  const int64_t pixels = height * width;
+  const int64_t members = w.width / w.groups;
+  Map h(w.width, std::vector<double>(pixels));
+  for (int64_t j = 0; j < w.groups; ++j)
+    for (int64_t m = 0; m < members; ++m)
+      for (int64_t p = 0; p < pixels; ++p) {
+        double sum = 0;
+        for (int64_t k = 0; k < w.lgc_kept; ++k) {
+          const int64_t c = w.lgc_index[j * w.lgc_kept + k];
+          sum += w.lgc_weight[(j * members + m) * w.lgc_kept + k] *
+                 activate(w.lgc_act, layer.lgc_norm(x[c][p], c));
+        }
+        const int64_t o = m * w.groups + j;
+        h[o][p] = activate(w.conv_act, layer.conv_norm(sum, o));
+      }
+  Map features(w.growth_rate, std::vector<double>(pixels));
+  const int64_t outputs = w.growth_rate / w.groups;
+  for (int64_t o = 0; o < w.growth_rate; ++o)
+    for (int64_t y = 0; y < height; ++y)
+      for (int64_t z = 0; z < width; ++z)
+        for (int64_t c = 0; c < members; ++c)
+          for (int64_t tap = 0; tap < 9; ++tap) {
+            const int64_t row = y + tap / 3 - 1, column = z + tap % 3 - 1;
+            if (row < 0 || row >= height || column < 0 || column >= width)
+              continue;
+            features[o][y * width + z] +=
+                w.conv_weight[(o * members + c) * 9 + tap] *
+                h[o / outputs * members + c][row * width + column];
+          }
+  if (w.squeezed) {
+    std::vector<double> hidden(w.squeezed);
+    for (int64_t s = 0; s < w.squeezed; ++s) {
+      for (int64_t o = 0; o < w.growth_rate; ++o)
+        for (double value : features[o])
+          hidden[s] += w.squeeze_weight[s * w.growth_rate + o] * value / pixels;
+      hidden[s] = std::max(hidden[s], 0.0);
+    }
+    for (int64_t o = 0; o < w.growth_rate; ++o) {
+      double sum = 0;
+      for (int64_t s = 0; s < w.squeezed; ++s)
+        sum += w.excite_weight[o * w.squeezed + s] * hidden[s];
+      for (double& value : features[o]) value /= 1 + std::exp(-sum);
+    }
+  }
+  if (w.sfr.groups) {
+    Map update(w.in_channels, std::vector<double>(pixels));
+    const int64_t inputs = w.growth_rate / w.sfr.groups;
+    for (int64_t i = 0; i < w.sfr.groups * w.sfr.kept; ++i)
+      for (int64_t e = 0; e < inputs; ++e)
+        for (int64_t p = 0; p < pixels; ++p) {
+          const int64_t c = e * w.sfr.groups + i / w.sfr.kept;
+          const double raw = features[c][p];
+          const double input =
+              w.sfr.norm_first ? activate(w.sfr.act, layer.sfr_norm(raw, c))
+                               : raw;
+          update[w.sfr.index[i]][p] += w.sfr.weight[i * inputs + e] * input;
+        }
+    for (int64_t c = 0; c < w.in_channels; ++c)
+      for (int64_t p = 0; p < pixels; ++p)
+        x[c][p] += w.sfr.norm_first
+                       ? update[c][p]
+                       : activate(w.sfr.act, layer.sfr_norm(update[c][p], c));
+  }
+  x.insert(x.end(), features.begin(), features.end());
+}
+
+// Largest difference to the plain implementation, relative to its largest
+// value.
+double difference(Random& random, const Kernels& kernels, std::string& what) {
+  const int64_t sizes[] = {1, 2, 3, 5, 7, 8, 12, 16, 24, 32};
+  const auto size = [&] { return sizes[random.integer(0, 9)]; };
+  const int64_t groups = random.integer(1, 4);
+  const int64_t in_channels = random.integer(1, 40);
+  const int64_t count = random.integer(1, 3);
+  const int64_t threads = random.integer(1, 4);
+  const bool pool = random.integer(0, 1);
+  // Now and then an image that takes more than one strip.
+  const bool large = random.integer(0, 9) == 0;
+  const int64_t height = random.integer(pool ? 2 : 1, large ? 200 : 24);
+  const int64_t width = random.integer(pool ? 2 : 1, large ? 200 : 24);
+  const int64_t depth = random.integer(1, large ? 1 : 3);
+
+  std::vector<OwnedLayer> owned;
+  int64_t channels = in_channels;
+  owned.reserve(depth);
+  for (int64_t i = 0; i < depth; ++i) {
+    LayerWeights w = {};
+    w.in_channels = channels;
+    w.groups = groups;
+    w.growth_rate = groups * size();
+    w.width = groups * size();
+    w.lgc_kept = random.integer(1, channels);
+    w.lgc_act = static_cast<Act>(random.integer(0, 2));
+    w.conv_act = static_cast<Act>(random.integer(0, 2));
+    w.sfr.act = static_cast<Act>(random.integer(0, 2));
+    w.squeezed = random.integer(0, 1) * random.integer(1, 40);
+    w.sfr.groups = random.integer(0, 2) ? groups : 0;
+    w.sfr.kept = random.integer(1, channels);
+    w.sfr.norm_first = random.integer(0, 1);
+    w.sfr.in_channels = w.growth_rate;
+    w.sfr.out_channels = channels;
+    owned.emplace_back(random, w);
+    channels += w.growth_rate;
+  }
+  const OwnedNorm out_norm(random, channels);
+  const bool has_out_norm = random.integer(0, 1);
+  const std::vector<float> x =
+      random.floats(count * in_channels * height * width, -1, 1);
+
+  std::vector<LayerWeights> weights;
+  for (const OwnedLayer& layer : owned) weights.push_back(layer.weights);
+  const Norm norm = out_norm.norm();
+  const DenseBlock block(kernels, weights, in_channels, pool,
+                         has_out_norm ? &norm : nullptr);
+  const int64_t out_height = pool ? height / 2 : height;
+  const int64_t out_width = pool ? width / 2 : width;
+  const int64_t pixels = out_height * out_width;
+  std::vector<float> out(count * channels * pixels);
+  const Parallel parallel = {threads, Parallel::serial().run};
+  block.run(x.data(), count, height, width, out.data(), parallel);
+
+  double largest = 0, worst = 0;
+  for (int64_t n = 0; n < count; ++n) {
+    Map map(in_channels, std::vector<double>(pixels));
+    for (int64_t c = 0; c < in_channels; ++c)
+      for (int64_t p = 0; p < pixels; ++p) {
+        const float* image = x.data() + (n * in_channels + c) * height * width;
+        const int64_t y = p / out_width, z = p % out_width;
+        map[c][p] =
+            pool ? (double(image[2 * y * width + 2 * z]) +
+                    image[2 * y * width + 2 * z + 1] +
+                    image[(2 * y + 1) * width + 2 * z] +
+                    image[(2 * y + 1) * width + 2 * z + 1]) /
+                       4
+                 : image[p];
+      }
+    for (const OwnedLayer& layer : owned)
+      apply(layer, map, out_height, out_width);
+    for (int64_t c = 0; c < channels; ++c)
+      for (int64_t p = 0; p < pixels; ++p) {
+        const double expected = has_out_norm
+                                    ? std::max(out_norm(map[c][p], c), 0.0)
+                                    : map[c][p];
+        const double actual = out[(n * channels + c) * pixels + p];
+        largest = std::max(largest, std::abs(expected));
+        // Not std::max: it would drop NaN.
+        const double error = std::abs(expected - actual);
+        if (!(error <= worst)) worst = error;
+      }
+  }
+  what = std::to_string(count) + "x" + std::to_string(in_channels) + "x" +
+         std::to_string(height) + "x" + std::to_string(width) + ", " +
+         std::to_string(depth) + " layers of " + std::to_string(groups) +
+         " groups, " + std::to_string(threads) + " threads";
+  return worst / std::max(largest, 1e-30);
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  const int blocks = argc > 1 ? std::atoi(argv[1]) : 200;
+  for (const Kernels* kernels : supported_kernels()) {
+    double worst = 0;
+    for (int seed = 0; seed < blocks; ++seed) {
+      Random random{std::mt19937(seed)};
+      std::string what;
+      const double error = difference(random, *kernels, what);
+      if (!(error < 1e-5)) {
+        std::printf("%s: block %d (%s) is off by %.1e\n", kernels->name, seed,
+                    what.c_str(), error);
+        return 1;
+      }
+      worst = std::max(worst, error);
+    }
+    std::printf("%s: %d random blocks, largest relative difference %.1e\n",
+                kernels->name, blocks, worst);
+  }
+}
