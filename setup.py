@@ -73,6 +73,8 @@ if __name__ == '__main__':
         long_description_content_type='text/markdown',
         license='Apache-2.0',
         packages=find_packages(include=['mmcdnv2', 'mmcdnv2.*']),
+        # The kernels are compiled where they are used, for the PyTorch there.
+        package_data={'mmcdnv2.ops': ['csrc/*']},
         python_requires='>=3.8',
         install_requires=read_requirements('runtime'),
         extras_require={

@@ -136,8 +136,9 @@ else
     say 'install mmcdnv2, editable'
     run "$py" -m pip install --no-deps -e .
 
-    say 'check that everything imports'
-    "$py" -c 'import mmcv.ops, mmdet, mmpretrain, mmcdnv2'
+    say 'check that everything imports, and compile the kernels'
+    "$py" -c 'import mmcv.ops, mmdet, mmpretrain, mmcdnv2.ops
+print(mmcdnv2.ops.describe())'
 fi
 
 fingerprint >"$stamp"

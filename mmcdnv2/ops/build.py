@@ -1,0 +1,201 @@
+"""Compile the native kernels.
+
+The sources need no more than a C++17 compiler and the headers that PyTorch
+brings. What was compiled is kept, so that only the first process waits.
+"""
+
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import List, NamedTuple, Sequence, Tuple
+
+import torch
+from mmengine.logging import print_log
+
+SOURCES = Path(__file__).parent / 'csrc'
+_FLAGS = ('-std=c++17', '-O3', '-fPIC', '-Wall')
+
+
+class InstructionSet(NamedTuple):
+    """How the kernels are compiled for some processors.
+
+    Attributes:
+        name (str): Namespace of the compiled kernels.
+        lanes (int): float32 numbers in a vector.
+        registers (int): Vector registers.
+        flags (tuple[str]): Flags of the compiler.
+    """
+
+    name: str
+    lanes: int
+    registers: int
+    flags: Tuple[str, ...] = ()
+
+
+def instruction_sets(machine: str) -> List[InstructionSet]:
+    """List what the kernels are compiled for; the processor's best is run.
+
+    Args:
+        machine (str): As ``platform.machine()`` names it.
+
+    Returns:
+        list[InstructionSet]: At least 'baseline', which every processor of
+        that name can run (SSE2 or NEON).
+    """
+    if machine == 'x86_64':
+        avx2 = ('-mavx2', '-mfma')
+        avx512 = tuple(f'-mavx512{part}' for part in ('f', 'bw', 'dq', 'vl'))
+        return [
+            InstructionSet('avx512', 16, 32, avx2 + avx512),
+            InstructionSet('avx2', 8, 16, avx2),
+            InstructionSet('baseline', 4, 16),
+        ]
+    return [InstructionSet('baseline', 4, 32 if machine == 'aarch64' else 16)]
+
+
+class BuildError(RuntimeError):
+    """The kernels cannot be compiled here; the message says why."""
+
+
+def compile_kernels(
+    folder: Path, compiler: str, machine: str, extra: Sequence[str] = ()
+) -> List[Tuple[List[str], Path]]:
+    """Compile the part that knows nothing of PyTorch.
+
+    Args:
+        folder (Path): Where the object files go.
+        compiler (str): A C++ compiler.
+        machine (str): What it compiles for.
+        extra (Sequence[str]): More flags.
+
+    Returns:
+        list[tuple[list[str], Path]]: Commands and what they write.
+    """
+    jobs = []
+    for isa in instruction_sets(machine):
+        target = folder / f'kernels_{isa.name}.o'
+        command = [compiler, *_FLAGS, '-ffp-contract=fast', *isa.flags, *extra]
+        command += [
+            f'-DMMCDNV2_ISA={isa.name}',
+            f'-DMMCDNV2_LANES={isa.lanes}',
+            f'-DMMCDNV2_REGISTERS={isa.registers}',
+        ]
+        command += ['-c', str(SOURCES / 'kernels.cpp'), '-o', str(target)]
+        jobs.append((command, target))
+    return jobs
+
+
+def run_all(commands: Sequence[Sequence[str]]) -> None:
+    """Run commands at the same time.
+
+    Args:
+        commands (Sequence[Sequence[str]]): The commands.
+
+    Raises:
+        BuildError: If one fails; with what it said.
+    """
+    running = [
+        subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+        for command in commands
+    ]
+    outputs = [process.communicate()[0] for process in running]
+    for process, output in zip(running, outputs):
+        if process.returncode:
+            raise BuildError(f'{" ".join(process.args)} failed:\n{output}')
+
+
+def library_path() -> Path:
+    """Path of the library for these sources, this PyTorch and this compiler."""
+    digest = hashlib.sha256()
+    for path in sorted(SOURCES.iterdir()):
+        digest.update(path.read_bytes())
+    for part in (*_FLAGS, torch.__version__, str(instruction_sets(platform.machine()))):
+        digest.update(part.encode())
+    cache = os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache'
+    name = f'{platform.machine()}-{digest.hexdigest()[:16]}'
+    return Path(cache) / 'mmcdnv2' / 'ops' / name / 'libmmcdnv2_ops.so'
+
+
+def build() -> Path:
+    """Compile the library unless it is there.
+
+    Returns:
+        Path: The library, to be loaded by ``torch.ops.load_library``.
+
+    Raises:
+        BuildError: If there is no compiler or it fails.
+    """
+    target = library_path()
+    if target.exists():
+        return target
+    if platform.system() != 'Linux':
+        raise BuildError(f'the kernels are for Linux, not {platform.system()}')
+    compiler = shutil.which(os.environ.get('CXX', 'c++'))
+    if compiler is None:
+        raise BuildError('there is no C++ compiler (looked for $CXX and c++)')
+    print_log('Compiling the native kernels, once (half a minute or more).')
+    root = Path(torch.__file__).parent
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        # Another process may be doing the same; the last one to rename wins.
+        with tempfile.TemporaryDirectory(dir=target.parent) as name:
+            folder = Path(name)
+            jobs = compile_kernels(folder, compiler, platform.machine())
+            binding = folder / 'binding.o'
+            command = [compiler, *_FLAGS]
+            command += [
+                f'-D_GLIBCXX_USE_CXX11_ABI={int(torch.compiled_with_cxx11_abi())}',
+                '-isystem',
+                str(root / 'include'),
+                '-isystem',
+                str(root / 'include' / 'torch' / 'csrc' / 'api' / 'include'),
+            ]
+            command += ['-c', str(SOURCES / 'binding.cpp'), '-o', str(binding)]
+            # The slowest first.
+            jobs.insert(0, (command, binding))
+            run_all([command for command, _ in jobs])
+            library = folder / target.name
+            link = [compiler, '-shared', *(str(path) for _, path in jobs)]
+            link += [f'-L{root / "lib"}', '-ltorch_cpu', '-lc10', '-o', str(library)]
+            run_all([link])
+            os.replace(library, target)
+    except OSError as error:
+        raise BuildError(f'{target.parent} cannot be written to: {error}') from error
+    return target
+
+
+def build_test(folder: Path, compiler: str, machine: str, *flags: str) -> Path:
+    """Compile the test of the part that knows nothing of PyTorch.
+
+    Args:
+        folder (Path): Where it goes.
+        compiler (str): A C++ compiler.
+        machine (str): What it compiles for.
+        flags (str): More flags, for example of a sanitizer.
+
+    Returns:
+        Path: The program. It takes the number of random blocks.
+
+    Raises:
+        BuildError: If the compiler fails.
+    """
+    jobs = compile_kernels(folder, compiler, machine, flags)
+    test = folder / 'test.o'
+    source = str(SOURCES / 'test.cpp')
+    command = [compiler, *_FLAGS, '-Wextra', *flags, '-c', source, '-o', str(test)]
+    jobs.insert(0, (command, test))
+    run_all([command for command, _ in jobs])
+    program = folder / 'test'
+    objects = [str(path) for _, path in jobs]
+    run_all([[compiler, *flags, *objects, '-o', str(program)]])
+    return program
+
+
+if __name__ == '__main__':
+    print(build())

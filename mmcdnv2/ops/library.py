@@ -1,0 +1,104 @@
+"""Load the native kernels and say whether they are used."""
+
+import os
+import warnings
+from contextlib import contextmanager
+from typing import Iterator, List, Optional
+
+import torch
+from torch import Tensor
+
+from .build import BuildError, build
+
+# '0' turns the kernels off; the name of an instruction set chooses it.
+VARIABLE = 'MMCDNV2_KERNELS'
+
+_enabled = True
+# Why they cannot be used; None: they can; '?': nobody asked yet.
+_obstacle: Optional[str] = '?'
+
+
+def _fake_dense_block(
+    x: Tensor, params: List[Tensor], spec: List[int], eps: List[float]
+) -> Tensor:
+    """Tell a dense block's output without computing it."""
+    pool, channels = spec[0], x.size(1)
+    # The weights of the 3x3 convolutions are the ones that are not 1x1.
+    for param in params:
+        if param.dim() == 4 and param.size(-1) == 3:
+            channels = channels + param.size(0)
+    height, width = (size // 2 if pool else size for size in x.shape[2:])
+    return x.new_empty(x.size(0), channels, height, width)
+
+
+def _fake_reactivate(
+    old: Tensor, new: Tensor, params: List[Tensor], spec: List[int], eps: List[float]
+) -> Tensor:
+    """Tell a reactivation's output without computing it."""
+    return old.new_empty(old.shape)
+
+
+def _load() -> Optional[str]:
+    choice = os.environ.get(VARIABLE, '').strip().lower()
+    if choice in ('0', 'off', 'false'):
+        return f'turned off by {VARIABLE}={choice}'
+    try:
+        torch.ops.load_library(str(build()))
+        if choice not in ('', '1', 'on', 'true'):
+            torch.ops.mmcdnv2.choose_kernels(choice)
+    except (BuildError, OSError, RuntimeError) as error:
+        reason = str(error)
+        warnings.warn(
+            'The native kernels cannot be used, so condensed networks run on slower '
+            f'PyTorch operators with the same output: {reason}',
+            stacklevel=2,
+        )
+        return reason.splitlines()[0]
+    # torch 2.1 has the older name only.
+    register = getattr(torch.library, 'register_fake', None)
+    register = register or torch.library.impl_abstract
+    register('mmcdnv2::dense_block')(_fake_dense_block)
+    register('mmcdnv2::reactivate')(_fake_reactivate)
+    return None
+
+
+def obstacle() -> Optional[str]:
+    """Say why the kernels cannot be used; None if they can.
+
+    The first call compiles them, unless another process has, and loads them.
+    """
+    global _obstacle
+    if _obstacle == '?':
+        _obstacle = _load()
+    return _obstacle if _enabled or _obstacle else 'turned off by use_kernels(False)'
+
+
+def is_available() -> bool:
+    """Whether the kernels can be used and are not turned off."""
+    return obstacle() is None
+
+
+def describe() -> str:
+    """Say in one line what condensed layers run on."""
+    reason = obstacle()
+    if reason:
+        return f'PyTorch operators ({reason})'
+    chosen = os.environ.get(VARIABLE, '').strip().lower()
+    names = torch.ops.mmcdnv2.kernel_names()
+    return f'native kernels ({chosen if chosen in names else names[0]})'
+
+
+@contextmanager
+def use_kernels(enabled: bool) -> Iterator[None]:
+    """Turn the kernels on or off inside of a ``with``.
+
+    Args:
+        enabled (bool): Whether condensed layers may use them. The environment
+            variable ``MMCDNV2_KERNELS=0`` turns them off for good.
+    """
+    global _enabled
+    before, _enabled = _enabled, enabled
+    try:
+        yield
+    finally:
+        _enabled = before
