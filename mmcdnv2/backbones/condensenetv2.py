@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ..errors import InputError
 from ..layers import SFRModule
+from ..layers.kernel_calls import Call, KernelMixin, block_call
 from ..registry import register_model
 from .base import RecomputedMixin, StagedBackbone
 
@@ -115,6 +116,25 @@ class DenseLayer(RecomputedMixin, BaseModule):
         new = self.se(self.conv(self.lgc(x)))
         old = x if self.sfr is None else self.sfr(x, new)
         return torch.cat([old, new], dim=1)
+
+
+class DenseBlock(KernelMixin, Sequential):
+    """Dense layers one after another, what is between blocks included.
+
+    The children run in their order: 'pool' if there is one, the layers, and in
+    the last block 'norm' and 'act'. Condensed and in inference, one native
+    kernel runs them all.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (N, C, H, W) to (N, C', H', W'), halved if there is a 'pool'."""
+        args = self.kernel_args(x)
+        if args is not None:
+            return torch.ops.mmcdnv2.dense_block(x, *args)
+        return super().forward(x)
+
+    def _describe(self) -> Call:
+        return block_call(self)
 
 
 @register_model
@@ -255,7 +275,7 @@ class CondenseNetV2(StagedBackbone):
                 block['norm'] = build_norm_layer(norm_cfg, channels)[1]
                 relu = dict(type='ReLU', inplace=True)
                 block['act'] = build_activation_layer(relu)
-            blocks.append(Sequential(block))
+            blocks.append(DenseBlock(block))
             out_channels.append(channels)
         self._assemble(stem, blocks, out_channels)
 

@@ -2,6 +2,7 @@
 
 from .condensed_conv import CondensedConv2d, CondensedLGC, CondensedSFR
 from .grouping import channel_shuffle
+from .kernel_calls import kernel_report
 from .se_layer import NormedSELayer
 from .sfr_module import SFRModule
 from .sparse_conv import (
@@ -27,6 +28,7 @@ __all__ = [
     'channel_shuffle',
     'condense_layers',
     'kept_fraction',
+    'kernel_report',
     'sparse_layers',
     'stage_of',
     'unfinished_layers',

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import InputError
+from ..ops import library
 from ..registry import register_model
 from .grouping import (
     FilterGroups,
@@ -26,6 +27,11 @@ class CondensedConv2d(GroupedMatrix, nn.Conv2d):
     checkpoint brings its own, be it a condensed one or a sparse one whose
     sparsification is finished.
     """
+
+    def __init__(self, *args, **kwargs) -> None:
+        super().__init__(*args, **kwargs)
+        # Compiles them if need be: not in the middle of the first inference.
+        library.is_available()
 
     def matrix_and_mask(self) -> Tuple[Tensor, Tensor]:
         entries = self.from_group_conv(self.weight, self.groups)

@@ -2,14 +2,16 @@
 
 from typing import Optional, Sequence
 
+import torch
 from mmcv.cnn import ConvModule
 from torch import Tensor
 
 from ..registry import register_model
+from .kernel_calls import Call, KernelMixin, reactivation_call
 
 
 @register_model
-class SFRModule(ConvModule):
+class SFRModule(KernelMixin, ConvModule):
     """Reactivate old features by new ones: ``old + SFR(new)`` (paper, Sec. 3).
 
     Fits wherever a network computes new features from old ones and keeps
@@ -73,4 +75,10 @@ class SFRModule(ConvModule):
         Returns:
             Tensor: Shape (N, out_channels, H, W).
         """
+        args = self.kernel_args(old, new)
+        if args is not None:
+            return torch.ops.mmcdnv2.reactivate(old, new, *args)
         return old + super().forward(new)
+
+    def _describe(self) -> Call:
+        return reactivation_call(self)

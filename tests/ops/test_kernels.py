@@ -1,0 +1,371 @@
+"""The native kernels against the PyTorch operators that they replace."""
+
+import copy
+import os
+import pickle
+import platform
+import subprocess
+import sys
+
+import pytest
+import torch
+from conftest import ROOT, randomise_norms
+from torch import nn
+
+from mmcdnv2 import ops
+from mmcdnv2.backbones import CondenseNetV2, SFRShuffleNetV2
+from mmcdnv2.layers import SFRModule, kernel_report, sparse_layers
+from mmcdnv2.ops.build import build_test
+
+pytestmark = pytest.mark.skipif(
+    not ops.is_available(), reason=f'no kernels here: {ops.describe()}'
+)
+
+ARCHS = dict(
+    # 1 to 64 channels in a group, odd numbers among them.
+    plain=dict(
+        depths=(2, 1, 2, 1),
+        growth_rates=(3, 9, 21, 48),
+        groups=3,
+        condense_factor=4,
+        sparse_factor=5,
+        hswish_from=1,
+        se_from=2,
+    ),
+    conv_first=dict(
+        depths=(2, 2),
+        growth_rates=(8, 20),
+        groups=4,
+        condense_factor=4,
+        sparse_factor=4,
+        sfr_order=('conv', 'norm', 'act'),
+        hswish_from=None,
+        se_from=None,
+        stem_stride=1,
+    ),
+    no_sfr=dict(
+        depths=(3, 2),
+        growth_rates=(8, 16),
+        groups=2,
+        condense_factor=2,
+        sparse_factor=None,
+        se_from=1,
+    ),
+)
+KERNELS = torch.ops.mmcdnv2.kernel_names() if ops.is_available() else []
+
+
+def condensed(arch='plain', **kwargs):
+    torch.manual_seed(0)
+    backbone = CondenseNetV2(ARCHS.get(arch, arch), **kwargs)
+    randomise_norms(backbone)
+    for layer in sparse_layers(backbone).values():
+        layer.set_progress(1)
+    backbone.switch_to_deploy()
+    return backbone.eval()
+
+
+@pytest.fixture
+def threads():
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def choose():
+    yield torch.ops.mmcdnv2.choose_kernels
+    torch.ops.mmcdnv2.choose_kernels(KERNELS[0])
+
+
+def uses_kernels(module, *inputs):
+    return module.kernel_args(*inputs) is not None
+
+
+def fallback(module, *inputs):
+    with ops.use_kernels(False):
+        return module(*inputs)
+
+
+def assert_same(actual, expected):
+    actual, expected = tuple(actual), tuple(expected)
+    assert len(actual) == len(expected)
+    for a, e in zip(actual, expected):
+        torch.testing.assert_close(a, e, rtol=0, atol=1e-5 * e.abs().max().item())
+
+
+@torch.no_grad()
+@pytest.mark.parametrize('name', KERNELS)
+@pytest.mark.parametrize('arch', ARCHS)
+def test_equal_the_operators(arch, name, choose, threads):
+    choose(name)
+    depth = len(ARCHS[arch]['depths'])
+    backbone = condensed(arch, out_indices=tuple(range(depth)))
+    for number, size in ((1, (64, 96)), (2, (63, 50)), (3, (37, 131)), (1, (224, 40))):
+        threads(1 + number % 2)
+        x = torch.rand(number, 3, *size)
+        expected = fallback(backbone, x)
+        assert_same(backbone(x), expected)
+        assert_same(backbone(x.contiguous(memory_format=torch.channels_last)), expected)
+    assert all(uses_kernels(block, torch.rand(1, 3, 4, 4)) for block in backbone.blocks)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize('arch', ['a', 'b', 'cifar-110', 'v1-cifar-50'])
+def test_take_every_network(arch):
+    backbone = condensed(arch, out_indices=(0, 1, 2))
+    report = kernel_report(backbone)
+    assert list(report) == [f'blocks.{i}' for i in range(len(backbone.blocks))]
+    assert (
+        set(report.values()) == {ops.describe()} == {f'native kernels ({KERNELS[0]})'}
+    )
+    x = torch.rand(1, 3, 96, 64)
+    assert_same(backbone(x), fallback(backbone, x))
+
+
+@torch.no_grad()
+def test_take_detection_sizes(threads):
+    backbone = condensed('a', out_indices=(1, 2, 3, 4))
+    x = torch.rand(1, 3, 320, 416)
+    expected = fallback(backbone, x)
+    for number in (1, 2, 5):
+        threads(number)
+        assert_same(backbone(x), expected)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize('order', [('conv', 'norm', 'act'), ('norm', 'act', 'conv')])
+def test_reactivation_on_its_own(order):
+    torch.manual_seed(0)
+    module = SFRModule(12, 20, groups=4, sparse_factor=3, order=order, deploy=True)
+    randomise_norms(module)
+    module.eval()
+    for shape in ((2, 5, 5), (1, 16, 16), (3, 7, 30)):
+        old, new = torch.randn(2, 20, *shape[1:]), torch.randn(2, 12, *shape[1:])
+        before = old.clone()
+        assert uses_kernels(module, old, new)
+        assert_same([module(old, new)], [fallback(module, old, new)])
+        torch.testing.assert_close(old, before, rtol=0, atol=0)
+
+
+@torch.no_grad()
+def test_shufflenet_uses_them():
+    torch.manual_seed(0)
+    backbone = SFRShuffleNetV2(0.5, out_indices=(0, 1, 2), deploy=True).eval()
+    randomise_norms(backbone)
+    assert set(kernel_report(backbone).values()) == {ops.describe()}
+    x = torch.rand(1, 3, 96, 96)
+    assert_same(backbone(x), fallback(backbone, x))
+
+
+@torch.no_grad()
+def test_changed_weights_are_seen():
+    backbone = condensed()
+    x = torch.rand(1, 3, 64, 64)
+    other = condensed()
+    for parameter in other.parameters():
+        parameter.mul_(1.1)
+    first = backbone(x)
+    backbone.load_state_dict(other.state_dict())
+    assert_same(backbone(x), fallback(backbone, x))
+    assert not torch.equal(backbone(x)[0], first[0])
+    # As MMEngine's EMAHook swaps them.
+    norm = backbone.blocks[0][0].lgc.norm
+    norm.weight.data, norm.bias.data = norm.bias.data, norm.weight.data
+    assert_same(backbone(x), fallback(backbone, x))
+    backbone.blocks[1][1].conv.conv.weight = nn.Parameter(
+        torch.rand_like(backbone.blocks[1][1].conv.conv.weight)
+    )
+    assert_same(backbone(x), fallback(backbone, x))
+
+
+def test_gradients_take_the_operators():
+    backbone = condensed()
+    x = torch.rand(1, 3, 64, 64)
+    assert not uses_kernels(backbone.blocks[0], backbone.stem(x))
+    backbone(x)[0].sum().backward()
+    assert backbone.blocks[0][0].lgc.conv.weight.grad.abs().sum() > 0
+    backbone.requires_grad_(False)
+    assert uses_kernels(backbone.blocks[0], backbone.stem(x))
+    assert not uses_kernels(backbone.blocks[0], backbone.stem(x).requires_grad_())
+
+
+@torch.no_grad()
+def test_what_they_do_not_take():
+    backbone = condensed()
+    block, x = backbone.blocks[0], backbone.stem(torch.rand(1, 3, 64, 64))
+    assert uses_kernels(block, x)
+    assert not uses_kernels(block, x.double())
+    assert not uses_kernels(block, x.bfloat16())
+    assert not uses_kernels(block.train(), x)
+    block.eval()
+    block[0].sfr.norm.train()
+    assert not uses_kernels(block, x)
+    block[0].sfr.norm.eval()
+    with torch.autocast('cpu', torch.bfloat16):
+        assert not uses_kernels(block, x)
+    assert uses_kernels(block, x)
+    block[0].lgc.activate = nn.ELU()
+    assert not uses_kernels(block, x)
+    block.eval()
+    assert kernel_report(backbone)['blocks.0'] == (
+        'PyTorch operators (its activation is ELU)'
+    )
+    assert_same([block(x)], [fallback(block, x)])
+    half = condensed().bfloat16()
+    assert 'bfloat16' in kernel_report(half)['blocks.0']
+    half(torch.rand(1, 3, 64, 64).bfloat16())
+
+
+@torch.no_grad()
+def test_hooks_inside_still_fire():
+    backbone = condensed()
+    x = torch.rand(1, 3, 64, 64)
+    expected = backbone(x)
+    seen = []
+    layer = backbone.blocks[0][0].conv.activate
+    handle = layer.register_forward_hook(lambda *_: seen.append(1))
+    assert_same(backbone(x), expected)
+    assert seen == [1]
+    handle.remove()
+    backbone(x)
+    assert seen == [1]
+
+
+def test_sparse_networks_do_not_use_them():
+    backbone = CondenseNetV2('a').eval()
+    with torch.no_grad():
+        assert not uses_kernels(backbone.blocks[0], torch.rand(1, 16, 8, 8))
+    assert 'LGC is not CondensedLGC' in kernel_report(backbone)['blocks.0']
+
+
+@torch.no_grad()
+def test_nan_is_not_swallowed():
+    backbone = condensed()
+    x = torch.rand(1, 3, 64, 64)
+    x[0, 0, 5, 5] = float('nan')
+    actual, expected = backbone(x)[0], fallback(backbone, x)[0]
+    assert torch.equal(actual.isnan(), expected.isnan())
+    assert actual.isnan().any()
+
+
+@torch.no_grad()
+def test_a_bad_index_is_refused():
+    backbone = condensed()
+    x = torch.rand(1, 3, 64, 64)
+    backbone(x)
+    backbone.blocks[0][0].sfr.conv.index[0] = 10_000
+    with pytest.raises(IndexError, match='index 10000 of 6 channels'):
+        backbone(x)
+
+
+@torch.no_grad()
+def test_copies_and_pickles():
+    backbone = condensed()
+    x = torch.rand(1, 3, 64, 64)
+    expected = backbone(x)
+    for other in (copy.deepcopy(backbone), pickle.loads(pickle.dumps(backbone))):
+        assert_same(other(x), expected)
+        other.blocks[0][0].conv.conv.weight.mul_(2)
+        assert_same(other(x), fallback(other, x))
+    assert_same(backbone(x), expected)
+
+
+@torch.no_grad()
+def test_inference_mode():
+    with torch.inference_mode():
+        backbone = condensed()
+        x = torch.rand(1, 3, 64, 64)
+        assert_same(backbone(x), fallback(backbone, x))
+
+
+@pytest.mark.skipif(
+    not hasattr(torch.compiler, 'is_compiling'), reason='torch 2.1 exports otherwise'
+)
+@torch.no_grad()
+def test_export_keeps_them():
+    backbone = condensed(out_indices=(1, 3))
+    size = torch.export.Dim('size', min=1, max=8)
+    shapes = {0: torch.export.Dim('number', max=8), 2: 16 * size}
+    program = torch.export.export(
+        backbone, (torch.rand(2, 3, 64, 64),), dynamic_shapes=(shapes,)
+    )
+    targets = [str(node.target) for node in program.graph.nodes]
+    assert targets.count('mmcdnv2.dense_block.default') == 4
+    x = torch.rand(3, 3, 96, 64)
+    assert_same(program.module()(x), backbone(x))
+
+
+@torch.no_grad()
+def test_fake_outputs_have_the_real_shapes():
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    backbone = condensed()
+    for size in ((64, 64), (63, 50)):
+        x = backbone.stem(torch.rand(2, 3, *size))
+        for block in backbone.blocks:
+            args = block.kernel_args(x)
+            with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+                fake = torch.ops.mmcdnv2.dense_block(mode.from_tensor(x), *args)
+            x = block(x)
+            assert fake.shape == x.shape
+            assert fake.stride() == x.stride()
+
+
+def test_compile_keeps_them():
+    backbone = condensed()
+    compiled = torch.compile(backbone, fullgraph=False)
+    x = torch.rand(1, 3, 64, 64)
+    with torch.no_grad():
+        assert_same(compiled(x), backbone(x))
+
+
+PROGRAM = """
+import torch, warnings
+from mmcdnv2 import ops
+from mmcdnv2.backbones import CondenseNetV2
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter('always')
+    backbone = CondenseNetV2('a', deploy=True).eval()
+    with torch.no_grad():
+        backbone(torch.rand(1, 3, 64, 64))
+print(ops.describe())
+print(sum('native kernels' in str(w.message) for w in caught), 'warnings')
+"""
+
+
+def describe_in(tmp_path, **environment):
+    result = subprocess.run(
+        [sys.executable, '-W', 'ignore', '-c', PROGRAM],
+        env=dict(os.environ, PYTHONPATH=str(ROOT), **environment),
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return result.stdout
+
+
+def test_without_a_compiler(tmp_path):
+    empty = dict(XDG_CACHE_HOME=str(tmp_path), CXX='no-such-compiler')
+    out = describe_in(tmp_path, **empty)
+    assert 'PyTorch operators (there is no C++ compiler' in out
+    assert '1 warnings' in out
+
+
+def test_environment_variable(tmp_path):
+    out = describe_in(tmp_path, MMCDNV2_KERNELS='0')
+    assert 'PyTorch operators (turned off by MMCDNV2_KERNELS=0)' in out
+    assert '0 warnings' in out
+    out = describe_in(tmp_path, MMCDNV2_KERNELS='baseline')
+    assert 'native kernels (baseline)' in out
+    out = describe_in(tmp_path, MMCDNV2_KERNELS='mmx')
+    assert 'no kernels called mmx' in out
+
+
+def test_core(tmp_path):
+    # make kernels-check runs it under sanitizers, which takes minutes.
+    program = build_test(tmp_path, 'c++', platform.machine())
+    out = subprocess.check_output([program, '50'], text=True)
+    for name in KERNELS:
+        assert f'{name}: 50 random blocks' in out
