@@ -79,6 +79,7 @@ if __name__ == '__main__':
         install_requires=read_requirements('runtime'),
         extras_require={
             'mim': read_requirements('mminstall'),
+            'benchmark': read_requirements('benchmark'),
             'demo': read_requirements('demo'),
             'tests': read_requirements('tests'),
         },

@@ -1,6 +1,12 @@
 """Counting and timing networks; what their sparse layers connect."""
 
-from .complexity import count_macs, count_paper_elements, count_params, median_latency
+from .complexity import (
+    count_macs,
+    count_paper_elements,
+    count_params,
+    median_latency,
+    time_rounds,
+)
 from .connection_map import (
     block_maps,
     connection_strength,
@@ -24,4 +30,5 @@ __all__ = [
     'median_latency',
     'read_zoo',
     'source_strength',
+    'time_rounds',
 ]

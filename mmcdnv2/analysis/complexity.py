@@ -1,8 +1,9 @@
 """What a network costs: parameters, multiply-accumulates and time."""
 
+import math
 import statistics
 import time
-from typing import Callable, List, Sequence, Tuple
+from typing import Callable, Iterable, List, Sequence, Tuple
 
 import torch
 from mmengine.analysis import FlopAnalyzer
@@ -82,24 +83,49 @@ def count_paper_elements(module: nn.Module, inputs: Tensor) -> int:
 
 
 @torch.no_grad()
-def median_latency(
-    functions: Sequence[Callable[[], object]], rounds: int = 10
-) -> List[float]:
-    """Median time of each function; rounds are interleaved.
+def time_rounds(
+    functions: Sequence[Callable[[], object]], rounds: Iterable[int] = range(10)
+) -> List[List[float]]:
+    """Time functions in turns, so that a busy machine is busy for all of them.
+
+    Each round begins with another function. Each turn begins with a call that
+    is not timed: it pays for the caches and threads as the function before
+    left them. What takes less than a millisecond is then called until one has
+    passed.
 
     Args:
         functions (Sequence[Callable]): What to time.
-        rounds (int): Timed calls of each, after one that is not timed.
+        rounds (Iterable[int]): Numbers of the rounds.
+
+    Returns:
+        list[list[float]]: Milliseconds; a list with one entry for each round
+        for each function.
+    """
+    times: List[List[float]] = [[] for _ in functions]
+    turns = list(zip(functions, times))
+    for number in rounds:
+        start = number % len(turns)
+        for function, record in turns[start:] + turns[:start]:
+            calls = math.ceil(1 / _time(function, 1))
+            record.append(_time(function, calls))
+    return times
+
+
+def _time(function: Callable[[], object], calls: int) -> float:
+    """Mean time of some calls in milliseconds."""
+    began = time.perf_counter()
+    for _ in range(calls):
+        function()
+    return 1000 * (time.perf_counter() - began) / calls
+
+
+def median_latency(functions: Sequence[Callable[[], object]]) -> List[float]:
+    """Median time of each function in ten rounds of :func:`time_rounds`.
+
+    Args:
+        functions (Sequence[Callable]): What to time.
 
     Returns:
         list[float]: Milliseconds, one for each function.
     """
-    times: List[List[float]] = [[] for _ in functions]
-    for function in functions:
-        function()
-    for _ in range(rounds):
-        for function, record in zip(functions, times):
-            began = time.perf_counter()
-            function()
-            record.append(1000 * (time.perf_counter() - began))
-    return [statistics.median(record) for record in times]
+    return [statistics.median(record) for record in time_rounds(functions)]

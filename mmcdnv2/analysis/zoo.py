@@ -119,6 +119,7 @@ class ZooModel:
         task (str): 'Image Classification', for example.
         metadata (dict): Its metadata.
         published (Published, optional): What was published about its cost.
+        metrics (dict[str, float]): Its results by the names of the metrics.
     """
 
     name: str
@@ -126,6 +127,7 @@ class ZooModel:
     task: str
     metadata: Dict = field(default_factory=dict)
     published: Optional[Published] = None
+    metrics: Dict[str, float] = field(default_factory=dict)
 
 
 def read_zoo(root: Union[str, Path]) -> List[ZooModel]:
@@ -156,6 +158,7 @@ def read_zoo(root: Union[str, Path]) -> List[ZooModel]:
                     task=model['Results'][0]['Task'],
                     metadata=metadata,
                     published=published and Published(**published),
+                    metrics=model['Results'][0]['Metrics'],
                 )
             )
     return models

@@ -1,6 +1,7 @@
 """Counting and timing."""
 
 import time
+from functools import partial
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from mmcdnv2.analysis import (
     count_paper_elements,
     count_params,
     median_latency,
+    time_rounds,
 )
 from mmcdnv2.layers import LGC, SFR, condense_layers
 
@@ -61,19 +63,34 @@ def test_condensing_divides_macs_by_the_factor():
     assert count_macs(model, x) == dense // 4
 
 
-def test_median_latency():
+def test_time_rounds():
     calls = []
 
     def work(name, seconds):
         def function():
-            slow_start = name not in calls
+            # The first of each turn, which is not timed, takes longer.
+            starts = not calls or calls[-1] != name
             calls.append(name)
-            time.sleep(0.2 if slow_start else seconds)
+            time.sleep(0.05 if starts else seconds)
 
         return function
 
-    fast, slow = median_latency([work('fast', 0.002), work('slow', 0.02)], rounds=5)
-    # The first, slow call is not counted; rounds alternate.
-    assert fast == pytest.approx(2, rel=0.5)
-    assert slow == pytest.approx(20, rel=0.5)
-    assert calls[2:] == ['fast', 'slow'] * 5
+    functions = [work('a', 0.002), work('b', 0.02), work('c', 0.01)]
+    times = time_rounds(functions, range(4))
+    for record, expected in zip(times, (2, 20, 10)):
+        assert len(record) == 4
+        assert record == pytest.approx([expected] * 4, rel=0.5)
+    # Rounds are interleaved, and each begins with the next function.
+    assert ''.join(calls[::2]) == ''.join(calls[1::2]) == 'abcbcacababc'
+
+
+def test_short_functions_are_timed_for_a_millisecond():
+    calls = []
+    [[milliseconds]] = time_rounds([partial(calls.append, 0)], range(1))
+    assert len(calls) > 100
+    assert milliseconds < 0.01
+
+
+def test_median_latency():
+    [milliseconds] = median_latency([partial(time.sleep, 0.005)])
+    assert milliseconds == pytest.approx(5, rel=0.5)

@@ -1,0 +1,154 @@
+"""Time our networks and their peers, in several runtimes, in one run."""
+
+import argparse
+import json
+import os
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from mmcdnv2.analysis.benchmark import Report, Settings, benchmark
+from mmcdnv2.analysis.benchmark_networks import NETWORKS, PARTS
+from mmcdnv2.analysis.benchmark_plot import latency_figure
+from mmcdnv2.analysis.runtimes import RUNTIMES
+from mmcdnv2.errors import exit_on_input_error
+from mmcdnv2.files import replace_when_done
+
+ROOT = Path(__file__).resolve().parents[2]
+COLUMNS = (
+    'ms',
+    'spread',
+    'ratio',
+    'MACs (M)',
+    'GFLOP/s',
+    'of product',
+    'of copy',
+    'params (M)',
+    'top-1',
+)
+
+
+def parse_args() -> argparse.Namespace:
+    """Parse the command line."""
+    defaults = Settings()
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    parser.add_argument(
+        '--models',
+        nargs='+',
+        default=(),
+        metavar='NAME',
+        help=f'networks ({", ".join(NETWORKS)}), or forms of them such as '
+        'cdnv2_a-condensed; all if there is none',
+    )
+    parser.add_argument(
+        '--runtimes', nargs='+', choices=RUNTIMES, default=defaults.runtimes
+    )
+    parser.add_argument(
+        '--part', choices=PARTS, default=defaults.part, help='what to time'
+    )
+    parser.add_argument(
+        '--size',
+        type=int,
+        nargs=2,
+        action='append',
+        metavar=('HEIGHT', 'WIDTH'),
+        help='input size in pixels, may be given several times; 224 224 if it is not',
+    )
+    parser.add_argument('--batch', type=int, default=defaults.batch)
+    parser.add_argument('--threads', type=int, default=defaults.threads)
+    parser.add_argument('--rounds', type=int, default=defaults.rounds)
+    parser.add_argument(
+        '--baseline',
+        metavar='NAME:RUNTIME',
+        help='what the ratios refer to; the first one measured if it is not given',
+    )
+    parser.add_argument(
+        '--out', type=Path, default='work_dirs/benchmark', help='folder to write to'
+    )
+    return parser.parse_args()
+
+
+def percent(share: float) -> str:
+    """Format a share."""
+    return f'{share:.1%}'
+
+
+def show(report: Report) -> None:
+    """Print the report as a table."""
+    settings = report.settings
+    height, width = settings.size
+    table = Table(
+        title=f'{settings.part}, input {height}x{width}, batch {settings.batch}, '
+        f'threads {settings.threads}, median of {settings.rounds} rounds'
+    )
+    table.add_column('model', overflow='fold')
+    table.add_column('runtime')
+    for column in COLUMNS:
+        table.add_column(column, justify='right')
+    for row in report.rows:
+        table.add_row(
+            row.model,
+            row.runtime,
+            f'{row.ms:.2f}',
+            percent(row.spread),
+            f'{row.ratio:.2f}',
+            f'{row.macs / 1e6:.1f}',
+            f'{row.gflops:.1f}',
+            percent(row.product_share),
+            percent(row.copy_share),
+            f'{row.params / 1e6:.2f}',
+            '' if row.top1 is None else f'{row.top1:.1f}',
+        )
+    console = Console(soft_wrap=True)
+    if not console.is_terminal and 'COLUMNS' not in os.environ:
+        # In a file, no column needs to be squeezed.
+        console.width = 160
+    console.print(table)
+    console.print(
+        f'Largest matrix product: {report.product_gflops:.1f} GFLOP/s. '
+        f'Copy in memory: {report.copy_gbytes:.1f} GB/s.\n'
+        'Largest relative difference of an output: '
+        f'{max(row.difference for row in report.rows):.1e}\n'
+        'Top-1 in percent as published: '
+        f'{", ".join(dict.fromkeys(row.source for row in report.rows if row.top1))}'
+    )
+    console.print('; '.join(f'{k}: {v}' for k, v in report.environment.items()))
+    for reason, names in report.left_out.items():
+        console.print(f'Left out: {", ".join(names)}: {reason}', markup=False)
+
+
+@exit_on_input_error
+def main() -> None:
+    """Time."""
+    args = parse_args()
+    reports = []
+    for size in args.size or [Settings().size]:
+        settings = Settings(
+            models=tuple(args.models),
+            runtimes=tuple(args.runtimes),
+            part=args.part,
+            size=tuple(size),
+            batch=args.batch,
+            threads=args.threads,
+            rounds=args.rounds,
+            baseline=args.baseline,
+        )
+        progress = partial(track, console=Console(stderr=True), transient=True)
+        report = benchmark(settings, ROOT, progress)
+        show(report)
+        reports.append(report)
+        name = '{}_{}x{}.png'.format(settings.part, *settings.size)
+        with replace_when_done(args.out / name) as path:
+            latency_figure(report).savefig(path)
+        with replace_when_done(args.out / f'{settings.part}.json') as path:
+            path.write_text(json.dumps([asdict(r) for r in reports], indent=1) + '\n')
+
+
+if __name__ == '__main__':
+    main()
