@@ -11,7 +11,13 @@ from torch import Tensor, nn
 
 from ..errors import InputError
 from ..layers import SFRModule
-from ..layers.kernel_calls import Call, KernelMixin, block_call
+from ..layers.kernel_calls import (
+    Call,
+    KernelMixin,
+    UnsupportedError,
+    block_call,
+    stem_call,
+)
 from ..registry import register_model
 from .base import RecomputedMixin, StagedBackbone
 
@@ -116,6 +122,33 @@ class DenseLayer(RecomputedMixin, BaseModule):
         new = self.se(self.conv(self.lgc(x)))
         old = x if self.sfr is None else self.sfr(x, new)
         return torch.cat([old, new], dim=1)
+
+
+class Stem(KernelMixin, ConvModule):
+    """First convolution and its norm.
+
+    Args:
+        args: See :class:`mmcv.cnn.ConvModule`.
+        deploy (bool): Whether a native kernel may run it in inference.
+            Networks that are not condensed need no kernels compiled.
+        kwargs: See :class:`mmcv.cnn.ConvModule`.
+    """
+
+    def __init__(self, *args, deploy: bool, **kwargs) -> None:
+        super().__init__(*args, **kwargs)
+        self.deploy = deploy
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (N, C, H, W) to (N, C', H', W')."""
+        args = self.kernel_args(x)
+        if args is not None:
+            return torch.ops.mmcdnv2.stem(x, *args)
+        return super().forward(x)
+
+    def _describe(self) -> Call:
+        if not self.deploy:
+            raise UnsupportedError('the network is not condensed')
+        return stem_call(self)
 
 
 class DenseBlock(KernelMixin, Sequential):
@@ -243,7 +276,7 @@ class CondenseNetV2(StagedBackbone):
         norm_cfg = norm_cfg or dict(type='BN')
 
         channels = 2 * growth_rates[0]
-        stem = ConvModule(
+        stem = Stem(
             in_channels,
             channels,
             3,
@@ -251,6 +284,7 @@ class CondenseNetV2(StagedBackbone):
             padding=1,
             bias=False,
             act_cfg=None,
+            deploy=deploy,
         )
         blocks, out_channels = [], []
         for i, (depth, growth_rate) in enumerate(zip(depths, growth_rates)):
@@ -278,6 +312,11 @@ class CondenseNetV2(StagedBackbone):
             blocks.append(DenseBlock(block))
             out_channels.append(channels)
         self._assemble(stem, blocks, out_channels)
+
+    def switch_to_deploy(self) -> None:
+        """Condense all sparse layers in place; see :class:`CondensableMixin`."""
+        super().switch_to_deploy()
+        self.stem.deploy = True
 
     @classmethod
     def _resolve_arch(cls, arch: Union[str, Dict]) -> Dict:

@@ -66,10 +66,10 @@ class Call:
             self.sources.append((norm, name))
         self.eps.append(norm.eps)
 
-    def add_conv(self, conv: nn.Conv2d, kernel_size: int) -> None:
+    def add_conv(self, conv: nn.Conv2d, kernel_size: int, stride: int = 1) -> None:
         """Take a convolution's weight and, if it has one, its index."""
-        padding = kernel_size // 2
-        expected = ((kernel_size,) * 2, (1, 1), (padding,) * 2, (1, 1), 'zeros', None)
+        sizes = (kernel_size, stride, kernel_size // 2, 1)
+        expected = (*((size, size) for size in sizes), 'zeros', None)
         actual = (
             conv.kernel_size,
             conv.stride,
@@ -79,7 +79,7 @@ class Call:
             conv.bias,
         )
         if actual != expected:
-            raise UnsupportedError('a convolution has a bias, a stride or a dilation')
+            raise UnsupportedError('a convolution has another stride, padding or bias')
         self.sources.append((conv, 'weight'))
         if isinstance(conv, CondensedConv2d):
             self.sources.append((conv, 'index'))
@@ -199,6 +199,29 @@ def reactivation_call(sfr: ConvModule) -> Call:
     """
     call = Call()
     call.add_reactivation(sfr)
+    return call
+
+
+def stem_call(stem: ConvModule) -> Call:
+    """Describe a stem to the kernel ``mmcdnv2::stem``.
+
+    Args:
+        stem (ConvModule): A 3x3 convolution of stride 2, with or without a norm.
+
+    Returns:
+        Call: What the kernel needs.
+
+    Raises:
+        UnsupportedError: If the kernel does not take it.
+    """
+    call = Call()
+    _check_type(stem.conv, nn.Conv2d)
+    if stem.with_activation or stem.order != _CONV_FIRST or stem.conv.groups != 1:
+        raise UnsupportedError('it is more than a convolution and a norm')
+    call.spec.append(int(stem.with_norm))
+    call.add_conv(stem.conv, 3, stride=2)
+    if stem.with_norm:
+        call.add_norm(stem.norm)
     return call
 
 

@@ -254,12 +254,16 @@ class Cache {
   std::unordered_map<const at::TensorImpl*, Entry> entries_;
 };
 
+at::Tensor checked(const at::Tensor& x) {
+  TORCH_CHECK(x.dim() == 4 && x.scalar_type() == at::kFloat,
+              "mmcdnv2: a float32 tensor (N, C, H, W) was expected");
+  return x.contiguous();
+}
+
 at::Tensor dense_block(const at::Tensor& input, at::TensorList params,
                        at::IntArrayRef spec, at::ArrayRef<double> eps) {
   static Cache<DenseBlock> cache;
-  TORCH_CHECK(input.dim() == 4 && input.scalar_type() == at::kFloat,
-              "mmcdnv2: a float32 tensor (N, C, H, W) was expected");
-  const at::Tensor x = input.contiguous();
+  const at::Tensor x = checked(input);
   const auto block = cache.get(
       params, spec, eps, [&](const Kernels& kernels, Reader& reader) {
         const bool pool = reader.number();
@@ -290,15 +294,12 @@ at::Tensor reactivate(const at::Tensor& old_features,
                       const at::Tensor& new_features, at::TensorList params,
                       at::IntArrayRef spec, at::ArrayRef<double> eps) {
   static Cache<Reactivation> cache;
-  TORCH_CHECK(old_features.dim() == 4 && new_features.dim() == 4 &&
-                  old_features.scalar_type() == at::kFloat &&
-                  new_features.scalar_type() == at::kFloat &&
-                  old_features.size(0) == new_features.size(0) &&
-                  old_features.size(2) == new_features.size(2) &&
-                  old_features.size(3) == new_features.size(3),
-              "mmcdnv2: old and new features must be float32 of equal size");
-  const at::Tensor old = old_features.contiguous();
-  const at::Tensor features = new_features.contiguous();
+  const at::Tensor old = checked(old_features);
+  const at::Tensor features = checked(new_features);
+  TORCH_CHECK(old.size(0) == features.size(0) &&
+                  old.size(2) == features.size(2) &&
+                  old.size(3) == features.size(3),
+              "mmcdnv2: old and new features must be of equal size");
   const auto reactivation = cache.get(
       params, spec, eps, [&](const Kernels& kernels, Reader& reader) {
         return std::make_shared<const Reactivation>(
@@ -314,6 +315,34 @@ at::Tensor reactivate(const at::Tensor& old_features,
   return out;
 }
 
+at::Tensor stem(const at::Tensor& input, at::TensorList params,
+                at::IntArrayRef spec, at::ArrayRef<double> eps) {
+  static Cache<Stem> cache;
+  const at::Tensor x = checked(input);
+  const auto stem = cache.get(
+      params, spec, eps, [&](const Kernels& kernels, Reader& reader) {
+        const bool has_norm = reader.number();
+        const at::Tensor& weight = reader.tensor();
+        TORCH_CHECK(weight.dim() == 4 && weight.size(1) == x.size(1) &&
+                        weight.size(2) == 3 && weight.size(3) == 3,
+                    "mmcdnv2: the stem's weight does not fit");
+        const Norm norm = has_norm ? reader.norm(weight.size(0)) : Norm{};
+        return std::make_shared<const Stem>(kernels, weight.data_ptr<float>(),
+                                            weight.size(1), weight.size(0),
+                                            has_norm ? &norm : nullptr);
+      });
+  TORCH_CHECK(x.size(1) == stem->in_channels, "mmcdnv2: ", stem->in_channels,
+              " channels were expected, got ", x.size(1));
+  at::Tensor out =
+      at::empty({x.size(0), stem->out_channels, Stem::halved(x.size(2)),
+                 Stem::halved(x.size(3))},
+                x.options());
+  if (out.numel())
+    stem->run(x.data_ptr<float>(), x.size(0), x.size(2), x.size(3),
+              out.data_ptr<float>(), at_parallel());
+  return out;
+}
+
 }  // namespace
 }  // namespace mmcdnv2
 
@@ -326,9 +355,12 @@ TORCH_LIBRARY(mmcdnv2, library) {
   library.def(
       "reactivate(Tensor old, Tensor new, Tensor[] params, int[] spec, "
       "float[] eps) -> Tensor");
+  library.def(
+      "stem(Tensor x, Tensor[] params, int[] spec, float[] eps) -> Tensor");
 }
 
 TORCH_LIBRARY_IMPL(mmcdnv2, CPU, library) {
   library.impl("dense_block", mmcdnv2::dense_block);
   library.impl("reactivate", mmcdnv2::reactivate);
+  library.impl("stem", mmcdnv2::stem);
 }

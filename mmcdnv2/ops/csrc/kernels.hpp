@@ -79,6 +79,13 @@ struct ColumnMasks {
   int64_t width;
 };
 
+// Any convolution of few inputs, each tap of each channel a row of pixels.
+struct RowConv {
+  int64_t inputs, outputs;
+  const float* weight;  // (blocks of outputs, inputs, members of the block)
+  const float* shift;
+};
+
 // act(x * scale + shift), channel by channel.
 struct Affine {
   int64_t channels;
@@ -100,6 +107,8 @@ struct Kernels {
                         float* sums);
   void (*scatter_conv)(const ScatterConv&, const Plane& x, const Plane& out,
                        Range pixels);
+  void (*row_conv)(const RowConv&, const float* const* rows, const Plane& out,
+                   Range pixels);
   // dst = affine(src), or dst += affine(src).
   void (*affine)(const Affine&, const Plane& src, const Plane& dst,
                  Range pixels, bool accumulate);
@@ -466,6 +475,23 @@ void scatter_conv(const ScatterConv& g, const Plane& x, const Plane& out,
   });
 }
 
+void row_conv(const RowConv& g, const float* const* rows, const Plane& out,
+              Range pixels) {
+  for_blocks<kMaxBlock>(g.outputs, [&](auto block, int64_t m) {
+    constexpr int M = decltype(block)::value;
+    for_tiles<kAccumulators / kMaxBlock>(pixels, [&](auto tile, int64_t p) {
+      constexpr int N = decltype(tile)::value;
+      V acc[M][N];
+      for_each(acc, [&](V& a, int i, int) { a = broadcast(g.shift[m + i]); });
+      for (int64_t k = 0; k < g.inputs; ++k)
+        multiply(acc, rows[k] + p, g.weight + m * g.inputs + k * M);
+      for_each(acc, [&](V& a, int i, int v) {
+        store(at(out, m + i, p + v * kLanes), a);
+      });
+    });
+  });
+}
+
 void affine(const Affine& a, const Plane& src, const Plane& dst, Range pixels,
             bool accumulate) {
   for (int64_t c = 0; c < a.channels; ++c) {
@@ -523,6 +549,7 @@ const Kernels kernels = {MMCDNV2_STRING(MMCDNV2_ISA),
                          gather_conv,
                          group_conv3x3,
                          scatter_conv,
+                         row_conv,
                          affine,
                          mean,
                          linear,

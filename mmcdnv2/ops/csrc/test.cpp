@@ -255,6 +255,48 @@ double difference(Random& random, const Kernels& kernels, std::string& what) {
   return worst / std::max(largest, 1e-30);
 }
 
+double stem_difference(Random& random, const Kernels& kernels,
+                       std::string& what) {
+  const int64_t count = random.integer(1, 3), threads = random.integer(1, 4);
+  const int64_t inputs = random.integer(1, 4), outputs = random.integer(1, 40);
+  const int64_t height = random.integer(1, 40), width = random.integer(1, 80);
+  const int64_t rows = Stem::halved(height), columns = Stem::halved(width);
+  const std::vector<float> x =
+      random.floats(count * inputs * height * width, -1, 1);
+  const std::vector<float> weight = random.floats(outputs * inputs * 9, -1, 1);
+  const OwnedNorm norm(random, outputs);
+  const bool has_norm = random.integer(0, 1);
+  const Norm raw = norm.norm();
+  const Stem stem(kernels, weight.data(), inputs, outputs,
+                  has_norm ? &raw : nullptr);
+  std::vector<float> out(count * outputs * rows * columns);
+  stem.run(x.data(), count, height, width, out.data(),
+           {threads, Parallel::serial().run});
+
+  double largest = 0, worst = 0;
+  for (int64_t i = 0; i < static_cast<int64_t>(out.size()); ++i) {
+    const int64_t z = i % columns, y = i / columns % rows;
+    const int64_t o = i / columns / rows % outputs;
+    const int64_t n = i / columns / rows / outputs;
+    double sum = 0;
+    for (int64_t c = 0; c < inputs; ++c)
+      for (int64_t tap = 0; tap < 9; ++tap) {
+        const int64_t row = 2 * y + tap / 3 - 1, column = 2 * z + tap % 3 - 1;
+        if (row < 0 || row >= height || column < 0 || column >= width) continue;
+        sum += weight[(o * inputs + c) * 9 + tap] *
+               x[((n * inputs + c) * height + row) * width + column];
+      }
+    const double expected = has_norm ? norm(sum, o) : sum;
+    largest = std::max(largest, std::abs(expected));
+    const double error = std::abs(expected - out[i]);
+    if (!(error <= worst)) worst = error;
+  }
+  what = "stem, " + std::to_string(count) + "x" + std::to_string(inputs) + "x" +
+         std::to_string(height) + "x" + std::to_string(width) + " to " +
+         std::to_string(outputs) + " channels";
+  return worst / std::max(largest, 1e-30);
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -264,7 +306,8 @@ int main(int argc, char** argv) {
     for (int seed = 0; seed < blocks; ++seed) {
       Random random{std::mt19937(seed)};
       std::string what;
-      const double error = difference(random, *kernels, what);
+      const double error = seed % 5 ? difference(random, *kernels, what)
+                                    : stem_difference(random, *kernels, what);
       if (!(error < 1e-5)) {
         std::printf("%s: block %d (%s) is off by %.1e\n", kernels->name, seed,
                     what.c_str(), error);
