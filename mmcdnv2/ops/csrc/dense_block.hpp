@@ -258,18 +258,17 @@ class Layer {
     if (has_sfr) sfr = Reactivation(kernels, w.sfr);
   }
 
-  // Gate of each new channel, of length growth_rate.
-  void excite(const Kernels& kernels, const Plane& features, int64_t pixels,
-              std::vector<float>& gate) const {
-    std::vector<float> mean(growth_rate), hidden(round_up(squeezed));
-    kernels.mean(features, growth_rate, pixels, mean.data());
+  // From the mean of each new channel its gate, of length growth_rate.
+  std::vector<float> excite(const Kernels& kernels,
+                            const std::vector<float>& mean) const {
+    std::vector<float> hidden(round_up(squeezed)), gate(round_up(growth_rate));
     kernels.linear(squeeze_.data(), mean.data(), growth_rate,
                    round_up(squeezed), hidden.data());
     for (float& value : hidden) value = std::max(value, 0.0f);
-    gate.resize(round_up(growth_rate));
     kernels.linear(excite_.data(), hidden.data(), squeezed,
                    round_up(growth_rate), gate.data());
     for (float& value : gate) value = 1.0f / (1.0f + std::exp(-value));
+    return gate;
   }
 
   int64_t in_channels, growth_rate, width, squeezed;
@@ -392,7 +391,6 @@ class Pass {
         width_(block.pool ? width / 2 : width),
         pixels_(height_ * width_),
         padded_(round_up(pixels_)),
-        halo_(round_up(width_) + kAlign),
         left_(width_ + kTile),
         right_(width_ + kTile),
         masks_{left_.data(), right_.data(), width_} {
@@ -420,11 +418,17 @@ class Pass {
 
  private:
   // Maps of fewer pixels are not cut into strips for the threads.
-  static constexpr int64_t kHalosPerStrip = 8;
+  static constexpr int64_t kHalosPerStrip = 3;
+
+  // Pixels that the 3x3 convolution reads before and behind its own.
+  int64_t halo_of(const Layer& layer) const {
+    return layer.conv.by_columns ? round_up(width_) + kAlign
+                                 : round_up(width_ + 1);
+  }
 
   int64_t strip_of(const Layer& layer) const {
     const int64_t floats = layer.in_channels + layer.width + 2 * layer.growth_rate;
-    return std::max(round_up(kStripFloats / floats), 2 * halo_);
+    return std::max(round_up(kStripFloats / floats), 2 * halo_of(layer));
   }
 
   static int64_t sums_of(const Layer& layer, int64_t pixels) {
@@ -466,84 +470,102 @@ class Pass {
   void alone(const Layer& layer) {
     const bool at_once = layer.has_sfr && !layer.squeezed;
     compute(layer, {0, padded_}, at_once);
-    if (!at_once) {
-      std::vector<float> gate;
-      if (layer.squeezed)
-        layer.excite(kernels_, features_of(layer), pixels_, gate);
-      react(layer, {0, padded_}, gate);
-    }
+    if (at_once) return;
+    std::vector<float> mean(layer.growth_rate);
+    average(layer, {0, layer.growth_rate}, mean);
+    react(layer, {0, padded_}, mean);
   }
 
   void together(const Layer& layer) {
+    std::vector<float> mean(layer.growth_rate);
     // Strips of pixels compute their halos twice; groups do not, but need
     // everything between LGC and the 3x3 convolution at hand.
-    if (padded_ < kHalosPerStrip * halo_ * parallel_.threads)
-      compute_by_groups(layer);
-    else
+    if (padded_ < kHalosPerStrip * halo_of(layer) * parallel_.threads) {
+      compute_by_groups(layer, mean);
+    } else {
       split(parallel_, padded_, kAlign,
             [&](Range pixels) { compute(layer, pixels, false); });
-    std::vector<float> gate;
-    if (layer.squeezed)
-      layer.excite(kernels_, features_of(layer), pixels_, gate);
+      split(parallel_, layer.squeezed ? layer.growth_rate : 0, 1,
+            [&](Range channels) { average(layer, channels, mean); });
+    }
     if (layer.has_sfr || layer.squeezed)
-      split(parallel_, padded_, kAlign, [&](Range pixels) { react(layer, pixels, gate); });
+      split(parallel_, padded_, kAlign,
+            [&](Range pixels) { react(layer, pixels, mean); });
+  }
+
+  // Means of new features, if the layer needs them.
+  void average(const Layer& layer, Range channels,
+               std::vector<float>& mean) const {
+    if (!layer.squeezed) return;
+    Plane features = features_of(layer);
+    features.data += channels.begin * padded_;
+    kernels_.mean(features, channels.end - channels.begin, pixels_,
+                  &mean[channels.begin]);
   }
 
   // New features of a range of pixels, strip by strip. With `at_once` a strip
   // is reactivated as soon as nothing reads its old features any more.
   void compute(const Layer& layer, Range pixels, bool at_once) {
+    const int64_t halo = halo_of(layer);
     const int64_t strip =
         std::min(strip_of(layer), pixels.end - pixels.begin);
-    const int64_t stride = stride_of(strip + 2 * halo_);
+    const int64_t stride = stride_of(strip + 2 * halo);
     const Buffer buffer(layer.width * stride);
     const Buffer panel(layer.lgc.kept * kTile);
     const Buffer sums(sums_of(layer, strip));
     const Range all_groups = {0, layer.lgc.groups};
-    Plane h = {buffer.get(), stride, pixels.begin - halo_};
+    Plane h = {buffer.get(), stride, pixels.begin - halo};
     int64_t done = std::max<int64_t>(h.origin, 0);
-    clear(layer, h, {h.origin, done});
+    clear(h, {0, layer.width}, {h.origin, done});
     for (int64_t begin = pixels.begin; begin < pixels.end; begin += strip) {
       const int64_t end = std::min(begin + strip, pixels.end);
-      const int64_t needed = std::min(end + halo_, padded_);
+      const int64_t needed = std::min(end + halo, padded_);
       kernels_.gather_conv(layer.lgc, x_, h, {done, needed}, all_groups,
                            panel.get());
-      if (end + halo_ > pixels_) clear(layer, h, {pixels_, end + halo_});
+      if (end + halo > pixels_) clear(h, {0, layer.width}, {pixels_, end + halo});
       done = needed;
       kernels_.group_conv3x3(layer.conv, masks_, h, features_of(layer),
                              {begin, end}, all_groups, sums.get());
-      if (at_once) react(layer, {begin, end}, {});
+      if (at_once) layer.sfr.apply(features_of(layer), x_, {begin, end});
       if (end < pixels.end) {
-        const int64_t kept = end - halo_ - h.origin;
+        const int64_t kept = end - halo - h.origin;
         for (int64_t c = 0; c < layer.width; ++c) {
           float* row = buffer.get() + c * stride;
-          std::memmove(row, row + kept, (done - end + halo_) * sizeof(float));
+          std::memmove(row, row + kept, (done - end + halo) * sizeof(float));
         }
-        h.origin = end - halo_;
+        h.origin = end - halo;
       }
     }
   }
 
   // New features of the whole image, a few groups on each thread.
-  void compute_by_groups(const Layer& layer) {
-    const int64_t stride = stride_of(padded_ + 2 * halo_);
+  void compute_by_groups(const Layer& layer, std::vector<float>& mean) {
+    const int64_t halo = halo_of(layer);
+    const int64_t stride = stride_of(padded_ + 2 * halo);
     const Buffer buffer(layer.width * stride);
-    const Plane h = {buffer.get(), stride, -halo_};
+    const Plane h = {buffer.get(), stride, -halo};
     split(parallel_, layer.lgc.groups, 1, [&](Range groups) {
       const Buffer panel(layer.lgc.kept * kTile);
       kernels_.gather_conv(layer.lgc, x_, h, {0, padded_}, groups, panel.get());
+      for (int64_t m = 0; m < layer.lgc.members; ++m) {
+        const int64_t first = m * layer.lgc.groups;
+        clear(h, {first + groups.begin, first + groups.end}, {-halo, 0});
+        clear(h, {first + groups.begin, first + groups.end},
+              {pixels_, padded_ + halo});
+      }
     });
-    clear(layer, h, {-halo_, 0});
-    clear(layer, h, {pixels_, padded_ + halo_});
     split(parallel_, layer.conv.groups, 1, [&](Range groups) {
       const Buffer sums(sums_of(layer, padded_));
       kernels_.group_conv3x3(layer.conv, masks_, h, features_of(layer),
                              {0, padded_}, groups, sums.get());
+      const int64_t members = layer.conv.members;
+      average(layer, {groups.begin * members, groups.end * members}, mean);
     });
   }
 
   // Zeros outside of the image, which the 3x3 convolution reads.
-  static void clear(const Layer& layer, const Plane& h, Range pixels) {
-    for (int64_t c = 0; c < layer.width; ++c) {
+  static void clear(const Plane& h, Range channels, Range pixels) {
+    for (int64_t c = channels.begin; c < channels.end; ++c) {
       float* row = h.data + c * h.stride - h.origin;
       std::fill(row + pixels.begin, row + pixels.end, 0.0f);
     }
@@ -551,9 +573,10 @@ class Pass {
 
   // Gate the new features and add what they say about the old ones.
   void react(const Layer& layer, Range pixels,
-             const std::vector<float>& gate) const {
+             const std::vector<float>& mean) const {
     const Plane features = features_of(layer);
-    if (!gate.empty()) {
+    if (layer.squeezed) {
+      const std::vector<float> gate = layer.excite(kernels_, mean);
       const std::vector<float> zeros(layer.growth_rate, 0.0f);
       const Affine scale = {layer.growth_rate, gate.data(), zeros.data(),
                             Act::kNone};
@@ -566,9 +589,8 @@ class Pass {
   const Kernels& kernels_;
   const Parallel& parallel_;
   int64_t in_height_, in_width_, height_, width_;
-  // Pixels of a channel, without and with padding, and those that a 3x3
-  // convolution reads before and behind, with padding.
-  int64_t pixels_, padded_, halo_;
+  // Pixels of a channel, without and with padding.
+  int64_t pixels_, padded_;
   std::vector<int32_t> left_, right_;
   ColumnMasks masks_;
   Plane x_;

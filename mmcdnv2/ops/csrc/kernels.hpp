@@ -515,8 +515,11 @@ void mean(const Plane& src, int64_t channels, int64_t count, float* out) {
       for (int v = 0; v < 4; ++v) sums[v] += load(row + p + v * kLanes);
     for (; p + kLanes <= count; p += kLanes) sums[0] += load(row + p);
     const V sum = (sums[0] + sums[1]) + (sums[2] + sums[3]);
-    float total = 0;
-    for (int i = 0; i < kLanes; ++i) total += sum[i];
+    float lanes[kLanes];
+    store(lanes, sum);
+    for (int half = kLanes / 2; half; half /= 2)
+      for (int i = 0; i < half; ++i) lanes[i] += lanes[i + half];
+    float total = lanes[0];
     for (; p < count; ++p) total += row[p];
     out[c] = total / static_cast<float>(count);
   }
