@@ -1,6 +1,7 @@
 """What the backbones that are built here, block by block, have in common."""
 
-from typing import List, Optional, Sequence, Tuple, Union
+from contextlib import contextmanager, nullcontext
+from typing import Callable, Iterator, List, Optional, Sequence, Tuple, Union
 
 from mmengine.model import BaseModule, ModuleList
 from mmengine.utils.dl_utils.parrots_wrapper import _BatchNorm
@@ -51,6 +52,24 @@ def check_frozen_stages(frozen_stages: int, stages: int) -> None:
         )
 
 
+@contextmanager
+def _statistics_held(module: nn.Module) -> Iterator[None]:
+    """Let norm layers see a batch again without counting it twice."""
+    held = [
+        (norm, name, buffer)
+        for norm in module.modules()
+        if isinstance(norm, _BatchNorm) and norm.training
+        for name, buffer in norm.named_buffers()
+    ]
+    for norm, name, buffer in held:
+        setattr(norm, name, buffer.clone())
+    try:
+        yield
+    finally:
+        for norm, name, buffer in held:
+            setattr(norm, name, buffer)
+
+
 class RecomputedMixin:
     """``with_cp`` for a layer: recompute it in the backward pass.
 
@@ -60,9 +79,22 @@ class RecomputedMixin:
 
     def forward(self, x: Tensor) -> Tensor:
         """Run ``_forward``, keeping only its input if ``with_cp`` is set."""
-        if self.with_cp and x.requires_grad:
-            return checkpoint(self._forward, x, use_reentrant=False)
-        return self._forward(x)
+        return self._recomputed(self._forward, x)
+
+    def _recomputed(self, function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
+        """Run a part of the layer, keeping only its inputs if ``with_cp`` is set.
+
+        The recomputation ends where nothing is left to recover, so that a
+        convolution at the end of the part runs only once.
+        """
+        if not (self.with_cp and inputs[0].requires_grad):
+            return function(*inputs)
+        return checkpoint(
+            function,
+            *inputs,
+            use_reentrant=False,
+            context_fn=lambda: (nullcontext(), _statistics_held(self)),
+        )
 
 
 class StagedBackbone(CondensableMixin, BaseModule):

@@ -117,10 +117,11 @@ class DenseLayer(RecomputedMixin, BaseModule):
                 deploy=deploy,
             )
 
-    def _forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         """Map (N, C, H, W) to (N, C + k, H, W)."""
-        new = self.se(self.conv(self.lgc(x)))
-        old = x if self.sfr is None else self.sfr(x, new)
+        # In two parts that end with a convolution each: see _recomputed().
+        new = self.se(self._recomputed(lambda x: self.conv(self.lgc(x)), x))
+        old = x if self.sfr is None else self._recomputed(self.sfr, x, new)
         return torch.cat([old, new], dim=1)
 
 
@@ -206,8 +207,9 @@ class CondenseNetV2(StagedBackbone):
             blocks; -1 freezes nothing. Defaults to -1.
         norm_eval (bool): Whether norm layers use their running statistics in
             training. Defaults to False.
-        with_cp (bool): Whether to recompute each dense layer in the backward
-            pass, which saves memory and costs time. Defaults to False.
+        with_cp (bool): Whether to recompute each dense layer, but for its 3x3
+            convolution, in the backward pass, which saves memory and costs time.
+            Defaults to False.
         deploy (bool): Whether to build the condensed form. Defaults to False.
         norm_cfg (dict): Config of the norm layers. Defaults to
             ``dict(type='BN')``.

@@ -97,7 +97,12 @@ class SparseConv2d(GroupedMatrix, nn.Conv2d):
 
     def masked_weight(self) -> Tensor:
         """Return the weight with zeros where it is pruned, shape as it is."""
-        return self.weight * self.from_matrix(self.mask.repeat(self.members, 1))
+        matrix = self.to_matrix(self.weight)
+        # A group's rows share its mask without a copy of it for each. A product
+        # of floats, being vectorised, is faster than one with a bool.
+        members = matrix.reshape(-1, *self.mask.shape)
+        masked = members * self.mask.to(matrix.dtype)
+        return self.from_matrix(masked.flatten(0, 1))
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, in_channels, H, W) to (N, out_channels, H', W')."""

@@ -237,14 +237,35 @@ def test_frozen_stages_and_norm_eval(tiny):
     assert free.blocks[2].norm.training
 
 
-def test_with_cp_gives_the_same_gradients(tiny):
-    other = CondenseNetV2(TINY, out_indices=(0, 1, 2), with_cp=True)
-    other.load_state_dict(tiny.state_dict())
+@pytest.mark.parametrize('order', [('norm', 'act', 'conv'), ('conv', 'norm', 'act')])
+def test_with_cp_trains_the_same(order):
+    torch.manual_seed(0)
+    arch = dict(TINY, sfr_order=order)
+    plain = CondenseNetV2(arch, out_indices=(0, 1, 2)).train()
+    recomputing = CondenseNetV2(arch, out_indices=(0, 1, 2), with_cp=True).train()
+    recomputing.load_state_dict(plain.state_dict())
     x = torch.randn(2, 3, 32, 32)
-    for backbone in (tiny.train(), other.train()):
+    for backbone in (plain, recomputing):
+        for layer in sparse_layers(backbone).values():
+            layer.set_progress(0.5)
         sum(out.square().mean() for out in backbone(x)).backward()
-    for (name, p), q in zip(tiny.named_parameters(), other.parameters()):
+    for (name, p), q in zip(plain.named_parameters(), recomputing.parameters()):
         torch.testing.assert_close(p.grad, q.grad, msg=name)
+    # The norms count a batch once, though they see it twice.
+    others = recomputing.state_dict()
+    for name, value in plain.state_dict().items():
+        assert torch.equal(value, others[name]), name
+
+
+def test_with_cp_recomputes_what_is_cheap():
+    backbone = CondenseNetV2(TINY, with_cp=True).train()
+    layer = getattr(backbone.blocks[2], '1')
+    ran = []
+    for name in ('lgc', 'conv', 'sfr'):
+        conv = getattr(layer, name).conv
+        conv.register_forward_hook(lambda *_, name=name: ran.append(name))
+    backbone(torch.randn(2, 3, 32, 32))[0].sum().backward()
+    assert ran == ['lgc', 'conv', 'sfr', 'lgc']
 
 
 def test_pretrained_init_of_another_network_is_refused(tiny, tmp_path):

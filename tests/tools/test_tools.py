@@ -222,3 +222,14 @@ def test_complexity(run, capsys, monkeypatch):
     out = capsys.readouterr().out
     # Twice the pixels; what was published does not hold for them.
     assert '64x32' in out and '54.367' in out and '28.6M' not in out
+
+
+def test_training_cost(run, tiny_configs, tmp_path, capsys):
+    report = tmp_path / 'report.json'
+    small = ('--batch', 2, '--input-shape', 64, 64, '--rounds', 1, '--channels-last')
+    arguments = (tiny_configs['classifier'], *small, '--json', report)
+    assert run('analysis_tools/training_cost.py', *arguments) == 0
+    assert 'ours, with_cp' in capsys.readouterr().out
+    report = json.loads(report.read_text())
+    assert report['setup']['shape'] == [64, 64]
+    assert len(report['costs']) == 3

@@ -1,0 +1,240 @@
+"""What a training step costs, beside the structure of the authors' network."""
+
+import json
+from dataclasses import dataclass
+from itertools import accumulate
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Callable, List, Tuple
+
+import torch
+from mmcv.cnn import ConvModule
+from mmpretrain.models import BaseClassifier
+from torch import Tensor, nn
+
+from ..backbones.condensenetv2 import DenseLayer
+from ..config import load_config
+from ..errors import InputError
+from ..layers import sparse_layers
+from ..models import build_model
+from .complexity import median_latency
+
+VARIANTS = ('ours', 'ours, with_cp', "authors' structure")
+
+
+@dataclass
+class TrainingSetup:
+    """What is trained, on what.
+
+    Attributes:
+        config (str): Config file of a classifier or a detector.
+        part (str): 'classifier', for the cross-entropy of random labels, or
+            'backbone', for the sum of its outputs' means.
+        batch (int): Number of images.
+        shape (tuple[int]): Their height and width in pixels.
+        threads (int): Threads of PyTorch.
+        channels_last (bool): Whether weights and features are laid out channels
+            last, as :class:`~mmcdnv2.engine.ChannelsLastHook` does it.
+    """
+
+    config: str
+    part: str = 'classifier'
+    batch: int = 16
+    shape: Tuple[int, int] = (224, 224)
+    threads: int = 1
+    channels_last: bool = False
+
+
+@dataclass
+class TrainingCost:
+    """What one variant's training step costs.
+
+    Attributes:
+        variant (str): One of ``VARIANTS``.
+        milliseconds (float): Median time of a step.
+        images_per_second (float): What follows from it.
+        peak_megabytes (float): See :func:`peak_memory`.
+    """
+
+    variant: str
+    milliseconds: float
+    images_per_second: float
+    peak_megabytes: float
+
+
+class _MaskedConv(nn.Module):
+    """A sparse layer as the authors run it: a float mask, shape as the weight."""
+
+    def __init__(self, layer: nn.Conv2d) -> None:
+        super().__init__()
+        self.weight = layer.weight
+        self.register_buffer('mask', torch.ones_like(layer.weight))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.conv2d(x, self.weight * self.mask)
+
+
+class _HardSwish(nn.Module):
+    """Hard-swish as the authors compute it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * nn.functional.relu6(x + 3, inplace=True) / 6
+
+
+class _AuthorsDenseLayer(nn.Module):
+    """A dense layer as the authors run it."""
+
+    def __init__(self, layer: DenseLayer) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x: Tensor) -> Tensor:
+        new = self.layer.se(self.layer.conv(self.layer.lgc(x)))
+        if self.layer.sfr is None:
+            return torch.cat([x, new], 1)
+        return torch.cat([x + ConvModule.forward(self.layer.sfr, new), new], 1)
+
+
+def as_the_authors(model: nn.Module) -> None:
+    """Give a model the structure of the authors' code.
+
+    It computes the same, as long as nothing is pruned.
+
+    Args:
+        model (nn.Module): Changed in place.
+    """
+    layers = sparse_layers(model).values()
+    for module in list(model.modules()):
+        for name, child in module.named_children():
+            if child in layers:
+                setattr(module, name, _MaskedConv(child))
+            elif isinstance(child, nn.Hardswish):
+                setattr(module, name, _HardSwish())
+            elif isinstance(child, DenseLayer):
+                setattr(module, name, _AuthorsDenseLayer(child))
+
+
+def training_step(setup: TrainingSetup, variant: str) -> Callable[[], None]:
+    """Build a variant's model and what trains it.
+
+    Args:
+        setup (TrainingSetup): What is trained.
+        variant (str): One of ``VARIANTS``.
+
+    Returns:
+        Callable: Runs one step: forward, backward and SGD with momentum.
+
+    Raises:
+        InputError: If the config's model is not what the setup says.
+    """
+    torch.manual_seed(0)
+    model = build_model(load_config(setup.config))
+    layers = [layer for layer in model.modules() if isinstance(layer, DenseLayer)]
+    if not layers:
+        raise InputError(f'{setup.config} has no CondenseNetV2 to train.')
+    if setup.part == 'classifier' and not isinstance(model, BaseClassifier):
+        raise InputError(
+            f'{setup.config} is no classifier: only its backbone can be measured.'
+        )
+    for layer in layers:
+        layer.with_cp = variant == 'ours, with_cp'
+    if setup.part == 'backbone':
+        model = model.backbone
+    model.train()
+    if variant == "authors' structure":
+        as_the_authors(model)
+    if setup.channels_last:
+        model.to(memory_format=torch.channels_last)
+    images = torch.randn(setup.batch, 3, *setup.shape)
+    # Ten classes: as few as any data set here has.
+    labels = torch.randint(10, (setup.batch,))
+    weights = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.SGD(weights, 1e-3, momentum=0.9)
+
+    @torch.enable_grad()
+    def step() -> None:
+        outs = model(images)
+        if setup.part == 'backbone':
+            loss = sum(out.mean() for out in outs)
+        else:
+            loss = nn.functional.cross_entropy(outs, labels)
+        loss.backward()
+        optimizer.step()
+        # Here, so that a step ends with what it began with.
+        optimizer.zero_grad()
+
+    return step
+
+
+def peak_memory(step: Callable[[], object]) -> float:
+    """Peak memory of the tensors that a call allocates on the CPU.
+
+    That is what is saved for the backward pass, gradients and what the operators
+    work on, but not what lived before, such as weights and momentum, nor what
+    libraries allocate behind PyTorch's back. It does not vary between runs, as
+    the memory of a process does.
+
+    Args:
+        step (Callable): Run once, under PyTorch's profiler.
+
+    Returns:
+        float: In MB of 2^20 bytes.
+    """
+    cpu = [torch.profiler.ProfilerActivity.CPU]
+    with torch.profiler.profile(activities=cpu, profile_memory=True) as profile:
+        step()
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / 'trace.json'
+        profile.export_chrome_trace(str(path))
+        events = json.loads(path.read_text())['traceEvents']
+    changes = sorted(
+        (float(event['ts']), event['args']['Bytes'])
+        for event in events
+        if event['name'] == '[memory]'
+    )
+    return max(accumulate((size for _, size in changes), initial=0)) / 2**20
+
+
+def measure_training(
+    setup: TrainingSetup, rounds: int = 3, progress: Callable[[], object] = bool
+) -> List[TrainingCost]:
+    """Measure all variants in the same run.
+
+    Args:
+        setup (TrainingSetup): What is trained.
+        rounds (int): Timed steps of each variant, interleaved, after one
+            that is not timed. Defaults to 3.
+        progress (Callable): Called after each of the ``(rounds + 2) *
+            len(VARIANTS)`` steps.
+
+    Returns:
+        list[TrainingCost]: One for each of ``VARIANTS``.
+
+    Raises:
+        InputError: If a number is too small or the config's model is not what the
+            setup says.
+    """
+    if min(setup.batch, setup.threads, rounds) < 1 or min(setup.shape) < 32:
+        raise InputError(
+            'Batch, threads and rounds must be at least 1, height and width 32.'
+        )
+
+    def reporting(step: Callable[[], None]) -> Callable[[], None]:
+        def run() -> None:
+            step()
+            progress()
+
+        return run
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(setup.threads)
+    try:
+        steps = [reporting(training_step(setup, variant)) for variant in VARIANTS]
+        times = median_latency(steps, rounds)
+        peaks = map(peak_memory, steps)
+        return [
+            TrainingCost(variant, time, 1000 * setup.batch / time, peak)
+            for variant, time, peak in zip(VARIANTS, times, peaks)
+        ]
+    finally:
+        torch.set_num_threads(threads)

@@ -1,0 +1,99 @@
+"""Measure the time and memory of a training step, beside the authors' structure."""
+
+import argparse
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+from mmcdnv2.analysis.training_cost import VARIANTS, TrainingSetup, measure_training
+from mmcdnv2.errors import exit_on_input_error
+from mmcdnv2.files import replace_when_done
+
+CONFIG = Path(__file__).resolve().parents[2] / 'configs' / 'cdnv2_c_8xb128_in1k.py'
+
+
+def parse_args() -> argparse.Namespace:
+    """Parse the command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument(
+        'config',
+        nargs='?',
+        default=str(CONFIG),
+        help='config file with a CondenseNetV2 (default: the classifier C)',
+    )
+    parser.add_argument(
+        '--part',
+        choices=('classifier', 'backbone'),
+        default='classifier',
+        help="what to train; of a detector's config only the backbone",
+    )
+    parser.add_argument('--batch', type=int, default=16, help='images (default: 16)')
+    parser.add_argument(
+        '--input-shape',
+        type=int,
+        nargs=2,
+        default=(224, 224),
+        metavar=('HEIGHT', 'WIDTH'),
+        help='their size in pixels (default: 224 224)',
+    )
+    parser.add_argument('--threads', type=int, default=1, help='default: 1')
+    parser.add_argument(
+        '--rounds', type=int, default=3, help='timed steps of each (default: 3)'
+    )
+    parser.add_argument(
+        '--channels-last',
+        action='store_true',
+        help='lay all variants out channels last, as ChannelsLastHook does',
+    )
+    parser.add_argument('--json', help='file to write the figures to')
+    return parser.parse_args()
+
+
+@exit_on_input_error
+def main() -> None:
+    """Measure."""
+    args = parse_args()
+    shape = tuple(args.input_shape)
+    setup = TrainingSetup(
+        args.config, args.part, args.batch, shape, args.threads, args.channels_last
+    )
+    with Progress(console=Console(stderr=True), transient=True) as progress:
+        total = (args.rounds + 2) * len(VARIANTS)
+        task = progress.add_task('Training', total=total)
+        costs = measure_training(setup, args.rounds, lambda: progress.advance(task))
+    if args.json:
+        report = dict(setup=asdict(setup), costs=[asdict(cost) for cost in costs])
+        with replace_when_done(args.json) as partial:
+            partial.write_text(json.dumps(report, indent=2) + '\n')
+    size = 'x'.join(map(str, shape))
+    table = Table(
+        title=f'A training step of the {setup.part}, {setup.batch} x {size}, '
+        f'{setup.threads} thread(s)'
+    )
+    table.add_column('')
+    for column in ('ms', 'images/s', 'peak MB', 'time', 'memory'):
+        table.add_column(column, justify='right')
+    authors = costs[-1]
+    for cost in costs:
+        table.add_row(
+            cost.variant,
+            f'{cost.milliseconds:.0f}',
+            f'{cost.images_per_second:.2f}',
+            f'{cost.peak_megabytes:.0f}',
+            f'{cost.milliseconds / authors.milliseconds:.2f}x',
+            f'{cost.peak_megabytes / authors.peak_megabytes:.2f}x',
+        )
+    console = Console()
+    console.print(table)
+    console.print(
+        "Time and memory are also given as multiples of the authors' structure. "
+        'Memory: tensors of the step, without weights and momentum.'
+    )
+
+
+if __name__ == '__main__':
+    main()
