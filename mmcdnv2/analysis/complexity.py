@@ -6,7 +6,6 @@ import time
 from typing import Callable, Iterable, List, Sequence, Tuple
 
 import torch
-from mmengine.analysis import FlopAnalyzer
 from torch import Tensor, nn
 from torch.nn.modules.utils import _pair
 
@@ -17,6 +16,21 @@ def count_params(module: nn.Module) -> int:
 
 
 @torch.no_grad()
+def _call_counted(
+    module: nn.Module, inputs: Tensor, kinds: Tuple[type, ...], count: Callable
+) -> None:
+    handles = [
+        layer.register_forward_hook(count)
+        for layer in module.modules()
+        if isinstance(layer, kinds)
+    ]
+    try:
+        module(inputs)
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
 def count_macs(module: nn.Module, inputs: Tensor) -> int:
     """Multiply-accumulates of all convolutions and linear layers.
 
@@ -28,14 +42,19 @@ def count_macs(module: nn.Module, inputs: Tensor) -> int:
         int: MACs of one forward pass. A sparse convolution counts as the
         dense one that it runs as.
     """
-    analyzer = FlopAnalyzer(module, inputs)
-    analyzer.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
-    analyzer.tracer_warnings('none')
-    by_operator = analyzer.by_operator()
-    return int(sum(by_operator[name] for name in ('conv', 'linear', 'addmm')))
+    macs = 0
+
+    def count(layer: nn.Module, _: Tuple[Tensor], output: Tensor) -> None:
+        nonlocal macs
+        is_linear = isinstance(layer, nn.Linear)
+        channels = output.size(-1 if is_linear else 1)
+        macs += layer.weight.numel() * (output.numel() // channels)
+
+    # By modules, as a condensed layer may run on operators that do more.
+    _call_counted(module, inputs, (nn.Conv2d, nn.Linear), count)
+    return macs
 
 
-@torch.no_grad()
 def count_paper_elements(module: nn.Module, inputs: Tensor) -> int:
     """What the papers of both CondenseNets count as FLOPs beside the MACs.
 
@@ -71,14 +90,7 @@ def count_paper_elements(module: nn.Module, inputs: Tensor) -> int:
         nn.AvgPool2d,
         nn.AdaptiveAvgPool2d,
     )
-    handles = [
-        layer.register_forward_hook(count)
-        for layer in module.modules()
-        if isinstance(layer, counted)
-    ]
-    module(inputs)
-    for handle in handles:
-        handle.remove()
+    _call_counted(module, inputs, counted, count)
     return elements
 
 

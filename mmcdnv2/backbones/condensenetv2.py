@@ -14,7 +14,6 @@ from ..layers import SFRModule
 from ..layers.kernel_calls import (
     Call,
     KernelMixin,
-    UnsupportedError,
     block_call,
     stem_call,
 )
@@ -126,18 +125,9 @@ class DenseLayer(RecomputedMixin, BaseModule):
 
 
 class Stem(KernelMixin, ConvModule):
-    """First convolution and its norm.
+    """First convolution; see :class:`mmcv.cnn.ConvModule`."""
 
-    Args:
-        args: See :class:`mmcv.cnn.ConvModule`.
-        deploy (bool): Whether a native kernel may run it in inference.
-            Networks that are not condensed need no kernels compiled.
-        kwargs: See :class:`mmcv.cnn.ConvModule`.
-    """
-
-    def __init__(self, *args, deploy: bool, **kwargs) -> None:
-        super().__init__(*args, **kwargs)
-        self.deploy = deploy
+    _only_if_loaded = True
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, C, H, W) to (N, C', H', W')."""
@@ -147,8 +137,6 @@ class Stem(KernelMixin, ConvModule):
         return super().forward(x)
 
     def _describe(self) -> Call:
-        if not self.deploy:
-            raise UnsupportedError('the network is not condensed')
         return stem_call(self)
 
 
@@ -286,7 +274,6 @@ class CondenseNetV2(StagedBackbone):
             padding=1,
             bias=False,
             act_cfg=None,
-            deploy=deploy,
         )
         blocks, out_channels = [], []
         for i, (depth, growth_rate) in enumerate(zip(depths, growth_rates)):
@@ -314,11 +301,6 @@ class CondenseNetV2(StagedBackbone):
             blocks.append(DenseBlock(block))
             out_channels.append(channels)
         self._assemble(stem, blocks, out_channels)
-
-    def switch_to_deploy(self) -> None:
-        """Condense all sparse layers in place; see :class:`CondensableMixin`."""
-        super().switch_to_deploy()
-        self.stem.deploy = True
 
     @classmethod
     def _resolve_arch(cls, arch: Union[str, Dict]) -> Dict:

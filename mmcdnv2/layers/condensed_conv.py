@@ -43,9 +43,6 @@ class CondensedConv2d(GroupedMatrix, nn.Conv2d):
         if bias:
             self.bias = nn.Parameter(torch.zeros(out_channels))
 
-    def _with_bias(self, out: Tensor) -> Tensor:
-        return out if self.bias is None else out + self.bias[:, None, None]
-
     def _add_index(self, kept: int, columns: int) -> None:
         self.columns = columns
         self.register_buffer('index', torch.arange(self.groups * kept) % columns)
@@ -106,16 +103,16 @@ class CondensedLGC(FilterGroups, CondensedConv2d):
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, in_channels, H, W) to (N, out_channels, H', W')."""
         x = self._conv_forward(x.index_select(1, self.index), self.weight, None)
-        return self._with_bias(channel_shuffle(x, self.groups))
+        out = channel_shuffle(x, self.groups)
+        return out if self.bias is None else out + self.bias[:, None, None]
 
 
 @register_model
 class CondensedSFR(InputGroups, CondensedConv2d):
     """Condensed sparse feature reactivation (paper, Sec. 3).
 
-    Sorts the inputs by group, convolves group by group and adds every result
-    to the output that its index names. Takes and refuses the same arguments
-    as :class:`SFR`.
+    Each group of inputs updates the outputs that its index names. Takes and
+    refuses the same arguments as :class:`SFR`.
     """
 
     def __init__(
@@ -142,8 +139,10 @@ class CondensedSFR(InputGroups, CondensedConv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, in_channels, H, W) to (N, out_channels, H', W')."""
-        x = channel_shuffle(x, self.weight.size(1))
-        updates = self._conv_forward(x, self.weight, None)
-        n, _, h, w = updates.shape
-        out = updates.new_zeros(n, self.columns, h, w)
-        return self._with_bias(out.index_add_(1, self.index, updates))
+        # One dense convolution, zeros included: PyTorch has no fast way to sum
+        # updates of the same output, index_add_ is not deterministic on CUDA,
+        # and the TorchScript exporter to ONNX gets it wrong (docs/speed.md).
+        weight = self.from_matrix(self.matrix_and_mask()[0])
+        return nn.functional.conv2d(
+            x, weight, self.bias, self.stride, self.padding, self.dilation
+        )

@@ -225,6 +225,23 @@ def stem_call(stem: ConvModule) -> Call:
     return call
 
 
+def pool_call(se: nn.Module) -> Call:
+    """Describe global average pooling with squeeze-and-excite.
+
+    Args:
+        se (nn.Module): What squeezes and excites the pooled features.
+
+    Returns:
+        Call: What the kernel ``mmcdnv2::pool_excite`` needs.
+
+    Raises:
+        UnsupportedError: If the kernel does not take it.
+    """
+    call = Call()
+    call.add_se(se)
+    return call
+
+
 class Parts:
     """What was inside of a module when it was described.
 
@@ -278,6 +295,9 @@ class KernelMixin:
 
     # A Call with its Parts, or why there is none; made at the first use.
     _described = None
+    # Only condensed layers are worth compiling the kernels for. What stands
+    # around them uses them if they are there.
+    _only_if_loaded = False
 
     def _describe(self) -> Call:
         """Describe the module; raises UnsupportedError if no kernel takes it."""
@@ -299,14 +319,13 @@ class KernelMixin:
         if self._described is None:
             self._described = self._description()
         call, parts, _ = self._described
-        # A network that is not condensed does not need the kernels compiled.
-        if call is None or parts.obstacle() or not library.is_available():
+        if call is None or parts.obstacle() or not self._has_kernels():
             return None
         return parts.tensors(), call.spec, call.eps
 
     def _compiled_args(self) -> Optional[KernelArgs]:
         """Do the same where what is looked up becomes part of a graph."""
-        if torch.onnx.is_in_onnx_export() or not library.is_available():
+        if torch.onnx.is_in_onnx_export() or not self._has_kernels():
             return None
         for child in self.modules():
             if child is not self and (child._forward_hooks or child._forward_pre_hooks):
@@ -316,6 +335,11 @@ class KernelMixin:
         except UnsupportedError:
             return None
         return call.tensors(), call.spec, call.eps
+
+    def _has_kernels(self) -> bool:
+        if self._only_if_loaded:
+            return library.is_loaded()
+        return library.is_available()
 
     def _suits(self, *inputs: Tensor) -> bool:
         """Whether a kernel may run now, on these inputs."""

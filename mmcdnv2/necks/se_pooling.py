@@ -2,17 +2,19 @@
 
 from typing import Optional, Tuple
 
+import torch
 from mmengine.model import BaseModule
 from mmpretrain.models.utils import SELayer
 from torch import Tensor, nn
 
 from ..errors import InputError
 from ..layers import NormedSELayer
+from ..layers.kernel_calls import Call, KernelMixin, pool_call
 from ..registry import register_model
 
 
 @register_model
-class SEGlobalAveragePooling(BaseModule):
+class SEGlobalAveragePooling(KernelMixin, BaseModule):
     """Pool the last feature map, then squeeze and excite the vector.
 
     Stands between a CondenseNetV2 (paper, Sec. 3) or a ShuffleNetV2+ and its
@@ -28,6 +30,8 @@ class SEGlobalAveragePooling(BaseModule):
     Raises:
         InputError: If ``ratio`` is larger than ``channels``.
     """
+
+    _only_if_loaded = True
 
     def __init__(
         self, channels: int, ratio: int = 16, norm_cfg: Optional[dict] = None
@@ -50,5 +54,11 @@ class SEGlobalAveragePooling(BaseModule):
         Returns:
             tuple[Tensor]: One tensor of shape (N, channels).
         """
-        pooled = self.pool(feats[-1])
-        return (self.se(pooled).flatten(1),)
+        x = feats[-1]
+        args = self.kernel_args(x)
+        if args is not None:
+            return (torch.ops.mmcdnv2.pool_excite(x, *args),)
+        return (self.se(self.pool(x)).flatten(1),)
+
+    def _describe(self) -> Call:
+        return pool_call(self.se)

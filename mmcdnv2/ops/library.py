@@ -38,6 +38,13 @@ def _fake_reactivate(
     return old.new_empty(old.shape)
 
 
+def _fake_pool_excite(
+    x: Tensor, params: List[Tensor], spec: List[int], eps: List[float]
+) -> Tensor:
+    """Tell a neck's output without computing it."""
+    return x.new_empty(x.size(0), x.size(1))
+
+
 def _fake_stem(
     x: Tensor, params: List[Tensor], spec: List[int], eps: List[float]
 ) -> Tensor:
@@ -67,6 +74,7 @@ def _load() -> Optional[str]:
     register = register or torch.library.impl_abstract
     register('mmcdnv2::dense_block')(_fake_dense_block)
     register('mmcdnv2::reactivate')(_fake_reactivate)
+    register('mmcdnv2::pool_excite')(_fake_pool_excite)
     register('mmcdnv2::stem')(_fake_stem)
     return None
 
@@ -80,6 +88,11 @@ def obstacle() -> Optional[str]:
     if _obstacle == '?':
         _obstacle = _load()
     return _obstacle if _enabled or _obstacle else 'turned off by use_kernels(False)'
+
+
+def is_loaded() -> bool:
+    """Whether they can be used at once, with nothing left to compile."""
+    return _enabled and _obstacle is None
 
 
 def is_available() -> bool:

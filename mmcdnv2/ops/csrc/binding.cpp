@@ -126,6 +126,18 @@ class Reader {
     return w;
   }
 
+  ExcitationWeights excitation(int64_t channels) {
+    ExcitationWeights w = {};
+    w.channels = channels;
+    const at::Tensor& squeeze = tensor();
+    w.squeezed = squeeze.size(0);
+    TORCH_CHECK(squeeze.numel() == w.squeezed * channels,
+                "mmcdnv2: the squeeze does not fit");
+    w.squeeze = squeeze.data_ptr<float>();
+    w.excite = floats(w.squeezed * channels);
+    return w;
+  }
+
   // Numbers: groups, activations of LGC and of the 3x3 convolution, whether
   // there is squeeze-and-excite, and the reactivation's.
   LayerWeights layer(int64_t in_channels) {
@@ -151,14 +163,7 @@ class Reader {
                 "mmcdnv2: the 3x3 convolution's weight does not fit");
     w.growth_rate = conv.size(0);
     w.conv_weight = conv.data_ptr<float>();
-    if (has_se) {
-      const at::Tensor& squeeze = tensor();
-      w.squeezed = squeeze.size(0);
-      TORCH_CHECK(squeeze.numel() == w.squeezed * w.growth_rate,
-                  "mmcdnv2: the squeeze does not fit");
-      w.squeeze_weight = squeeze.data_ptr<float>();
-      w.excite_weight = floats(w.squeezed * w.growth_rate);
-    }
+    if (has_se) w.squeeze = excitation(w.growth_rate);
     w.sfr = reactivation(w.growth_rate, in_channels);
     return w;
   }
@@ -343,6 +348,24 @@ at::Tensor stem(const at::Tensor& input, at::TensorList params,
   return out;
 }
 
+at::Tensor pool_excite(const at::Tensor& input, at::TensorList params,
+                       at::IntArrayRef spec, at::ArrayRef<double> eps) {
+  static Cache<Excitation> cache;
+  const at::Tensor x = checked(input);
+  const auto excitation = cache.get(
+      params, spec, eps, [&](const Kernels& kernels, Reader& reader) {
+        return std::make_shared<const Excitation>(kernels,
+                                                  reader.excitation(x.size(1)));
+      });
+  TORCH_CHECK(x.size(1) == excitation->channels, "mmcdnv2: ",
+              excitation->channels, " channels were expected, got ", x.size(1));
+  TORCH_CHECK(x.size(2) * x.size(3) > 0, "mmcdnv2: the map has no pixels");
+  at::Tensor out = at::empty({x.size(0), x.size(1)}, x.options());
+  excitation->pool(x.data_ptr<float>(), x.size(0), x.size(2) * x.size(3),
+                   out.data_ptr<float>(), at_parallel());
+  return out;
+}
+
 }  // namespace
 }  // namespace mmcdnv2
 
@@ -356,11 +379,15 @@ TORCH_LIBRARY(mmcdnv2, library) {
       "reactivate(Tensor old, Tensor new, Tensor[] params, int[] spec, "
       "float[] eps) -> Tensor");
   library.def(
+      "pool_excite(Tensor x, Tensor[] params, int[] spec, float[] eps) -> "
+      "Tensor");
+  library.def(
       "stem(Tensor x, Tensor[] params, int[] spec, float[] eps) -> Tensor");
 }
 
 TORCH_LIBRARY_IMPL(mmcdnv2, CPU, library) {
   library.impl("dense_block", mmcdnv2::dense_block);
   library.impl("reactivate", mmcdnv2::reactivate);
+  library.impl("pool_excite", mmcdnv2::pool_excite);
   library.impl("stem", mmcdnv2::stem);
 }

@@ -42,6 +42,14 @@ struct ReactivationWeights {
   const int64_t* index;
 };
 
+// Squeeze-and-excite with ReLU and sigmoid; weights (squeezed, channels) and
+// (channels, squeezed).
+struct ExcitationWeights {
+  int64_t channels, squeezed;
+  const float* squeeze;
+  const float* excite;
+};
+
 // A condensed dense layer's weights, as the PyTorch modules have them.
 struct LayerWeights {
   int64_t in_channels, growth_rate, width, groups;
@@ -56,11 +64,8 @@ struct LayerWeights {
   Norm conv_norm;
   Act conv_act;
   const float* conv_weight;
-  // Squeeze-and-excite, ReLU and sigmoid; weights (squeezed, growth_rate) and
-  // (growth_rate, squeezed). None if squeezed is 0.
-  int64_t squeezed;
-  const float* squeeze_weight;
-  const float* excite_weight;
+  // None if squeeze.squeezed is 0.
+  ExcitationWeights squeeze;
   // None if sfr.groups is 0.
   ReactivationWeights sfr;
 };
@@ -244,37 +249,80 @@ inline void Reactivation::run(const float* old, const float* features,
   }
 }
 
+class Excitation {
+ public:
+  Excitation() = default;
+  Excitation(const Kernels& kernels, const ExcitationWeights& w)
+      : channels(w.channels),
+        kernels_(&kernels),
+        squeezed_(w.squeezed),
+        squeeze_(transposed(w.squeeze, w.squeezed, w.channels)),
+        excite_(transposed(w.excite, w.channels, w.squeezed)) {}
+
+  // From the mean of each channel its gate.
+  std::vector<float> operator()(const std::vector<float>& mean) const {
+    std::vector<float> hidden(round_up(squeezed_)), gate(round_up(channels));
+    kernels_->linear(squeeze_.data(), mean.data(), channels,
+                     round_up(squeezed_), hidden.data());
+    // In this order NaN passes.
+    for (float& value : hidden) value = 0.0f > value ? 0.0f : value;
+    kernels_->linear(excite_.data(), hidden.data(), squeezed_,
+                     round_up(channels), gate.data());
+    for (float& value : gate) value = 1.0f / (1.0f + std::exp(-value));
+    return gate;
+  }
+
+  // x: (count, channels, pixels); out: (count, channels), gated means.
+  void pool(const float* x, int64_t count, int64_t pixels, float* out,
+            const Parallel& parallel) const {
+    parallel.run(count, [&](int64_t i) {
+      // The kernels do not write to their input.
+      const Plane image = {const_cast<float*>(x) + i * channels * pixels,
+                           pixels, 0};
+      std::vector<float> mean(channels);
+      kernels_->mean(image, channels, pixels, mean.data());
+      const std::vector<float> gate = (*this)(mean);
+      for (int64_t c = 0; c < channels; ++c)
+        out[i * channels + c] = mean[c] * gate[c];
+    });
+  }
+
+  int64_t channels = 0;
+
+ private:
+  static std::vector<float> transposed(const float* weight, int64_t outputs,
+                                       int64_t inputs) {
+    std::vector<float> packed(inputs * round_up(outputs));
+    for (int64_t o = 0; o < outputs; ++o)
+      for (int64_t i = 0; i < inputs; ++i)
+        packed[i * round_up(outputs) + o] = weight[o * inputs + i];
+    return packed;
+  }
+
+  const Kernels* kernels_ = nullptr;
+  int64_t squeezed_ = 0;
+  std::vector<float> squeeze_, excite_;
+};
+
 class Layer {
  public:
   Layer(const Kernels& kernels, const LayerWeights& w)
       : in_channels(w.in_channels),
         growth_rate(w.growth_rate),
         width(w.width),
-        squeezed(w.squeezed),
+        has_se(w.squeeze.squeezed > 0),
         has_sfr(w.sfr.groups > 0) {
     pack_lgc(w, kernels.max_block);
     pack_conv(w, kernels.max_block);
-    if (squeezed) pack_se(w);
+    if (w.squeeze.squeezed) gate = Excitation(kernels, w.squeeze);
     if (has_sfr) sfr = Reactivation(kernels, w.sfr);
   }
 
-  // From the mean of each new channel its gate, of length growth_rate.
-  std::vector<float> excite(const Kernels& kernels,
-                            const std::vector<float>& mean) const {
-    std::vector<float> hidden(round_up(squeezed)), gate(round_up(growth_rate));
-    kernels.linear(squeeze_.data(), mean.data(), growth_rate,
-                   round_up(squeezed), hidden.data());
-    for (float& value : hidden) value = std::max(value, 0.0f);
-    kernels.linear(excite_.data(), hidden.data(), squeezed,
-                   round_up(growth_rate), gate.data());
-    for (float& value : gate) value = 1.0f / (1.0f + std::exp(-value));
-    return gate;
-  }
-
-  int64_t in_channels, growth_rate, width, squeezed;
-  bool has_sfr;
+  int64_t in_channels, growth_rate, width;
+  bool has_se, has_sfr;
   GatherConv lgc;
   GroupConv3x3 conv;
+  Excitation gate;
   Reactivation sfr;
 
  private:
@@ -330,22 +378,9 @@ class Layer {
     conv = {w.groups, inputs, members, by_columns, conv_weight_.data()};
   }
 
-  void pack_se(const LayerWeights& w) {
-    const auto transposed = [](const float* weight, int64_t outputs,
-                               int64_t inputs) {
-      std::vector<float> packed(inputs * round_up(outputs));
-      for (int64_t o = 0; o < outputs; ++o)
-        for (int64_t i = 0; i < inputs; ++i)
-          packed[i * round_up(outputs) + o] = weight[o * inputs + i];
-      return packed;
-    };
-    squeeze_ = transposed(w.squeeze_weight, w.squeezed, w.growth_rate);
-    excite_ = transposed(w.excite_weight, w.growth_rate, w.squeezed);
-  }
-
   std::vector<int32_t> lgc_index_;
   std::vector<float> lgc_scale_, lgc_shift_, lgc_weight_, lgc_out_shift_;
-  std::vector<float> conv_weight_, squeeze_, excite_;
+  std::vector<float> conv_weight_;
 };
 
 class DenseBlock {
@@ -468,7 +503,7 @@ class Pass {
   }
 
   void alone(const Layer& layer) {
-    const bool at_once = layer.has_sfr && !layer.squeezed;
+    const bool at_once = layer.has_sfr && !layer.has_se;
     compute(layer, {0, padded_}, at_once);
     if (at_once) return;
     std::vector<float> mean(layer.growth_rate);
@@ -485,10 +520,10 @@ class Pass {
     } else {
       split(parallel_, padded_, kAlign,
             [&](Range pixels) { compute(layer, pixels, false); });
-      split(parallel_, layer.squeezed ? layer.growth_rate : 0, 1,
+      split(parallel_, layer.has_se ? layer.growth_rate : 0, 1,
             [&](Range channels) { average(layer, channels, mean); });
     }
-    if (layer.has_sfr || layer.squeezed)
+    if (layer.has_sfr || layer.has_se)
       split(parallel_, padded_, kAlign,
             [&](Range pixels) { react(layer, pixels, mean); });
   }
@@ -496,7 +531,7 @@ class Pass {
   // Means of new features, if the layer needs them.
   void average(const Layer& layer, Range channels,
                std::vector<float>& mean) const {
-    if (!layer.squeezed) return;
+    if (!layer.has_se) return;
     Plane features = features_of(layer);
     features.data += channels.begin * padded_;
     kernels_.mean(features, channels.end - channels.begin, pixels_,
@@ -575,8 +610,8 @@ class Pass {
   void react(const Layer& layer, Range pixels,
              const std::vector<float>& mean) const {
     const Plane features = features_of(layer);
-    if (layer.squeezed) {
-      const std::vector<float> gate = layer.excite(kernels_, mean);
+    if (layer.has_se) {
+      const std::vector<float> gate = layer.gate(mean);
       const std::vector<float> zeros(layer.growth_rate, 0.0f);
       const Affine scale = {layer.growth_rate, gate.data(), zeros.data(),
                             Act::kNone};

@@ -66,8 +66,8 @@ struct OwnedLayer {
         sfr_norm(random, w.sfr.norm_first ? w.growth_rate : w.in_channels),
         lgc(random.floats(w.width * w.lgc_kept, -0.3f, 0.3f)),
         conv(random.floats(w.growth_rate * w.width / w.groups * 9, -0.2f, 0.2f)),
-        squeeze(random.floats(w.squeezed * w.growth_rate, -1, 1)),
-        excite(random.floats(w.squeezed * w.growth_rate, -1, 1)),
+        squeeze(random.floats(w.squeeze.squeezed * w.growth_rate, -1, 1)),
+        excite(random.floats(w.squeeze.squeezed * w.growth_rate, -1, 1)),
         lgc_index(random.index(w.groups, w.lgc_kept, w.in_channels)),
         weights(w) {
     if (w.sfr.groups) {
@@ -80,8 +80,8 @@ struct OwnedLayer {
     weights.lgc_weight = lgc.data();
     weights.lgc_index = lgc_index.data();
     weights.conv_weight = conv.data();
-    weights.squeeze_weight = squeeze.data();
-    weights.excite_weight = excite.data();
+    weights.squeeze.squeeze = squeeze.data();
+    weights.squeeze.excite = excite.data();
     weights.sfr.weight = sfr.data();
     weights.sfr.index = sfr_index.data();
   }
@@ -127,18 +127,18 @@ void apply(const OwnedLayer& layer, Map& x, int64_t height, int64_t width) {
                 w.conv_weight[(o * members + c) * 9 + tap] *
                 h[o / outputs * members + c][row * width + column];
           }
-  if (w.squeezed) {
-    std::vector<double> hidden(w.squeezed);
-    for (int64_t s = 0; s < w.squeezed; ++s) {
+  if (w.squeeze.squeezed) {
+    std::vector<double> hidden(w.squeeze.squeezed);
+    for (int64_t s = 0; s < w.squeeze.squeezed; ++s) {
       for (int64_t o = 0; o < w.growth_rate; ++o)
         for (double value : features[o])
-          hidden[s] += w.squeeze_weight[s * w.growth_rate + o] * value / pixels;
+          hidden[s] += w.squeeze.squeeze[s * w.growth_rate + o] * value / pixels;
       hidden[s] = std::max(hidden[s], 0.0);
     }
     for (int64_t o = 0; o < w.growth_rate; ++o) {
       double sum = 0;
-      for (int64_t s = 0; s < w.squeezed; ++s)
-        sum += w.excite_weight[o * w.squeezed + s] * hidden[s];
+      for (int64_t s = 0; s < w.squeeze.squeezed; ++s)
+        sum += w.squeeze.excite[o * w.squeeze.squeezed + s] * hidden[s];
       for (double& value : features[o]) value /= 1 + std::exp(-sum);
     }
   }
@@ -193,7 +193,8 @@ double difference(Random& random, const Kernels& kernels, std::string& what) {
     w.lgc_act = static_cast<Act>(random.integer(0, 2));
     w.conv_act = static_cast<Act>(random.integer(0, 2));
     w.sfr.act = static_cast<Act>(random.integer(0, 2));
-    w.squeezed = random.integer(0, 1) * random.integer(1, 40);
+    w.squeeze.channels = w.growth_rate;
+    w.squeeze.squeezed = random.integer(0, 1) * random.integer(1, 40);
     w.sfr.groups = random.integer(0, 2) ? groups : 0;
     w.sfr.kept = random.integer(1, channels);
     w.sfr.norm_first = random.integer(0, 1);
