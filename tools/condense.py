@@ -55,6 +55,9 @@ def show(report: CondenseReport) -> None:
         )
     console = Console()
     console.print(table)
+    for path in sorted(set(report.runs_on.values())):
+        parts = [name for name, on in report.runs_on.items() if on == path]
+        console.print(f'Runs on {path}: {", ".join(parts)}', soft_wrap=True)
     console.print(
         f'Largest relative difference of an output: {report.max_difference:.1e}\n'
         f'Config:     {report.config}\nCheckpoint: {report.checkpoint}',

@@ -37,7 +37,6 @@ class Job:
         """bytes: The network as an ONNX file."""
         options = {}
         if 'dynamo' in inspect.signature(torch.onnx.export).parameters:
-            # The older exporter gets index_add with repeated indices wrong.
             options = dict(dynamo=True, external_data=False, verbose=False)
         with TemporaryDirectory() as folder, warnings.catch_warnings():
             # Of shapes that are taken for constants, which here they are.

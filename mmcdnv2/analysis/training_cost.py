@@ -1,6 +1,7 @@
 """What a training step costs, beside the structure of the authors' network."""
 
 import json
+import statistics
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
@@ -17,7 +18,7 @@ from ..config import load_config
 from ..errors import InputError
 from ..layers import sparse_layers
 from ..models import build_model
-from .complexity import median_latency
+from .complexity import time_rounds
 
 VARIANTS = ('ours', 'ours, with_cp', "authors' structure")
 
@@ -202,10 +203,10 @@ def measure_training(
 
     Args:
         setup (TrainingSetup): What is trained.
-        rounds (int): Timed steps of each variant, interleaved, after one
-            that is not timed. Defaults to 3.
-        progress (Callable): Called after each of the ``(rounds + 2) *
-            len(VARIANTS)`` steps.
+        rounds (int): Rounds of :func:`time_rounds`. Defaults to 3.
+        progress (Callable): Called after each of the ``(2 * rounds + 1) *
+            len(VARIANTS)`` steps, of which half are timed, or more if steps
+            take less than a millisecond.
 
     Returns:
         list[TrainingCost]: One for each of ``VARIANTS``.
@@ -230,8 +231,9 @@ def measure_training(
     torch.set_num_threads(setup.threads)
     try:
         steps = [reporting(training_step(setup, variant)) for variant in VARIANTS]
-        times = median_latency(steps, rounds)
-        peaks = map(peak_memory, steps)
+        # Memory first, for the first step also makes the momentum.
+        peaks = [peak_memory(step) for step in steps]
+        times = map(statistics.median, time_rounds(steps, range(rounds)))
         return [
             TrainingCost(variant, time, 1000 * setup.batch / time, peak)
             for variant, time, peak in zip(VARIANTS, times, peaks)

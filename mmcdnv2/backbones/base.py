@@ -10,6 +10,7 @@ from torch.utils.checkpoint import checkpoint
 
 from ..condensable import CondensableMixin
 from ..errors import InputError
+from ..layers.kernel_calls import is_compiling
 
 
 def resolve_out_indices(
@@ -73,8 +74,8 @@ def _statistics_held(module: nn.Module) -> Iterator[None]:
 class RecomputedMixin:
     """``with_cp`` for a layer: recompute it in the backward pass.
 
-    Stands before the other base class, which has ``with_cp`` and
-    ``_forward``.
+    Stands before the other base class, which has ``with_cp`` and either
+    ``_forward`` or a ``forward`` that runs its parts by :meth:`_recomputed`.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -89,6 +90,10 @@ class RecomputedMixin:
         """
         if not (self.with_cp and inputs[0].requires_grad):
             return function(*inputs)
+        if is_compiling():
+            # torch.compile cannot trace a context, and decides for itself what
+            # is recomputed.
+            return checkpoint(function, *inputs, use_reentrant=False)
         return checkpoint(
             function,
             *inputs,

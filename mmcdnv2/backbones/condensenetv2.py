@@ -11,12 +11,7 @@ from torch import Tensor, nn
 
 from ..errors import InputError
 from ..layers import SFRModule
-from ..layers.kernel_calls import (
-    Call,
-    KernelMixin,
-    block_call,
-    stem_call,
-)
+from ..layers.kernel_calls import Call, KernelMixin, block_call, stem_call
 from ..registry import register_model
 from .base import RecomputedMixin, StagedBackbone
 

@@ -6,7 +6,7 @@ import io
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import List, Optional, Tuple, Union
+from typing import Dict, List, Optional, Tuple, Union
 
 import torch
 from mmengine.config import Config
@@ -25,6 +25,7 @@ from ..layers import (
     SparseConv2d,
     condense_layers,
     kept_fraction,
+    kernel_report,
     sparse_layers,
     unfinished_layers,
 )
@@ -51,6 +52,8 @@ class CondenseReport:
         megabytes (tuple[float]): Size of a checkpoint with weights only.
         latency (tuple[float]): Milliseconds per image, whole model.
         backbone_latency (tuple[float]): Milliseconds per image, backbone.
+        runs_on (dict[str, str]): What the condensed parts run on here, by
+            their names; see :func:`~mmcdnv2.layers.kernel_report`.
     """
 
     config: Path
@@ -64,6 +67,7 @@ class CondenseReport:
     megabytes: Tuple[float, float]
     latency: Tuple[float, float]
     backbone_latency: Tuple[float, float]
+    runs_on: Dict[str, str]
 
 
 def condense_checkpoint(
@@ -169,6 +173,7 @@ def condense_checkpoint(
         backbone_latency=tuple(
             median_latency([partial(model.backbone, inputs) for model in models])
         ),
+        runs_on=kernel_report(condensed),
     )
 
 

@@ -33,6 +33,10 @@ class CondensedConv2d(GroupedMatrix, nn.Conv2d):
         # Compiles them if need be: not in the middle of the first inference.
         library.is_available()
 
+    def __setstate__(self, state: Dict) -> None:
+        super().__setstate__(state)
+        library.is_available()
+
     def matrix_and_mask(self) -> Tuple[Tensor, Tensor]:
         entries = self.from_group_conv(self.weight, self.groups)
         return expand(entries, self.index.view(self.groups, -1), self.columns)

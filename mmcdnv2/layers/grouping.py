@@ -75,7 +75,7 @@ def expand(entries: Tensor, index: Tensor, columns: int) -> Tuple[Tensor, Tensor
         tuple[Tensor, Tensor]: The matrix, shape (members * groups, columns),
         and the bool mask, shape (groups, columns).
     """
-    groups, members, _ = entries.shape
+    groups, members = index.size(0), entries.size(1)
     matrix = entries.new_zeros(groups, members, columns)
     matrix.scatter_(2, index.unsqueeze(1).expand(-1, members, -1), entries)
     mask = index.new_zeros(groups, columns).scatter_(1, index, 1).bool()

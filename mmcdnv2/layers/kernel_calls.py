@@ -2,23 +2,29 @@
 
 import operator
 from functools import partial
+from itertools import count
 from typing import Dict, List, Optional, Sequence, Tuple
 
 import torch
 from mmcv.cnn import ConvModule
 from mmpretrain.models.utils import SELayer
 from torch import Tensor, nn
+from torch.autograd import forward_ad
+from torch.nn.modules.module import _global_forward_hooks, _global_forward_pre_hooks
 
 from ..ops import library
 from .condensed_conv import CondensedConv2d, CondensedLGC, CondensedSFR
 
 _BatchNorm = nn.modules.batchnorm._BatchNorm
 _is_training = operator.attrgetter('training')
+_eps = operator.attrgetter('eps')
+_is_functorch = torch._C._functorch.is_functorch_wrapped_tensor
+_generations = count(1)
 _NORM_FIRST = ('norm', 'act', 'conv')
 _CONV_FIRST = ('conv', 'norm', 'act')
 
 # torch 2.1 cannot tell that it compiles: there the kernels break the graph.
-_is_compiling = getattr(torch.compiler, 'is_compiling', bool)
+is_compiling = getattr(torch.compiler, 'is_compiling', bool)
 try:
     torch.is_autocast_enabled('cpu')
     _is_autocast_enabled = partial(torch.is_autocast_enabled, 'cpu')
@@ -38,14 +44,14 @@ class Call:
 
     Attributes:
         spec (list[int]): What the modules are, in the kernel's order.
-        eps (list[float]): Epsilons of the norms.
+        norms (list[nn.Module]): Batch norms, in the kernel's order.
         sources (list[tuple]): Parameters and buffers, each by its module and
             its name there.
     """
 
     def __init__(self) -> None:
         self.spec: List[int] = []
-        self.eps: List[float] = []
+        self.norms: List[nn.Module] = []
         self.sources: List[Tuple[nn.Module, str]] = []
 
     def tensors(self) -> List[Tensor]:
@@ -64,7 +70,7 @@ class Call:
             raise UnsupportedError('its norm lacks parameters or running statistics')
         for name in ('weight', 'bias', 'running_mean', 'running_var'):
             self.sources.append((norm, name))
-        self.eps.append(norm.eps)
+        self.norms.append(norm)
 
     def add_conv(self, conv: nn.Conv2d, kernel_size: int, stride: int = 1) -> None:
         """Take a convolution's weight and, if it has one, its index."""
@@ -95,6 +101,8 @@ class Call:
 
     def add_layer(self, layer: nn.Module) -> None:
         """Take a dense layer."""
+        if not hasattr(layer, 'lgc'):
+            raise UnsupportedError(f'{type(layer).__name__} is not a dense layer')
         lgc, conv = layer.lgc, layer.conv
         _check_type(lgc.conv, CondensedLGC)
         _check_type(conv.conv, nn.Conv2d)
@@ -252,15 +260,18 @@ class Parts:
     def __init__(self, module: nn.Module, call: Call) -> None:
         children = [child for child in module.modules() if child is not module]
         self.hooks = [
-            hooks
-            for child in children
-            for hooks in (child._forward_hooks, child._forward_pre_hooks)
+            _global_forward_hooks,
+            _global_forward_pre_hooks,
+            *(child._forward_hooks for child in children),
+            *(child._forward_pre_hooks for child in children),
         ]
         self.norms = [child for child in children if isinstance(child, _BatchNorm)]
+        self.families = [parent._modules for parent in module.modules()]
+        self.sizes = list(map(len, self.families))
         links = [
-            (parent._modules, name, child)
-            for parent in module.modules()
-            for name, child in parent._modules.items()
+            (family, name, child)
+            for family in self.families
+            for name, child in family.items()
             if child is not None
         ]
         self.links = tuple(zip(*links))
@@ -276,8 +287,10 @@ class Parts:
             return 'a module inside of it has a hook'
         if any(map(_is_training, self.norms)):
             return 'a norm inside of it is in training mode'
-        parents, names, children = self.links
-        if not all(map(operator.is_, map(dict.get, parents, names), children)):
+        families, names, children = self.links
+        if list(map(len, self.families)) != self.sizes or not all(
+            map(operator.is_, map(dict.get, families, names), children)
+        ):
             return 'a module inside of it was replaced'
         return None
 
@@ -295,6 +308,9 @@ class KernelMixin:
 
     # A Call with its Parts, or why there is none; made at the first use.
     _described = None
+    # Differs whenever the weights may have changed without a trace, as by
+    # ``parameter.data.copy_``, which MMEngine's EMAHook does.
+    _generation = 0
     # Only condensed layers are worth compiling the kernels for. What stands
     # around them uses them if they are there.
     _only_if_loaded = False
@@ -314,14 +330,18 @@ class KernelMixin:
         """
         if self.training or not self._suits(*inputs):
             return None
-        if _is_compiling():
+        if is_compiling():
             return self._compiled_args()
+        # Derivatives that no_grad does not turn off.
+        if forward_ad._current_level >= 0 or any(map(_is_functorch, inputs)):
+            return None
         if self._described is None:
             self._described = self._description()
         call, parts, _ = self._described
         if call is None or parts.obstacle() or not self._has_kernels():
             return None
-        return parts.tensors(), call.spec, call.eps
+        spec = [self._generation, *call.spec]
+        return parts.tensors(), spec, list(map(_eps, call.norms))
 
     def _compiled_args(self) -> Optional[KernelArgs]:
         """Do the same where what is looked up becomes part of a graph."""
@@ -330,11 +350,14 @@ class KernelMixin:
         for child in self.modules():
             if child is not self and (child._forward_hooks or child._forward_pre_hooks):
                 return None
+            if child.training and isinstance(child, _BatchNorm):
+                return None
         try:
-            call = self._describe()
+            call = self._checked_call()
         except UnsupportedError:
             return None
-        return call.tensors(), call.spec, call.eps
+        spec = [self._generation, *call.spec]
+        return call.tensors(), spec, [norm.eps for norm in call.norms]
 
     def _has_kernels(self) -> bool:
         if self._only_if_loaded:
@@ -343,8 +366,8 @@ class KernelMixin:
 
     def _suits(self, *inputs: Tensor) -> bool:
         """Whether a kernel may run now, on these inputs."""
-        # A traced model is to run elsewhere.
-        if torch.jit.is_tracing():
+        # A traced model is to run elsewhere; torch.fx traces without tensors.
+        if torch.jit.is_tracing() or not all(isinstance(x, Tensor) for x in inputs):
             return False
         if torch.is_grad_enabled():
             tensors = (*inputs, *self.parameters())
@@ -355,15 +378,18 @@ class KernelMixin:
                 return False
         return not _is_autocast_enabled()
 
+    def _checked_call(self) -> Call:
+        call = self._describe()
+        for tensor in call.tensors():
+            if tensor.device.type != 'cpu' or (
+                tensor.is_floating_point() and tensor.dtype != torch.float32
+            ):
+                raise UnsupportedError(f'it is {tensor.dtype} on {tensor.device}')
+        return call
+
     def _description(self) -> tuple:
         try:
-            call = self._describe()
-            for tensor in call.tensors():
-                floating = tensor.is_floating_point()
-                if tensor.device.type != 'cpu' or (
-                    floating and tensor.dtype != torch.float32
-                ):
-                    raise UnsupportedError(f'it is {tensor.dtype} on {tensor.device}')
+            call = self._checked_call()
         except UnsupportedError as reason:
             return None, None, str(reason)
         return call, Parts(self, call), None
@@ -376,14 +402,22 @@ class KernelMixin:
         call, parts, reason = self._description()
         return reason if call is None else parts.obstacle()
 
-    def train(self, mode: bool = True) -> nn.Module:
-        """Set the mode; what was described may have changed since."""
+    def _renew(self) -> None:
         self.__dict__.pop('_described', None)
+        self._generation = next(_generations)
+
+    def train(self, mode: bool = True) -> nn.Module:
+        """Set the mode; what is inside may have changed since."""
+        self._renew()
         return super().train(mode)
 
     def _apply(self, *args, **kwargs) -> nn.Module:
-        self.__dict__.pop('_described', None)
+        self._renew()
         return super()._apply(*args, **kwargs)
+
+    def _load_from_state_dict(self, *args, **kwargs) -> None:
+        self._renew()
+        super()._load_from_state_dict(*args, **kwargs)
 
     def __getstate__(self) -> Dict:
         state = self.__dict__.copy()

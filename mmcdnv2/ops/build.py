@@ -7,6 +7,7 @@ brings. What was compiled is kept, so that only the first process waits.
 import hashlib
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import tempfile
@@ -62,13 +63,13 @@ class BuildError(RuntimeError):
 
 
 def compile_kernels(
-    folder: Path, compiler: str, machine: str, extra: Sequence[str] = ()
+    folder: Path, compiler: Sequence[str], machine: str, extra: Sequence[str] = ()
 ) -> List[Tuple[List[str], Path]]:
     """Compile the part that knows nothing of PyTorch.
 
     Args:
         folder (Path): Where the object files go.
-        compiler (str): A C++ compiler.
+        compiler (Sequence[str]): A C++ compiler and its arguments.
         machine (str): What it compiles for.
         extra (Sequence[str]): More flags.
 
@@ -78,7 +79,7 @@ def compile_kernels(
     jobs = []
     for isa in instruction_sets(machine):
         target = folder / f'kernels_{isa.name}.o'
-        command = [compiler, *_FLAGS, '-ffp-contract=fast', *isa.flags, *extra]
+        command = [*compiler, *_FLAGS, '-ffp-contract=fast', *isa.flags, *extra]
         command += [
             f'-DMMCDNV2_ISA={isa.name}',
             f'-DMMCDNV2_LANES={isa.lanes}',
@@ -111,15 +112,17 @@ def run_all(commands: Sequence[Sequence[str]]) -> None:
 
 
 def library_path() -> Path:
-    """Path of the library for these sources, this PyTorch and this compiler."""
+    """Path of the library for these sources and this PyTorch."""
     digest = hashlib.sha256()
     for path in sorted(SOURCES.iterdir()):
         digest.update(path.read_bytes())
-    for part in (*_FLAGS, torch.__version__, str(instruction_sets(platform.machine()))):
-        digest.update(part.encode())
-    cache = os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache'
+    digest.update(Path(__file__).read_bytes())
+    digest.update(f'{torch.__version__} {torch.compiled_with_cxx11_abi()}'.encode())
+    cache = Path(os.environ.get('XDG_CACHE_HOME', ''))
+    if not cache.is_absolute():
+        cache = Path.home() / '.cache'
     name = f'{platform.machine()}-{digest.hexdigest()[:16]}'
-    return Path(cache) / 'mmcdnv2' / 'ops' / name / 'libmmcdnv2_ops.so'
+    return cache / 'mmcdnv2' / 'ops' / name / 'libmmcdnv2_ops.so'
 
 
 def build() -> Path:
@@ -136,9 +139,12 @@ def build() -> Path:
         return target
     if platform.system() != 'Linux':
         raise BuildError(f'the kernels are for Linux, not {platform.system()}')
-    compiler = shutil.which(os.environ.get('CXX', 'c++'))
-    if compiler is None:
-        raise BuildError('there is no C++ compiler (looked for $CXX and c++)')
+    # CXX may bring arguments, or a launcher such as ccache.
+    compiler = shlex.split(os.environ.get('CXX', '')) or ['c++']
+    if shutil.which(compiler[0]) is None:
+        raise BuildError(
+            f'there is no C++ compiler {compiler[0]} (set CXX or install c++)'
+        )
     print_log('Compiling the native kernels, once (half a minute or more).')
     root = Path(torch.__file__).parent
     try:
@@ -148,7 +154,9 @@ def build() -> Path:
             folder = Path(name)
             jobs = compile_kernels(folder, compiler, platform.machine())
             binding = folder / 'binding.o'
-            command = [compiler, *_FLAGS]
+            # at::parallel_for is a template that is parallel with OpenMP only. It
+            # must find PyTorch's own when it is loaded, so it is not linked.
+            command = [*compiler, *_FLAGS, '-fopenmp']
             command += [
                 f'-D_GLIBCXX_USE_CXX11_ABI={int(torch.compiled_with_cxx11_abi())}',
                 '-isystem',
@@ -161,12 +169,12 @@ def build() -> Path:
             jobs.insert(0, (command, binding))
             run_all([command for command, _ in jobs])
             library = folder / target.name
-            link = [compiler, '-shared', *(str(path) for _, path in jobs)]
+            link = [*compiler, '-shared', *(str(path) for _, path in jobs)]
             link += [f'-L{root / "lib"}', '-ltorch_cpu', '-lc10', '-o', str(library)]
             run_all([link])
             os.replace(library, target)
     except OSError as error:
-        raise BuildError(f'{target.parent} cannot be written to: {error}') from error
+        raise BuildError(f'they cannot be built in {target.parent}: {error}') from error
     return target
 
 
@@ -185,7 +193,7 @@ def build_test(folder: Path, compiler: str, machine: str, *flags: str) -> Path:
     Raises:
         BuildError: If the compiler fails.
     """
-    jobs = compile_kernels(folder, compiler, machine, flags)
+    jobs = compile_kernels(folder, [compiler], machine, flags)
     test = folder / 'test.o'
     source = str(SOURCES / 'test.cpp')
     command = [compiler, *_FLAGS, '-Wextra', *flags, '-c', source, '-o', str(test)]
@@ -193,7 +201,7 @@ def build_test(folder: Path, compiler: str, machine: str, *flags: str) -> Path:
     run_all([command for command, _ in jobs])
     program = folder / 'test'
     objects = [str(path) for _, path in jobs]
-    run_all([[compiler, *flags, *objects, '-o', str(program)]])
+    run_all([[compiler, *flags, '-pthread', *objects, '-o', str(program)]])
     return program
 
 

@@ -1,6 +1,7 @@
 """Load the native kernels and say whether they are used."""
 
 import os
+import threading
 import warnings
 from contextlib import contextmanager
 from typing import Iterator, List, Optional
@@ -13,6 +14,7 @@ from .build import BuildError, build
 # '0' turns the kernels off; the name of an instruction set chooses it.
 VARIABLE = 'MMCDNV2_KERNELS'
 
+_lock = threading.Lock()
 _enabled = True
 # Why they cannot be used; None: they can; '?': nobody asked yet.
 _obstacle: Optional[str] = '?'
@@ -22,7 +24,8 @@ def _fake_dense_block(
     x: Tensor, params: List[Tensor], spec: List[int], eps: List[float]
 ) -> Tensor:
     """Tell a dense block's output without computing it."""
-    pool, channels = spec[0], x.size(1)
+    _, pool, *_ = spec
+    channels = x.size(1)
     # The weights of the 3x3 convolutions are the ones that are not 1x1.
     for param in params:
         if param.dim() == 4 and param.size(-1) == 3:
@@ -86,7 +89,9 @@ def obstacle() -> Optional[str]:
     """
     global _obstacle
     if _obstacle == '?':
-        _obstacle = _load()
+        with _lock:
+            if _obstacle == '?':
+                _obstacle = _load()
     return _obstacle if _enabled or _obstacle else 'turned off by use_kernels(False)'
 
 

@@ -16,7 +16,7 @@ from mmcdnv2 import ops
 from mmcdnv2.backbones import CondenseNetV2, SFRShuffleNetV2
 from mmcdnv2.layers import SFRModule, kernel_report, sparse_layers
 from mmcdnv2.necks import SEGlobalAveragePooling
-from mmcdnv2.ops.build import build_test
+from mmcdnv2.ops.build import build_test, library_path
 
 pytestmark = pytest.mark.skipif(
     not ops.is_available(), reason=f'no kernels here: {ops.describe()}'
@@ -53,6 +53,7 @@ ARCHS = dict(
         se_from=1,
     ),
 )
+MODERN = hasattr(torch.compiler, 'is_compiling')
 KERNELS = torch.ops.mmcdnv2.kernel_names() if ops.is_available() else []
 
 
@@ -184,9 +185,14 @@ def test_changed_weights_are_seen():
     backbone.load_state_dict(other.state_dict())
     assert_same(backbone(x), fallback(backbone, x))
     assert not torch.equal(backbone(x)[0], first[0])
-    # As MMEngine's EMAHook swaps them.
     norm = backbone.blocks[0][0].lgc.norm
     norm.weight.data, norm.bias.data = norm.bias.data, norm.weight.data
+    assert_same(backbone(x), fallback(backbone, x))
+    norm.eps = 0.5
+    assert_same(backbone(x), fallback(backbone, x))
+    # As MMEngine's EMAHook swaps weights before it evaluates.
+    norm.weight.data.copy_(torch.rand_like(norm.weight))
+    backbone.eval()
     assert_same(backbone(x), fallback(backbone, x))
     backbone.blocks[1][1].conv.conv.weight = nn.Parameter(
         torch.rand_like(backbone.blocks[1][1].conv.conv.weight)
@@ -230,6 +236,59 @@ def test_what_they_do_not_take():
     half = condensed().bfloat16()
     assert 'bfloat16' in kernel_report(half)['blocks.0']
     half(torch.rand(1, 3, 64, 64).bfloat16())
+
+
+@torch.no_grad()
+def test_channels_last_weights():
+    backbone = condensed().to(memory_format=torch.channels_last)
+    x = torch.rand(2, 3, 64, 64).contiguous(memory_format=torch.channels_last)
+    assert uses_kernels(backbone.blocks[0], backbone.stem(x))
+    assert_same(backbone(x), fallback(backbone, x))
+
+
+@torch.no_grad()
+def test_double_weights_assigned_later():
+    backbone = condensed()
+    x = torch.rand(1, 3, 64, 64)
+    backbone(x)
+    state = {
+        name: value.double() if value.is_floating_point() else value
+        for name, value in backbone.state_dict().items()
+    }
+    backbone.load_state_dict(state, assign=True)
+    assert backbone(x.double())[0].dtype == torch.float64
+
+
+@torch.no_grad()
+def test_replaced_and_added_children():
+    backbone = condensed()
+    x = torch.rand(1, 3, 64, 64)
+    backbone(x)
+    backbone.blocks[0].add_module('more', nn.Softplus())
+    assert_same(backbone(x), fallback(backbone, x))
+    backbone.eval()
+    assert 'Softplus is not a dense layer' in kernel_report(backbone)['blocks.0']
+    assert_same(backbone(x), fallback(backbone, x))
+
+
+def test_derivatives_without_gradients():
+    backbone = condensed().requires_grad_(False)
+    x, tangent = torch.rand(2, 1, 3, 64, 64)
+
+    def first(x):
+        return backbone(x)[0]
+
+    actual = torch.func.jvp(first, (x,), (tangent,))
+    expected = fallback(torch.func.jvp, first, (x,), (tangent,))
+    assert_same(actual, expected)
+    assert actual[1].abs().max() > 0
+
+
+def test_symbolic_trace():
+    with torch.no_grad():
+        graph = torch.fx.symbolic_trace(condensed().blocks[0])
+        x = torch.rand(1, 6, 8, 8)
+        assert_same([graph(x)], [condensed().blocks[0](x)])
 
 
 @torch.no_grad()
@@ -295,9 +354,7 @@ def test_inference_mode():
         assert_same(backbone(x), fallback(backbone, x))
 
 
-@pytest.mark.skipif(
-    not hasattr(torch.compiler, 'is_compiling'), reason='torch 2.1 exports otherwise'
-)
+@pytest.mark.skipif(not MODERN, reason='torch 2.1 cannot tell that it exports')
 @torch.no_grad()
 def test_export_keeps_them():
     backbone = condensed(out_indices=(1, 3))
@@ -333,12 +390,32 @@ def test_fake_outputs_have_the_real_shapes():
         assert fake.shape == backbone.stem(x).shape
 
 
+@torch.no_grad()
 def test_compile_keeps_them():
     backbone = condensed()
-    compiled = torch.compile(backbone, fullgraph=False)
+    compiled = torch.compile(backbone, backend='eager', fullgraph=MODERN)
     x = torch.rand(1, 3, 64, 64)
-    with torch.no_grad():
-        assert_same(compiled(x), backbone(x))
+    expected = backbone(x)
+    assert_same(compiled(x), expected)
+    if MODERN:
+        graph = torch._dynamo.export(backbone)(x).graph_module.graph
+        targets = [str(node.target) for node in graph.nodes]
+        assert sum('dense_block' in target for target in targets) == 4
+    backbone.blocks[0][0].sfr.norm.train()
+    assert_same(compiled(x), backbone(x))
+
+
+def test_compile_recomputation():
+    backbone = CondenseNetV2(ARCHS['no_sfr'], with_cp=True)
+    x = torch.rand(2, 3, 64, 64)
+    torch.compile(backbone, backend='eager')(x)[0].sum().backward()
+    assert backbone.stem.conv.weight.grad.abs().sum() > 0
+
+
+def test_threads_are_pytorchs():
+    # at::parallel_for is serial if its user is compiled without OpenMP.
+    content = library_path().read_bytes()
+    assert b'GOMP_parallel' in content or b'__kmpc_fork_call' in content
 
 
 PROGRAM = """
@@ -370,7 +447,7 @@ def describe_in(tmp_path, **environment):
 def test_without_a_compiler(tmp_path):
     empty = dict(XDG_CACHE_HOME=str(tmp_path), CXX='no-such-compiler')
     out = describe_in(tmp_path, **empty)
-    assert 'PyTorch operators (there is no C++ compiler' in out
+    assert 'PyTorch operators (there is no C++ compiler no-such-compiler' in out
     assert '1 warnings' in out
 
 

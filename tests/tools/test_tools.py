@@ -11,6 +11,8 @@ import torch
 from conftest import ROOT
 from reference import official_state_dict
 
+from mmcdnv2 import ops
+
 
 def scalars(work_dir):
     """All that was logged in a work dir, in order."""
@@ -45,6 +47,7 @@ def test_train_resume_test_condense_test(run, tiny_configs, tmp_path, name):
     arguments = (config, checkpoint, out_dir, *shape, '--json', report)
     assert run('condense.py', *arguments) == 0
     report = json.loads(report.read_text())
+    assert set(report['runs_on'].values()) == {ops.describe()}
     predictions = []
     for i, files in enumerate(
         [(config, checkpoint), (report['config'], report['checkpoint'])]

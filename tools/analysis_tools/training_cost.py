@@ -42,7 +42,10 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument('--threads', type=int, default=1, help='default: 1')
     parser.add_argument(
-        '--rounds', type=int, default=3, help='timed steps of each (default: 3)'
+        '--rounds',
+        type=int,
+        default=3,
+        help='timed steps of each (default: 3), with an untimed one before each',
     )
     parser.add_argument(
         '--channels-last',
@@ -62,7 +65,7 @@ def main() -> None:
         args.config, args.part, args.batch, shape, args.threads, args.channels_last
     )
     with Progress(console=Console(stderr=True), transient=True) as progress:
-        total = (args.rounds + 2) * len(VARIANTS)
+        total = (2 * args.rounds + 1) * len(VARIANTS)
         task = progress.add_task('Training', total=total)
         costs = measure_training(setup, args.rounds, lambda: progress.advance(task))
     if args.json:

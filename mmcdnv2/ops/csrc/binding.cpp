@@ -5,6 +5,7 @@
 #include <torch/library.h>
 
 #include <atomic>
+#include <deque>
 #include <mutex>
 #include <unordered_map>
 
@@ -54,11 +55,12 @@ class Reader {
   const at::Tensor& tensor(at::ScalarType type = at::kFloat) {
     TORCH_CHECK(param_ < params_.size(), "mmcdnv2: too few parameters");
     const at::Tensor& tensor = params_[param_++];
-    TORCH_CHECK(tensor.is_cpu() && tensor.scalar_type() == type &&
-                    tensor.is_contiguous(),
-                "mmcdnv2: parameter ", param_ - 1, " must be contiguous ", type,
+    TORCH_CHECK(tensor.is_cpu() && tensor.scalar_type() == type,
+                "mmcdnv2: parameter ", param_ - 1, " must be ", type,
                 " on the CPU");
-    return tensor;
+    // A network may be laid out channels last.
+    contiguous_.push_back(tensor.contiguous());
+    return contiguous_.back();
   }
 
   const float* floats(int64_t count) {
@@ -170,6 +172,7 @@ class Reader {
 
  private:
   at::TensorList params_;
+  std::deque<at::Tensor> contiguous_;
   at::IntArrayRef spec_;
   at::ArrayRef<double> eps_;
   size_t param_ = 0, number_ = 0, norm_ = 0;
@@ -182,12 +185,15 @@ class Cache {
   template <class Pack>
   std::shared_ptr<const Packed> get(at::TensorList params, at::IntArrayRef spec,
                                     at::ArrayRef<double> eps, const Pack& pack) {
-    TORCH_CHECK(!params.empty(), "mmcdnv2: parameters are missing");
+    TORCH_CHECK(!params.empty() && !spec.empty(),
+                "mmcdnv2: parameters are missing");
     const Kernels* kernels = chosen_kernels();
     const std::lock_guard<std::mutex> lock(mutex_);
     Entry& entry = entries_[params[0].unsafeGetTensorImpl()];
     if (!entry.packed || !entry.fits(params, spec, eps, kernels)) {
-      Reader reader(params, spec, eps);
+      // The spec begins with the generation of the weights, which only has to
+      // differ.
+      Reader reader(params, spec.slice(1), eps);
       entry = Entry(params, spec, eps, kernels, pack(*kernels, reader));
       const std::shared_ptr<const Packed> packed = entry.packed;
       for (auto i = entries_.begin(); i != entries_.end();)
@@ -286,6 +292,9 @@ at::Tensor dense_block(const at::Tensor& input, at::TensorList params,
   TORCH_CHECK(x.size(1) == block->in_channels, "mmcdnv2: ", block->in_channels,
               " channels were expected, got ", x.size(1));
   const int64_t shrink = block->pool ? 2 : 1;
+  TORCH_CHECK(x.size(2) >= shrink && x.size(3) >= shrink,
+              "mmcdnv2: an input of ", x.size(2), " x ", x.size(3),
+              " pixels is too small for this block");
   at::Tensor out = at::empty({x.size(0), block->out_channels,
                               x.size(2) / shrink, x.size(3) / shrink},
                              x.options());
@@ -328,8 +337,8 @@ at::Tensor stem(const at::Tensor& input, at::TensorList params,
       params, spec, eps, [&](const Kernels& kernels, Reader& reader) {
         const bool has_norm = reader.number();
         const at::Tensor& weight = reader.tensor();
-        TORCH_CHECK(weight.dim() == 4 && weight.size(1) == x.size(1) &&
-                        weight.size(2) == 3 && weight.size(3) == 3,
+        TORCH_CHECK(weight.dim() == 4 && weight.size(2) == 3 &&
+                        weight.size(3) == 3,
                     "mmcdnv2: the stem's weight does not fit");
         const Norm norm = has_norm ? reader.norm(weight.size(0)) : Norm{};
         return std::make_shared<const Stem>(kernels, weight.data_ptr<float>(),

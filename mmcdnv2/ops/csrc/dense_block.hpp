@@ -133,9 +133,10 @@ struct ScaleShift {
   }
 };
 
-// Calls f(first, size) for the blocks that `count` outputs are computed in.
+// Calls f(first, size) for the blocks that the kernels compute `count` outputs
+// in: the order of the packed weights.
 template <class F>
-void for_blocks(int64_t count, int64_t max_block, const F& f) {
+void for_packed_blocks(int64_t count, int64_t max_block, const F& f) {
   for (int64_t first = 0, size = max_block; first < count; first += size) {
     while (size > count - first) size /= 2;
     f(first, size);
@@ -146,8 +147,8 @@ void for_blocks(int64_t count, int64_t max_block, const F& f) {
 // sets of a cache.
 inline int64_t stride_of(int64_t pixels) { return round_up(pixels) | kAlign; }
 
-// Floats that a strip of pixels may take: half of a second-level cache.
-constexpr int64_t kStripFloats = 160 * 1024;
+// Floats that a strip of pixels may take: a good part of a second-level cache.
+constexpr int64_t kStripFloats = 96 * 1024;
 
 // Sparse feature reactivation with its norm and activation.
 class Reactivation {
@@ -166,7 +167,7 @@ class Reactivation {
         index_(w.index, w.index + w.groups * w.kept) {
     const int64_t members = w.in_channels / w.groups;
     for (int64_t j = 0; j < w.groups; ++j)
-      for_blocks(w.kept, kernels.max_block, [&](int64_t first, int64_t size) {
+      for_packed_blocks(w.kept, kernels.max_block, [&](int64_t first, int64_t size) {
         for (int64_t e = 0; e < members; ++e)
           for (int64_t o = first; o < first + size; ++o)
             weight_.push_back(w.weight[(j * w.kept + o) * members + e]);
@@ -338,7 +339,7 @@ class Layer {
     for (int64_t j = 0; j < w.groups; ++j) {
       for (int64_t m = 0; m < members; ++m)
         lgc_out_shift_.push_back(after.shift[m * w.groups + j]);
-      for_blocks(members, max_block, [&](int64_t first, int64_t size) {
+      for_packed_blocks(members, max_block, [&](int64_t first, int64_t size) {
         for (int64_t k = 0; k < w.lgc_kept; ++k)
           for (int64_t m = first; m < first + size; ++m)
             lgc_weight_.push_back(
@@ -358,7 +359,7 @@ class Layer {
     const bool by_columns = members % max_block != 0;
     const int64_t largest = by_columns ? 4 : max_block;
     for (int64_t j = 0; j < w.groups; ++j)
-      for_blocks(members, largest, [&](int64_t first, int64_t size) {
+      for_packed_blocks(members, largest, [&](int64_t first, int64_t size) {
         const auto push = [&](int64_t c, int64_t row, int64_t column) {
           for (int64_t m = first; m < first + size; ++m)
             conv_weight_.push_back(
@@ -665,7 +666,7 @@ class Stem {
       shift_ = both.shift;
     }
     const int64_t inputs = 9 * in_channels;
-    for_blocks(out_channels, kernels.max_block, [&](int64_t first, int64_t size) {
+    for_packed_blocks(out_channels, kernels.max_block, [&](int64_t first, int64_t size) {
       for (int64_t k = 0; k < inputs; ++k)
         for (int64_t o = first; o < first + size; ++o)
           weight_.push_back(weight[o * inputs + k] * scale[o]);

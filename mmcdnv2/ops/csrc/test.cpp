@@ -4,6 +4,7 @@
 
 #include <cstdio>
 #include <random>
+#include <thread>
 
 #include "dense_block.hpp"
 
@@ -36,6 +37,14 @@ struct Random {
     return values;
   }
 };
+
+Parallel real_threads(int64_t count) {
+  return {count, [](int64_t tasks, const Parallel::Task& task) {
+            std::vector<std::thread> threads;
+            for (int64_t i = 0; i < tasks; ++i) threads.emplace_back(task, i);
+            for (std::thread& thread : threads) thread.join();
+          }};
+}
 
 struct OwnedNorm {
   std::vector<float> weight, bias, mean, var;
@@ -217,7 +226,7 @@ double difference(Random& random, const Kernels& kernels, std::string& what) {
   const int64_t out_width = pool ? width / 2 : width;
   const int64_t pixels = out_height * out_width;
   std::vector<float> out(count * channels * pixels);
-  const Parallel parallel = {threads, Parallel::serial().run};
+  const Parallel parallel = real_threads(threads);
   block.run(x.data(), count, height, width, out.data(), parallel);
 
   double largest = 0, worst = 0;
@@ -272,7 +281,7 @@ double stem_difference(Random& random, const Kernels& kernels,
                   has_norm ? &raw : nullptr);
   std::vector<float> out(count * outputs * rows * columns);
   stem.run(x.data(), count, height, width, out.data(),
-           {threads, Parallel::serial().run});
+           real_threads(threads));
 
   double largest = 0, worst = 0;
   for (int64_t i = 0; i < static_cast<int64_t>(out.size()); ++i) {
