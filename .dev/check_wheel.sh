@@ -63,7 +63,7 @@ for model in classifier:cdnv2_a_digits:4:accuracy/top1 \
     check passes "$metric: " mim train mmcdnv2 "$name.py" --work-dir "$work_dir"
     expect_files "$checkpoint"
     check passes "$metric: " mim test mmcdnv2 "$name.py" --checkpoint "$checkpoint"
-    check passes 'Largest relative difference' \
+    check passes 'Runs on native kernels' \
         mim run mmcdnv2 condense "$work_dir/$name.py" "$checkpoint" condensed \
         --input-shape 192 192
     condensed=condensed/${name}_condensed

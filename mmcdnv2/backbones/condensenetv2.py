@@ -272,7 +272,10 @@ class CondenseNetV2(StagedBackbone):
         )
         blocks, out_channels = [], []
         for i, (depth, growth_rate) in enumerate(zip(depths, growth_rates)):
-            hswish = hswish_from is not None and i >= hswish_from
+            act_cfg = dict(type='ReLU')
+            if hswish_from is not None and i >= hswish_from:
+                # In place, autograd would first copy the input that it needs.
+                act_cfg = dict(type='HSwish', inplace=False)
             # Named, so that a layer's name tells its place among the layers.
             block = OrderedDict()
             if i:
@@ -283,7 +286,7 @@ class CondenseNetV2(StagedBackbone):
                     growth_rate,
                     use_se=se_from is not None and i >= se_from,
                     norm_cfg=norm_cfg,
-                    act_cfg=dict(type='HSwish' if hswish else 'ReLU'),
+                    act_cfg=act_cfg,
                     with_cp=with_cp,
                     deploy=deploy,
                     **settings,
