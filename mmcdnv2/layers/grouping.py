@@ -77,7 +77,7 @@ def expand(entries: Tensor, index: Tensor, columns: int) -> Tuple[Tensor, Tensor
     """
     groups, members = index.size(0), entries.size(1)
     matrix = entries.new_zeros(groups, members, columns)
-    matrix.scatter_(2, index.unsqueeze(1).expand(-1, members, -1), entries)
+    matrix.scatter_(2, index.unsqueeze(1).expand_as(entries), entries)
     mask = index.new_zeros(groups, columns).scatter_(1, index, 1).bool()
     return matrix.transpose(0, 1).reshape(-1, columns), mask
 

@@ -15,6 +15,9 @@ from .build import BuildError, build
 VARIABLE = 'MMCDNV2_KERNELS'
 
 _lock = threading.Lock()
+# Holds the fake implementations, which go with it. torch.library.register_fake
+# does the same, but not in torch 2.1.
+_library = torch.library.Library('mmcdnv2', 'FRAGMENT')
 _enabled = True
 # Why they cannot be used; None: they can; '?': nobody asked yet.
 _obstacle: Optional[str] = '?'
@@ -72,13 +75,13 @@ def _load() -> Optional[str]:
             stacklevel=2,
         )
         return reason.splitlines()[0]
-    # torch 2.1 has the older name only.
-    register = getattr(torch.library, 'register_fake', None)
-    register = register or torch.library.impl_abstract
-    register('mmcdnv2::dense_block')(_fake_dense_block)
-    register('mmcdnv2::reactivate')(_fake_reactivate)
-    register('mmcdnv2::pool_excite')(_fake_pool_excite)
-    register('mmcdnv2::stem')(_fake_stem)
+    for name, fake in (
+        ('dense_block', _fake_dense_block),
+        ('pool_excite', _fake_pool_excite),
+        ('reactivate', _fake_reactivate),
+        ('stem', _fake_stem),
+    ):
+        _library.impl(name, fake, 'Meta')
     return None
 
 
