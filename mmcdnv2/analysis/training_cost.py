@@ -231,9 +231,9 @@ def measure_training(
     torch.set_num_threads(setup.threads)
     try:
         steps = [reporting(training_step(setup, variant)) for variant in VARIANTS]
-        # Memory first, for the first step also makes the momentum.
-        peaks = [peak_memory(step) for step in steps]
         times = map(statistics.median, time_rounds(steps, range(rounds)))
+        # Memory last, for the first step also makes the momentum.
+        peaks = map(peak_memory, steps)
         return [
             TrainingCost(variant, time, 1000 * setup.batch / time, peak)
             for variant, time, peak in zip(VARIANTS, times, peaks)

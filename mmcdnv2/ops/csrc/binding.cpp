@@ -271,6 +271,11 @@ at::Tensor checked(const at::Tensor& x) {
   return x.contiguous();
 }
 
+void check_channels(const at::Tensor& x, int64_t expected) {
+  TORCH_CHECK(x.size(1) == expected, "mmcdnv2: ", expected,
+              " channels were expected, got ", x.size(1));
+}
+
 at::Tensor dense_block(const at::Tensor& input, at::TensorList params,
                        at::IntArrayRef spec, at::ArrayRef<double> eps) {
   static Cache<DenseBlock> cache;
@@ -289,8 +294,7 @@ at::Tensor dense_block(const at::Tensor& input, at::TensorList params,
         return std::make_shared<const DenseBlock>(
             kernels, layers, x.size(1), pool, has_out_norm ? &norm : nullptr);
       });
-  TORCH_CHECK(x.size(1) == block->in_channels, "mmcdnv2: ", block->in_channels,
-              " channels were expected, got ", x.size(1));
+  check_channels(x, block->in_channels);
   const int64_t shrink = block->pool ? 2 : 1;
   TORCH_CHECK(x.size(2) >= shrink && x.size(3) >= shrink,
               "mmcdnv2: an input of ", x.size(2), " x ", x.size(3),
@@ -319,9 +323,8 @@ at::Tensor reactivate(const at::Tensor& old_features,
         return std::make_shared<const Reactivation>(
             kernels, reader.reactivation(features.size(1), old.size(1)));
       });
-  TORCH_CHECK(old.size(1) == reactivation->out_channels &&
-                  features.size(1) == reactivation->in_channels,
-              "mmcdnv2: the features have other channels than the weights");
+  check_channels(old, reactivation->out_channels);
+  check_channels(features, reactivation->in_channels);
   at::Tensor out = at::empty_like(old);
   reactivation->run(old.data_ptr<float>(), features.data_ptr<float>(),
                     old.size(0), old.size(2) * old.size(3),
@@ -345,8 +348,7 @@ at::Tensor stem(const at::Tensor& input, at::TensorList params,
                                             weight.size(1), weight.size(0),
                                             has_norm ? &norm : nullptr);
       });
-  TORCH_CHECK(x.size(1) == stem->in_channels, "mmcdnv2: ", stem->in_channels,
-              " channels were expected, got ", x.size(1));
+  check_channels(x, stem->in_channels);
   at::Tensor out =
       at::empty({x.size(0), stem->out_channels, Stem::halved(x.size(2)),
                  Stem::halved(x.size(3))},
@@ -366,8 +368,7 @@ at::Tensor pool_excite(const at::Tensor& input, at::TensorList params,
         return std::make_shared<const Excitation>(kernels,
                                                   reader.excitation(x.size(1)));
       });
-  TORCH_CHECK(x.size(1) == excitation->channels, "mmcdnv2: ",
-              excitation->channels, " channels were expected, got ", x.size(1));
+  check_channels(x, excitation->channels);
   TORCH_CHECK(x.size(2) * x.size(3) > 0, "mmcdnv2: the map has no pixels");
   at::Tensor out = at::empty({x.size(0), x.size(1)}, x.options());
   excitation->pool(x.data_ptr<float>(), x.size(0), x.size(2) * x.size(3),

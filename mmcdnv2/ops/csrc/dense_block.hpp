@@ -509,7 +509,7 @@ class Pass {
     if (at_once) return;
     std::vector<float> mean(layer.growth_rate);
     average(layer, {0, layer.growth_rate}, mean);
-    react(layer, {0, padded_}, mean);
+    react(layer, {0, padded_}, gate_of(layer, mean));
   }
 
   void together(const Layer& layer) {
@@ -524,9 +524,10 @@ class Pass {
       split(parallel_, layer.has_se ? layer.growth_rate : 0, 1,
             [&](Range channels) { average(layer, channels, mean); });
     }
+    const std::vector<float> gate = gate_of(layer, mean);
     if (layer.has_sfr || layer.has_se)
       split(parallel_, padded_, kAlign,
-            [&](Range pixels) { react(layer, pixels, mean); });
+            [&](Range pixels) { react(layer, pixels, gate); });
   }
 
   // Means of new features, if the layer needs them.
@@ -537,6 +538,12 @@ class Pass {
     features.data += channels.begin * padded_;
     kernels_.mean(features, channels.end - channels.begin, pixels_,
                   &mean[channels.begin]);
+  }
+
+  // Gate of each new feature; none if the layer has no squeeze-and-excite.
+  static std::vector<float> gate_of(const Layer& layer,
+                                    const std::vector<float>& mean) {
+    return layer.has_se ? layer.gate(mean) : std::vector<float>();
   }
 
   // New features of a range of pixels, strip by strip. With `at_once` a strip
@@ -609,10 +616,9 @@ class Pass {
 
   // Gate the new features and add what they say about the old ones.
   void react(const Layer& layer, Range pixels,
-             const std::vector<float>& mean) const {
+             const std::vector<float>& gate) const {
     const Plane features = features_of(layer);
     if (layer.has_se) {
-      const std::vector<float> gate = layer.gate(mean);
       const std::vector<float> zeros(layer.growth_rate, 0.0f);
       const Affine scale = {layer.growth_rate, gate.data(), zeros.data(),
                             Act::kNone};
