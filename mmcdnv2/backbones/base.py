@@ -10,7 +10,7 @@ from torch.utils.checkpoint import checkpoint
 
 from ..condensable import CondensableMixin
 from ..errors import InputError
-from ..layers.kernel_calls import is_compiling
+from ..ops.compat import is_compiling
 
 
 def resolve_out_indices(

@@ -8,10 +8,21 @@ from mmcv.cnn import ConvModule, build_activation_layer, build_norm_layer
 from mmengine.model import BaseModule, Sequential
 from mmpretrain.models.utils import SELayer
 from torch import Tensor, nn
+from torch.nn.modules.utils import _pair
 
 from ..errors import InputError
-from ..layers import SFRModule
-from ..layers.kernel_calls import Call, KernelMixin, block_call, stem_call
+from ..layers import CondensedLGC, SFRModule
+from ..layers.se_layer import add_se
+from ..ops.kernel_arguments import (
+    CONV_FIRST,
+    NORM_FIRST,
+    KernelArguments,
+    UnsupportedError,
+    check_conv_module,
+    check_type,
+    replaces_forward,
+)
+from ..ops.kernel_module import KernelMixin
 from ..registry import register_model
 from .base import RecomputedMixin, StagedBackbone
 
@@ -118,6 +129,41 @@ class DenseLayer(RecomputedMixin, BaseModule):
         old = x if self.sfr is None else self._recomputed(self.sfr, x, new)
         return torch.cat([old, new], dim=1)
 
+    def add_to(self, arguments: KernelArguments) -> None:
+        """Add the layer to the arguments of a block's kernel.
+
+        Args:
+            arguments (KernelArguments): The block's.
+
+        Raises:
+            UnsupportedError: If the kernel does not take it.
+        """
+        check_type(self.lgc, ConvModule)
+        check_type(self.conv, ConvModule)
+        lgc = check_conv_module(self.lgc, CondensedLGC, NORM_FIRST)
+        conv = check_conv_module(self.conv, nn.Conv2d, NORM_FIRST)
+        if lgc.groups != conv.groups:
+            raise UnsupportedError('its two convolutions differ in groups')
+        has_se = type(self.se) is not nn.Identity
+        arguments.spec.append(lgc.groups)
+        arguments.add_act(self.lgc.activate)
+        arguments.add_act(self.conv.activate)
+        arguments.spec.append(int(has_se))
+        arguments.add_norm(self.lgc.norm)
+        arguments.add_conv(lgc, 1)
+        arguments.add_norm(self.conv.norm)
+        arguments.add_conv(conv, 3)
+        if has_se:
+            add_se(arguments, self.se)
+        if self.sfr is None:
+            arguments.spec += [0, 0, 0]
+        else:
+            check_type(self.sfr, SFRModule)
+            self.sfr.add_to(arguments)
+
+
+replaces_forward(DenseLayer)
+
 
 class Stem(KernelMixin, ConvModule):
     """First convolution; see :class:`mmcv.cnn.ConvModule`."""
@@ -131,8 +177,16 @@ class Stem(KernelMixin, ConvModule):
             return torch.ops.mmcdnv2.stem(x, *args)
         return super().forward(x)
 
-    def _describe(self) -> Call:
-        return stem_call(self)
+    def _kernel_arguments(self) -> KernelArguments:
+        check_type(self.conv, nn.Conv2d)
+        if self.with_activation or self.order != CONV_FIRST or self.conv.groups != 1:
+            raise UnsupportedError('it is more than a convolution and a norm')
+        arguments = KernelArguments()
+        arguments.spec.append(int(self.with_norm))
+        arguments.add_conv(self.conv, 3, stride=2)
+        if self.with_norm:
+            arguments.add_norm(self.norm)
+        return arguments
 
 
 class DenseBlock(KernelMixin, Sequential):
@@ -150,8 +204,25 @@ class DenseBlock(KernelMixin, Sequential):
             return torch.ops.mmcdnv2.dense_block(x, *args)
         return super().forward(x)
 
-    def _describe(self) -> Call:
-        return block_call(self)
+    def _kernel_arguments(self) -> KernelArguments:
+        children = dict(self.named_children())
+        pool = children.pop('pool', None)
+        norm, act = children.pop('norm', None), children.pop('act', None)
+        arguments = KernelArguments()
+        arguments.spec += [int(pool is not None), int(norm is not None)]
+        if pool is not None:
+            check_type(pool, nn.AvgPool2d)
+            sizes = map(_pair, (pool.kernel_size, pool.stride, pool.padding))
+            plain = tuple(sizes) == ((2, 2), (2, 2), (0, 0)) and not pool.ceil_mode
+            if not plain or pool.divisor_override is not None:
+                raise UnsupportedError('its pooling is not over 2x2 pixels')
+        for layer in children.values():
+            check_type(layer, DenseLayer)
+            layer.add_to(arguments)
+        if norm is not None:
+            check_type(act, nn.ReLU)
+            arguments.add_norm(norm)
+        return arguments
 
 
 @register_model

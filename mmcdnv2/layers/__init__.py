@@ -1,8 +1,8 @@
 """The two sparse convolutions, their condensed forms and what goes with them."""
 
+from ..ops.kernel_module import kernel_report
 from .condensed_conv import CondensedConv2d, CondensedLGC, CondensedSFR
 from .grouping import channel_shuffle
-from .kernel_calls import kernel_report
 from .se_layer import NormedSELayer
 from .sfr_module import SFRModule
 from .sparse_conv import (

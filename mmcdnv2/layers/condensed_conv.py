@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from ..errors import InputError
 from ..ops import library
+from ..ops.kernel_arguments import replaces_forward
 from ..registry import register_model
 from .grouping import (
     FilterGroups,
@@ -150,3 +151,6 @@ class CondensedSFR(InputGroups, CondensedConv2d):
         return nn.functional.conv2d(
             x, weight, self.bias, self.stride, self.padding, self.dilation
         )
+
+
+replaces_forward(CondensedLGC, CondensedSFR)

@@ -1,10 +1,44 @@
-"""Squeeze-and-excite with a norm layer, as ShuffleNetV2+ has it."""
+"""Squeeze-and-excite: its kernel, and the one with a norm of ShuffleNetV2+."""
 
 from typing import Optional
 
 from mmcv.cnn import ConvModule
 from mmpretrain.models.utils import SELayer
 from torch import nn
+
+from ..ops.kernel_arguments import (
+    KernelArguments,
+    UnsupportedError,
+    check_type,
+    replaces_forward,
+)
+
+replaces_forward(SELayer, nn.AdaptiveAvgPool2d)
+
+
+def add_se(arguments: KernelArguments, se: nn.Module) -> None:
+    """Add a squeeze-and-excite with ReLU and sigmoid to a kernel's arguments.
+
+    Args:
+        arguments (KernelArguments): Of the pooling or of a block.
+        se (nn.Module): The squeeze-and-excite.
+
+    Raises:
+        UnsupportedError: If it is another.
+    """
+    check_type(se, SELayer)
+    check_type(se.global_avgpool, nn.AdaptiveAvgPool2d)
+    for part, act in ((se.conv1, nn.ReLU), (se.conv2, nn.Sigmoid)):
+        check_type(part, ConvModule)
+        if part.with_norm or part.order[0] != 'conv' or not part.with_activation:
+            raise UnsupportedError(
+                'its squeeze-and-excite is more than convolutions and activations'
+            )
+        check_type(part.conv, nn.Conv2d)
+        check_type(part.activate, act)
+        arguments.add_conv(part.conv, 1)
+    if se.return_weight or se.global_avgpool.output_size != 1:
+        raise UnsupportedError('its squeeze-and-excite does not gate its input')
 
 
 class NormedSELayer(SELayer):

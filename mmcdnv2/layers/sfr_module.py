@@ -6,8 +6,16 @@ import torch
 from mmcv.cnn import ConvModule
 from torch import Tensor
 
+from ..ops.kernel_arguments import (
+    CONV_FIRST,
+    NORM_FIRST,
+    KernelArguments,
+    check_conv_module,
+    replaces_forward,
+)
+from ..ops.kernel_module import KernelMixin
 from ..registry import register_model
-from .kernel_calls import Call, KernelMixin, reactivation_call
+from .condensed_conv import CondensedSFR
 
 
 @register_model
@@ -80,5 +88,25 @@ class SFRModule(KernelMixin, ConvModule):
             return torch.ops.mmcdnv2.reactivate(old, new, *args)
         return old + super().forward(new)
 
-    def _describe(self) -> Call:
-        return reactivation_call(self)
+    def add_to(self, arguments: KernelArguments) -> None:
+        """Add the reactivation to a kernel's arguments.
+
+        Args:
+            arguments (KernelArguments): Of the reactivation or of a block.
+
+        Raises:
+            UnsupportedError: If the kernel does not take it.
+        """
+        conv = check_conv_module(self, CondensedSFR, NORM_FIRST, CONV_FIRST)
+        arguments.spec += [conv.groups, int(self.order == NORM_FIRST)]
+        arguments.add_act(self.activate)
+        arguments.add_norm(self.norm)
+        arguments.add_conv(conv, 1)
+
+    def _kernel_arguments(self) -> KernelArguments:
+        arguments = KernelArguments()
+        self.add_to(arguments)
+        return arguments
+
+
+replaces_forward(SFRModule)

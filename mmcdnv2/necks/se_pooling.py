@@ -9,7 +9,9 @@ from torch import Tensor, nn
 
 from ..errors import InputError
 from ..layers import NormedSELayer
-from ..layers.kernel_calls import Call, KernelMixin, pool_call
+from ..layers.se_layer import add_se
+from ..ops.kernel_arguments import KernelArguments, check_type
+from ..ops.kernel_module import KernelMixin
 from ..registry import register_model
 
 
@@ -60,5 +62,8 @@ class SEGlobalAveragePooling(KernelMixin, BaseModule):
             return (torch.ops.mmcdnv2.pool_excite(x, *args),)
         return (self.se(self.pool(x)).flatten(1),)
 
-    def _describe(self) -> Call:
-        return pool_call(self.se)
+    def _kernel_arguments(self) -> KernelArguments:
+        check_type(self.pool, nn.AdaptiveAvgPool2d)
+        arguments = KernelArguments()
+        add_se(arguments, self.se)
+        return arguments

@@ -4,7 +4,7 @@ import os
 import threading
 import warnings
 from contextlib import contextmanager
-from typing import Iterator, List, Optional
+from typing import Iterator, List, Optional, Sequence
 
 import torch
 from torch import Tensor
@@ -27,7 +27,7 @@ def _fake_dense_block(
     x: Tensor, params: List[Tensor], spec: List[int], eps: List[float]
 ) -> Tensor:
     """Tell a dense block's output without computing it."""
-    _, pool, *_ = spec
+    pool, *_ = spec
     channels = x.size(1)
     # The weights of the 3x3 convolutions are the ones that are not 1x1.
     for param in params:
@@ -101,6 +101,16 @@ def obstacle() -> Optional[str]:
 def is_loaded() -> bool:
     """Whether they can be used at once, with nothing left to compile."""
     return _enabled and _obstacle is None
+
+
+def forget(params: Sequence[Tensor]) -> None:
+    """Let the kernels pack parameters anew that may have changed unseen.
+
+    Args:
+        params (Sequence[Tensor]): What an operator was called with.
+    """
+    if _obstacle is None:
+        torch.ops.mmcdnv2.forget(params[0])
 
 
 def is_available() -> bool:

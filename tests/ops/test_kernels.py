@@ -10,11 +10,19 @@ import sys
 import pytest
 import torch
 from conftest import ROOT, randomise_norms
+from kernel_networks import (
+    ARCHS,
+    MODERN,
+    assert_same,
+    condensed,
+    fallback,
+    uses_kernels,
+)
 from torch import nn
 
 from mmcdnv2 import ops
 from mmcdnv2.backbones import CondenseNetV2, SFRShuffleNetV2
-from mmcdnv2.layers import SFRModule, kernel_report, sparse_layers
+from mmcdnv2.layers import SFRModule, kernel_report
 from mmcdnv2.necks import SEGlobalAveragePooling
 from mmcdnv2.ops.build import build_test, library_path
 
@@ -22,49 +30,7 @@ pytestmark = pytest.mark.skipif(
     not ops.is_available(), reason=f'no kernels here: {ops.describe()}'
 )
 
-ARCHS = dict(
-    # 1 to 64 channels in a group, odd numbers among them.
-    plain=dict(
-        depths=(2, 1, 2, 1),
-        growth_rates=(3, 9, 21, 48),
-        groups=3,
-        condense_factor=4,
-        sparse_factor=5,
-        hswish_from=1,
-        se_from=2,
-    ),
-    conv_first=dict(
-        depths=(2, 2),
-        growth_rates=(8, 20),
-        groups=4,
-        condense_factor=4,
-        sparse_factor=4,
-        sfr_order=('conv', 'norm', 'act'),
-        hswish_from=None,
-        se_from=None,
-        stem_stride=1,
-    ),
-    no_sfr=dict(
-        depths=(3, 2),
-        growth_rates=(8, 16),
-        groups=2,
-        condense_factor=2,
-        sparse_factor=None,
-        se_from=1,
-    ),
-)
-MODERN = hasattr(torch.compiler, 'is_compiling')
 KERNELS = torch.ops.mmcdnv2.kernel_names() if ops.is_available() else []
-
-
-def condensed(arch='plain', **kwargs):
-    torch.manual_seed(0)
-    backbone = CondenseNetV2(ARCHS.get(arch, arch), **kwargs)
-    randomise_norms(backbone)
-    for layer in sparse_layers(backbone).values():
-        layer.set_progress(1)
-    backbone.switch_to_deploy()
-    return backbone.eval()
 
 
 @pytest.fixture
@@ -78,22 +44,6 @@ def threads():
 def choose():
     yield torch.ops.mmcdnv2.choose_kernels
     torch.ops.mmcdnv2.choose_kernels(KERNELS[0])
-
-
-def uses_kernels(module, *inputs):
-    return module.kernel_args(*inputs) is not None
-
-
-def fallback(module, *inputs):
-    with ops.use_kernels(False):
-        return module(*inputs)
-
-
-def assert_same(actual, expected):
-    actual, expected = tuple(actual), tuple(expected)
-    assert len(actual) == len(expected)
-    for a, e in zip(actual, expected):
-        torch.testing.assert_close(a, e, rtol=0, atol=1e-5 * e.abs().max().item())
 
 
 @torch.no_grad()
@@ -267,7 +217,7 @@ def test_replaced_and_added_children():
     backbone.blocks[0].add_module('more', nn.Softplus())
     assert_same(backbone(x), fallback(backbone, x))
     backbone.eval()
-    assert 'Softplus is not a dense layer' in kernel_report(backbone)['blocks.0']
+    assert 'Softplus is not DenseLayer' in kernel_report(backbone)['blocks.0']
     assert_same(backbone(x), fallback(backbone, x))
 
 

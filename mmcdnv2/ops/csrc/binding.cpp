@@ -178,92 +178,145 @@ class Reader {
   size_t param_ = 0, number_ = 0, norm_ = 0;
 };
 
+// A number that differs, with a chance of 2^-64 otherwise, if parameters do.
+//
+// It takes in where each tensor is, autograd's count of its changes and lines of
+// its content. Some changes are not counted: those by fused optimisers, by
+// collectives, through Tensor.data, and of inference tensors. The lines show
+// whatever rewrites a tensor; a tensor that an optimiser may be about to change,
+// or that has no count, is read whole.
+class Fingerprint {
+ public:
+  // `kind` tells operators apart.
+  Fingerprint(const void* kind, at::TensorList params, at::IntArrayRef spec,
+              at::ArrayRef<double> eps) {
+    mix(reinterpret_cast<uintptr_t>(kind));
+    for (const int64_t value : spec) mix(value);
+    for (const double value : eps) mix(bits_of(value));
+    for (const at::Tensor& param : params) add(param);
+    for (const uint64_t lane : lanes_) mix(lane);
+  }
+
+  uint64_t value() const { return value_; }
+
+ private:
+  static constexpr size_t kLine = 64, kLargestStep = 8192;
+  static constexpr uint64_t kFactor = 0x9e3779b97f4a7c15;  // odd
+
+  void add(const at::Tensor& param) {
+    const bool counts = !param.is_inference();
+    const bool whole = !counts || param.unsafeGetTensorImpl()->grad().defined();
+    uint64_t place = reinterpret_cast<uintptr_t>(param.const_data_ptr());
+    for (const int64_t size : param.sizes()) place = place * kFactor + size;
+    for (const int64_t stride : param.strides()) place = place * kFactor + stride;
+    mix(place * kFactor + whole);
+    mix(counts ? param._version() : -1);
+    if (param.is_non_overlapping_and_dense())
+      read(param, whole);
+    else
+      read(param.contiguous(), true);
+  }
+
+  void read(const at::Tensor& dense, bool whole) {
+    const char* data = static_cast<const char*>(dense.const_data_ptr());
+    const size_t size = dense.nbytes();
+    const size_t step = whole ? kLine : kLargestStep;
+    for (size_t at = 0; at + kLine < size; at += step) add_line(data + at, kLine);
+    const size_t last = std::min(size, kLine);
+    add_line(data + size - last, last);
+  }
+
+  // Odd factors keep a change of a word from getting lost.
+  void add_line(const char* data, size_t size) {
+    uint64_t line[kLanes] = {};
+    std::memcpy(line, data, size);
+    for (size_t i = 0; i < kLanes; ++i) lanes_[i] = lanes_[i] * kFactor + line[i];
+  }
+
+  static uint64_t bits_of(double value) {
+    uint64_t bits;
+    std::memcpy(&bits, &value, sizeof(bits));
+    return bits;
+  }
+
+  void mix(uint64_t value) {
+    value_ = (value_ ^ value) * kFactor;
+    value_ ^= value_ >> 32;
+  }
+
+  static constexpr size_t kLanes = kLine / sizeof(uint64_t);
+  uint64_t value_ = 0;
+  uint64_t lanes_[kLanes] = {};
+};
+
+void* key_of(const at::Tensor& param) { return param.unsafeGetTensorImpl(); }
+
 // Keeps what was packed as long as its parameters live and are unchanged.
-template <class Packed>
 class Cache {
  public:
-  template <class Pack>
-  std::shared_ptr<const Packed> get(at::TensorList params, at::IntArrayRef spec,
-                                    at::ArrayRef<double> eps, const Pack& pack) {
-    TORCH_CHECK(!params.empty() && !spec.empty(),
-                "mmcdnv2: parameters are missing");
-    const Kernels* kernels = chosen_kernels();
+  struct Entry {
+    uint64_t fingerprint;
+    const Kernels* kernels;
+    // Of the first parameter. One of the tensor would keep it from
+    // torch.utils.swap_tensors.
+    c10::weak_intrusive_ptr<c10::StorageImpl> storage;
+    std::shared_ptr<const void> packed;
+  };
+
+  static Cache& instance() {
+    // Never destroyed: threads may outlive static objects.
+    static Cache* caches = new Cache;
+    return *caches;
+  }
+
+  std::shared_ptr<const Entry> find(const void* key) {
     const std::lock_guard<std::mutex> lock(mutex_);
-    Entry& entry = entries_[params[0].unsafeGetTensorImpl()];
-    if (!entry.packed || !entry.fits(params, spec, eps, kernels)) {
-      // The spec begins with the generation of the weights, which only has to
-      // differ.
-      Reader reader(params, spec.slice(1), eps);
-      entry = Entry(params, spec, eps, kernels, pack(*kernels, reader));
-      const std::shared_ptr<const Packed> packed = entry.packed;
-      for (auto i = entries_.begin(); i != entries_.end();)
-        i = i->second.expired() ? entries_.erase(i) : std::next(i);
-      return packed;
-    }
-    return entry.packed;
+    const auto found = entries_.find(key);
+    // Where the storage is gone, another tensor may stand at its address.
+    const bool lives = found != entries_.end() && !found->second->storage.expired();
+    return lives ? found->second : nullptr;
+  }
+
+  void keep(const void* key, std::shared_ptr<const Entry> entry) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    for (auto i = entries_.begin(); i != entries_.end();)
+      i = i->second->storage.expired() ? entries_.erase(i) : std::next(i);
+    entries_[key] = std::move(entry);
+  }
+
+  void forget(const void* key) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    entries_.erase(key);
   }
 
  private:
-  struct Source {
-    // Holds on to the address, not to the data: it will not come back as
-    // another tensor's.
-    c10::weak_intrusive_ptr<at::TensorImpl> tensor;
-    const void* data;
-    uint32_t version;
-  };
-
-  struct Entry {
-    Entry() = default;
-    Entry(at::TensorList params, at::IntArrayRef spec, at::ArrayRef<double> eps,
-          const Kernels* kernels, std::shared_ptr<const Packed> packed)
-        : spec(spec.vec()),
-          eps(eps.vec()),
-          kernels(kernels),
-          packed(std::move(packed)) {
-      for (const at::Tensor& param : params)
-        sources.push_back({c10::weak_intrusive_ptr<at::TensorImpl>(
-                               param.getIntrusivePtr()),
-                           param.const_data_ptr(), version_of(param)});
-    }
-
-    static uint32_t version_of(const at::Tensor& tensor) {
-      // Inference tensors have none and cannot be changed outside of it.
-      return tensor.is_inference() ? 0 : tensor._version();
-    }
-
-    bool fits(at::TensorList params, at::IntArrayRef new_spec,
-              at::ArrayRef<double> new_eps, const Kernels* new_kernels) const {
-      if (params.size() != sources.size() || new_kernels != kernels ||
-          new_spec != at::IntArrayRef(spec) ||
-          new_eps != at::ArrayRef<double>(eps))
-        return false;
-      for (size_t i = 0; i < sources.size(); ++i) {
-        const Source& source = sources[i];
-        if (source.tensor._unsafe_get_target() !=
-                params[i].unsafeGetTensorImpl() ||
-            source.data != params[i].const_data_ptr() ||
-            source.version != version_of(params[i]))
-          return false;
-      }
-      return true;
-    }
-
-    bool expired() const {
-      for (const Source& source : sources)
-        if (source.tensor.expired()) return true;
-      return !packed;
-    }
-
-    std::vector<Source> sources;
-    std::vector<int64_t> spec;
-    std::vector<double> eps;
-    const Kernels* kernels = nullptr;
-    std::shared_ptr<const Packed> packed;
-  };
-
   std::mutex mutex_;
-  std::unordered_map<const at::TensorImpl*, Entry> entries_;
+  std::unordered_map<const void*, std::shared_ptr<const Entry>> entries_;
 };
+
+void forget(const at::Tensor& param) { Cache::instance().forget(key_of(param)); }
+
+// Returns what `pack` makes of the parameters, anew only if they changed.
+template <class Packed, class Pack>
+std::shared_ptr<const Packed> packed_from(at::TensorList params,
+                                          at::IntArrayRef spec,
+                                          at::ArrayRef<double> eps,
+                                          const Pack& pack) {
+  TORCH_CHECK(!params.empty(), "mmcdnv2: parameters are missing");
+  static const char kind = 0;
+  const Kernels* kernels = chosen_kernels();
+  const void* key = key_of(params[0]);
+  const uint64_t fingerprint = Fingerprint(&kind, params, spec, eps).value();
+  std::shared_ptr<const Cache::Entry> entry = Cache::instance().find(key);
+  if (!entry || entry->fingerprint != fingerprint || entry->kernels != kernels) {
+    Reader reader(params, spec, eps);
+    entry = std::make_shared<const Cache::Entry>(Cache::Entry{
+        fingerprint, kernels, params[0].storage().getWeakStorageImpl(),
+        pack(*kernels, reader)});
+    Cache::instance().keep(key, entry);
+  }
+  return std::static_pointer_cast<const Packed>(entry->packed);
+}
 
 at::Tensor checked(const at::Tensor& x) {
   TORCH_CHECK(x.dim() == 4 && x.scalar_type() == at::kFloat,
@@ -278,9 +331,8 @@ void check_channels(const at::Tensor& x, int64_t expected) {
 
 at::Tensor dense_block(const at::Tensor& input, at::TensorList params,
                        at::IntArrayRef spec, at::ArrayRef<double> eps) {
-  static Cache<DenseBlock> cache;
   const at::Tensor x = checked(input);
-  const auto block = cache.get(
+  const auto block = packed_from<DenseBlock>(
       params, spec, eps, [&](const Kernels& kernels, Reader& reader) {
         const bool pool = reader.number();
         const bool has_out_norm = reader.number();
@@ -311,14 +363,13 @@ at::Tensor dense_block(const at::Tensor& input, at::TensorList params,
 at::Tensor reactivate(const at::Tensor& old_features,
                       const at::Tensor& new_features, at::TensorList params,
                       at::IntArrayRef spec, at::ArrayRef<double> eps) {
-  static Cache<Reactivation> cache;
   const at::Tensor old = checked(old_features);
   const at::Tensor features = checked(new_features);
   TORCH_CHECK(old.size(0) == features.size(0) &&
                   old.size(2) == features.size(2) &&
                   old.size(3) == features.size(3),
               "mmcdnv2: old and new features must be of equal size");
-  const auto reactivation = cache.get(
+  const auto reactivation = packed_from<Reactivation>(
       params, spec, eps, [&](const Kernels& kernels, Reader& reader) {
         return std::make_shared<const Reactivation>(
             kernels, reader.reactivation(features.size(1), old.size(1)));
@@ -334,9 +385,8 @@ at::Tensor reactivate(const at::Tensor& old_features,
 
 at::Tensor stem(const at::Tensor& input, at::TensorList params,
                 at::IntArrayRef spec, at::ArrayRef<double> eps) {
-  static Cache<Stem> cache;
   const at::Tensor x = checked(input);
-  const auto stem = cache.get(
+  const auto stem = packed_from<Stem>(
       params, spec, eps, [&](const Kernels& kernels, Reader& reader) {
         const bool has_norm = reader.number();
         const at::Tensor& weight = reader.tensor();
@@ -361,9 +411,8 @@ at::Tensor stem(const at::Tensor& input, at::TensorList params,
 
 at::Tensor pool_excite(const at::Tensor& input, at::TensorList params,
                        at::IntArrayRef spec, at::ArrayRef<double> eps) {
-  static Cache<Excitation> cache;
   const at::Tensor x = checked(input);
-  const auto excitation = cache.get(
+  const auto excitation = packed_from<Excitation>(
       params, spec, eps, [&](const Kernels& kernels, Reader& reader) {
         return std::make_shared<const Excitation>(kernels,
                                                   reader.excitation(x.size(1)));
@@ -382,6 +431,7 @@ at::Tensor pool_excite(const at::Tensor& input, at::TensorList params,
 TORCH_LIBRARY(mmcdnv2, library) {
   library.def("kernel_names() -> str[]", mmcdnv2::kernel_names);
   library.def("choose_kernels(str name) -> ()", mmcdnv2::choose_kernels);
+  library.def("forget(Tensor param) -> ()", mmcdnv2::forget);
   library.def(
       "dense_block(Tensor x, Tensor[] params, int[] spec, float[] eps) -> "
       "Tensor");

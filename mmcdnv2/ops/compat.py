@@ -1,0 +1,13 @@
+"""What the versions of PyTorch say in different ways."""
+
+from functools import partial
+
+import torch
+
+# torch 2.1 cannot tell that it compiles: there the kernels break the graph.
+is_compiling = getattr(torch.compiler, 'is_compiling', bool)
+try:
+    torch.is_autocast_enabled('cpu')
+    is_autocast_enabled = partial(torch.is_autocast_enabled, 'cpu')
+except TypeError:  # torch 2.1
+    is_autocast_enabled = torch.is_autocast_cpu_enabled

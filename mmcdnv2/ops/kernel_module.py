@@ -1,0 +1,231 @@
+"""Modules that run on a native kernel where it gives the same output."""
+
+import operator
+from itertools import repeat
+from typing import Dict, List, NamedTuple, Optional, Tuple
+
+import torch
+from torch import Tensor, nn
+from torch.autograd import forward_ad
+from torch.nn.modules.module import _global_forward_hooks, _global_forward_pre_hooks
+
+from . import library
+from .compat import is_autocast_enabled, is_compiling
+from .kernel_arguments import KernelArguments, UnsupportedError
+
+_BatchNorm = nn.modules.batchnorm._BatchNorm
+_is_training = operator.attrgetter('training')
+_eps = operator.attrgetter('eps')
+_active_functorch = torch._C._functorch.peek_interpreter_stack
+
+# Parameters, spec and epsilons.
+KernelArgs = Tuple[List[Tensor], List[int], List[float]]
+
+
+class Structure:
+    """A module's parts as they were when its kernel's arguments were collected.
+
+    This is compared before every call, so it keeps to what CPython does
+    without a loop of its own.
+
+    Args:
+        module (nn.Module): The module that a kernel runs as a whole.
+        arguments (KernelArguments): The kernel's arguments.
+    """
+
+    def __init__(self, module: nn.Module, arguments: KernelArguments) -> None:
+        children = [child for child in module.modules() if child is not module]
+        self.hooks = [
+            _global_forward_hooks,
+            _global_forward_pre_hooks,
+            *(child._forward_hooks for child in children),
+            *(child._forward_pre_hooks for child in children),
+        ]
+        kinds = set(map(type, children))
+        self.forwards = [(kind, kind.forward) for kind in kinds]
+        self.attributes = [child.__dict__ for child in children]
+        self.norms = [child for child in children if isinstance(child, _BatchNorm)]
+        # Dicts compare their values by identity first, which is all that modules
+        # have.
+        self.families = [parent._modules for parent in module.modules()]
+        self.copies = list(map(dict, self.families))
+        self.tensor_names = [name for _, name in arguments.sources]
+        self.tensor_dicts = [
+            owner._parameters if name in owner._parameters else owner._buffers
+            for owner, name in arguments.sources
+        ]
+
+    def obstacle(self) -> Optional[str]:
+        """Say what a kernel would skip; None if nothing."""
+        if any(self.hooks):
+            return 'a module inside of it has a hook'
+        if any(map(_is_training, self.norms)):
+            return 'a norm inside of it is in training mode'
+        if any(map(operator.contains, self.attributes, repeat('forward'))):
+            return 'the forward of a module inside of it was replaced'
+        return None
+
+    def has_changed(self) -> bool:
+        """Whether a module inside was replaced, or a class patched."""
+        return self.families != self.copies or any(
+            kind.forward is not forward for kind, forward in self.forwards
+        )
+
+    def tensors(self) -> List[Tensor]:
+        """Collect the parameters and buffers as they are now."""
+        return list(map(dict.get, self.tensor_dicts, self.tensor_names))
+
+
+class Plan(NamedTuple):
+    """How a module runs on its kernel, or why it does not.
+
+    Attributes:
+        arguments (KernelArguments, optional): What the kernel is called with.
+        structure (Structure, optional): The module's parts.
+        reason (str, optional): Why there is neither.
+    """
+
+    arguments: Optional[KernelArguments] = None
+    structure: Optional[Structure] = None
+    reason: Optional[str] = None
+
+
+class KernelMixin:
+    """Runs a module by a native kernel where that gives the same output.
+
+    Stands before the other base class, which has the PyTorch form. A subclass
+    collects the kernel's arguments in :meth:`_kernel_arguments`.
+    """
+
+    # Made at the first use; dropped when the mode is set, the module converted
+    # or loaded, or a part replaced.
+    _plan: Optional[Plan] = None
+    # Only condensed layers are worth compiling the kernels for. Other modules
+    # use them if they are loaded.
+    _only_if_loaded = False
+
+    def _kernel_arguments(self) -> KernelArguments:
+        """Collect the kernel's arguments.
+
+        Raises:
+            UnsupportedError: If no kernel takes the module.
+        """
+        raise NotImplementedError
+
+    def kernel_args(self, *inputs: Tensor) -> Optional[KernelArgs]:
+        """Collect what the kernel needs besides its inputs, if it can run now.
+
+        Args:
+            inputs (Tensor): What the module is called with.
+
+        Returns:
+            tuple: Parameters, spec and epsilons. None if PyTorch is to run.
+        """
+        if self.training or not self._suits(*inputs):
+            return None
+        if is_compiling():
+            return self._traced_args()
+        # Derivatives that no_grad does not turn off, and batched weights.
+        if forward_ad._current_level >= 0 or _active_functorch() is not None:
+            return None
+        # Another thread may drop the plan at any time.
+        plan = self._plan
+        if plan is None or (plan.structure and plan.structure.has_changed()):
+            plan = self._plan = self._make_plan()
+        arguments, structure, reason = plan
+        if reason or structure.obstacle() or not self._has_kernels():
+            return None
+        return structure.tensors(), arguments.spec, list(map(_eps, arguments.norms))
+
+    def _traced_args(self) -> Optional[KernelArgs]:
+        """Do the same where what is looked up becomes part of a graph."""
+        if torch.onnx.is_in_onnx_export() or not self._has_kernels():
+            return None
+        for child in self.modules():
+            if child is not self and (child._forward_hooks or child._forward_pre_hooks):
+                return None
+            if child.training and isinstance(child, _BatchNorm):
+                return None
+        try:
+            arguments = self._kernel_arguments()
+        except UnsupportedError:
+            return None
+        return arguments.tensors(), arguments.spec, [n.eps for n in arguments.norms]
+
+    def _has_kernels(self) -> bool:
+        if self._only_if_loaded:
+            return library.is_loaded()
+        return library.is_available()
+
+    def _suits(self, *inputs: Tensor) -> bool:
+        """Whether a kernel may run now, on these inputs."""
+        # A traced model is to run elsewhere; torch.fx traces without tensors.
+        if torch.jit.is_tracing() or not all(isinstance(x, Tensor) for x in inputs):
+            return False
+        if torch.is_grad_enabled():
+            tensors = (*inputs, *self.parameters())
+            if any(tensor.requires_grad for tensor in tensors):
+                return False
+        for x in inputs:
+            if not x.is_cpu or x.dtype != torch.float32 or x.dim() != 4:
+                return False
+        return not is_autocast_enabled()
+
+    def _make_plan(self) -> Plan:
+        try:
+            arguments = self._kernel_arguments()
+        except UnsupportedError as reason:
+            return Plan(reason=str(reason))
+        return Plan(arguments, Structure(self, arguments))
+
+    def kernel_obstacle(self) -> Optional[str]:
+        """Say why the module runs on PyTorch in inference; None if it does not."""
+        reason = library.obstacle()
+        if reason:
+            return reason
+        plan = self._make_plan()
+        return plan.reason or plan.structure.obstacle()
+
+    def _drop_plan(self) -> None:
+        plan = self.__dict__.pop('_plan', None)
+        if plan is not None and plan.structure:
+            library.forget(plan.structure.tensors())
+
+    def train(self, mode: bool = True) -> nn.Module:
+        """Set the mode; what is inside may have changed since."""
+        self._drop_plan()
+        return super().train(mode)
+
+    def _apply(self, *args, **kwargs) -> nn.Module:
+        self._drop_plan()
+        return super()._apply(*args, **kwargs)
+
+    def _load_from_state_dict(self, *args, **kwargs) -> None:
+        self._drop_plan()
+        super()._load_from_state_dict(*args, **kwargs)
+
+    def __getstate__(self) -> Dict:
+        state = self.__dict__.copy()
+        state.pop('_plan', None)
+        return state
+
+
+def kernel_report(model: nn.Module) -> Dict[str, str]:
+    """Say what the condensed parts of a model run on in inference.
+
+    Args:
+        model (nn.Module): Any model.
+
+    Returns:
+        dict[str, str]: By the names of its dense blocks and reactivations:
+        'native kernels (...)' or 'PyTorch operators (...)', with the reason.
+    """
+    report: Dict[str, str] = {}
+    for name, module in model.named_modules():
+        inside = any(name.startswith(f'{outer}.') for outer in report)
+        if isinstance(module, KernelMixin) and not inside:
+            reason = module.kernel_obstacle()
+            report[name] = (
+                f'PyTorch operators ({reason})' if reason else library.describe()
+            )
+    return report

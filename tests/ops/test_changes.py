@@ -1,0 +1,311 @@
+"""What changes under the kernels: weights, code, modes, threads."""
+
+import os
+import subprocess
+import sys
+import threading
+
+import pytest
+import torch
+from conftest import ROOT
+from kernel_networks import MODERN, assert_same, condensed, fallback, uses_kernels
+from mmpretrain.models.utils import SELayer
+from torch import nn
+
+from mmcdnv2 import ops
+from mmcdnv2.backbones import CondenseNetV2
+from mmcdnv2.backbones.condensenetv2 import DenseLayer
+from mmcdnv2.layers import kernel_report
+
+pytestmark = pytest.mark.skipif(
+    not ops.is_available(), reason=f'no kernels here: {ops.describe()}'
+)
+
+
+def assert_sees(backbone, x, before):
+    """Check that the kernels compute with the weights as they are now."""
+    with torch.no_grad():
+        actual = backbone(x)
+        assert all(
+            uses_kernels(block, torch.rand(1, 3, 4, 4)) for block in backbone.blocks
+        )
+        assert_same(actual, fallback(backbone, x))
+        assert not torch.allclose(actual[0], before[0], rtol=1e-3, atol=1e-3)
+
+
+@pytest.fixture
+def network():
+    backbone, x = condensed(), torch.rand(1, 3, 64, 64)
+    with torch.no_grad():
+        return backbone, x, backbone(x)
+
+
+@pytest.mark.skipif(not MODERN, reason='torch 2.1 fuses on CUDA only')
+@pytest.mark.parametrize('kind', ['SGD', 'Adam', 'AdamW'])
+def test_fused_optimizers(network, kind):
+    backbone, x, before = network
+    optimizer = getattr(torch.optim, kind)(backbone.parameters(), 0.1, fused=True)
+    for _ in range(2):
+        optimizer.zero_grad()
+        backbone(x)[0].mean().backward()
+        with torch.no_grad():
+            before = backbone(x)
+        optimizer.step()
+        assert_sees(backbone, x, before)
+
+
+def test_a_fused_optimizer_that_changes_one_weight(network):
+    backbone, x, before = network
+    weight = backbone.blocks[0][1].conv.conv.weight
+    weight.grad = torch.zeros_like(weight)
+    weight.grad.view(-1)[weight.numel() // 2] = 1
+    with torch.no_grad():
+        backbone(x)
+    version = weight._version
+    # As a fused optimiser does: no version is counted.
+    torch.utils.dlpack.from_dlpack(weight.detach()).sub_(100 * weight.grad)
+    assert weight._version == version
+    assert_sees(backbone, x, before)
+
+
+COLLECTIVES = """
+import sys
+import torch
+from torch import distributed
+sys.path.insert(0, sys.argv[3])
+from kernel_networks import assert_same, condensed, fallback
+
+rank = int(sys.argv[1])
+torch.set_num_threads(1)
+store = 'file://' + sys.argv[2]
+distributed.init_process_group('gloo', init_method=store, rank=rank, world_size=2)
+backbone, x = condensed(), torch.ones(1, 3, 64, 64)
+with torch.no_grad():
+    for collective in (distributed.all_reduce, distributed.broadcast):
+        for parameter in backbone.parameters():
+            parameter.mul_(1.5 - rank)
+        before = backbone(x)
+        for parameter in backbone.parameters():
+            collective(parameter, 0 if collective is distributed.broadcast else SUM)
+        after = backbone(x)
+        assert_same(after, fallback(backbone, x))
+        if rank:
+            assert not torch.allclose(after[0], before[0], rtol=0.1)
+print('seen')
+""".replace('SUM', 'distributed.ReduceOp.SUM')
+
+
+def test_collectives(tmp_path):
+    script = tmp_path / 'collectives.py'
+    script.write_text(COLLECTIVES)
+    command = [sys.executable, '-W', 'ignore', script]
+    ranks = [
+        subprocess.Popen(
+            [*command, str(rank), tmp_path / 'store', ROOT / 'tests'],
+            env=dict(os.environ, PYTHONPATH=str(ROOT)),
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    outputs = [process.communicate(timeout=120)[0] for process in ranks]
+    assert [out.splitlines()[-1:] for out in outputs] == [['seen'], ['seen']]
+
+
+@torch.inference_mode()
+def test_writes_in_inference_mode():
+    backbone, x = condensed(), torch.rand(1, 3, 64, 64)
+    before = backbone(x)
+    weight = backbone.blocks[0][1].conv.conv.weight
+    assert weight.is_inference()
+    weight.view(-1)[weight.numel() // 2] += 100
+    after = backbone(x)
+    assert_same(after, fallback(backbone, x))
+    assert not torch.allclose(after[0], before[0], rtol=1e-3, atol=1e-3)
+
+
+def test_writes_through_data(network):
+    backbone, x, before = network
+    backbone.blocks[1][1].lgc.conv.weight.data.mul_(3)
+    assert_sees(backbone, x, before)
+
+
+def test_writes_through_data_before_eval(network):
+    backbone, x, before = network
+    weight = backbone.blocks[3][1].lgc.conv.weight
+    assert weight.numel() * 4 > 8192 + 64
+    # One that is not looked at, where no version is counted.
+    weight.data.view(-1)[20] += 1e4
+    backbone.eval()
+    assert_sees(backbone, x, before)
+
+
+def test_eval_in_another_thread(network):
+    backbone, x, expected = network
+    errors, stop = [], threading.Event()
+
+    def infer():
+        try:
+            with torch.no_grad():
+                while not stop.is_set():
+                    assert_same(backbone(x), expected)
+        except Exception as error:
+            errors.append(error)
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    thread = threading.Thread(target=infer)
+    thread.start()
+    try:
+        for _ in range(300):
+            backbone.eval()
+    finally:
+        stop.set()
+        thread.join()
+        sys.setswitchinterval(interval)
+    assert errors == []
+
+
+@pytest.mark.skipif(not MODERN, reason='torch 2.1 cannot swap them')
+def test_swapped_tensors(network):
+    backbone, x, before = network
+    norm = backbone.blocks[0][0].lgc.norm
+    torch.utils.swap_tensors(norm.weight, nn.Parameter(torch.rand(norm.num_features)))
+    assert_sees(backbone, x, before)
+
+
+def test_vmap_over_stacked_networks(network):
+    backbone, x, first = network
+    other = condensed()
+    with torch.no_grad():
+        for parameter in other.parameters():
+            parameter.mul_(1.1)
+        second = other(x)
+    params, buffers = torch.func.stack_module_state([backbone, other])
+
+    def call(params, buffers):
+        return torch.func.functional_call(backbone, (params, buffers), (x,))
+
+    with torch.no_grad():
+        both = torch.func.vmap(call)(params, buffers)
+        assert_same([out[0] for out in both], first)
+        assert_same([out[1] for out in both], second)
+        assert_same(backbone(x), first)
+
+
+class Doubled(DenseLayer):
+    def forward(self, x):
+        return 2 * super().forward(x)
+
+
+class ShiftedNorm(nn.BatchNorm2d):
+    def forward(self, x):
+        return super().forward(x) + 1
+
+
+class SquaredSE(SELayer):
+    def forward(self, x):
+        return super().forward(x).square()
+
+
+def double_on_instance(backbone, monkeypatch):
+    layer = backbone.blocks[2][1]
+    original = layer.forward
+    layer.forward = lambda x: 2 * original(x)
+
+
+def double_on_class(backbone, monkeypatch):
+    original = DenseLayer.forward
+    monkeypatch.setattr(DenseLayer, 'forward', lambda self, x: 2 * original(self, x))
+
+
+def double_by_subclass(backbone, monkeypatch):
+    backbone.blocks[2][1].__class__ = Doubled
+    backbone.eval()
+
+
+def shift_norms(backbone, monkeypatch):
+    norm = backbone.blocks[2][1].lgc.norm
+    other = ShiftedNorm(norm.num_features)
+    other.load_state_dict(norm.state_dict())
+    backbone.blocks[2][1].lgc.bn = other.eval()
+
+
+def square_excitation(backbone, monkeypatch):
+    layer = backbone.blocks[2][1]
+    other = SquaredSE(21, 21, bias=False)
+    other.load_state_dict(layer.se.state_dict())
+    layer.se = other
+
+
+@torch.no_grad()
+@pytest.mark.parametrize('used_before', [False, True])
+@pytest.mark.parametrize(
+    ('change', 'reason'),
+    [
+        (double_on_instance, 'the forward of a DenseLayer was replaced'),
+        (double_on_class, 'the forward of a DenseLayer was replaced'),
+        (double_by_subclass, 'Doubled is not DenseLayer'),
+        (shift_norms, 'its norm is ShiftedNorm'),
+        (square_excitation, 'SquaredSE is not SELayer'),
+    ],
+)
+def test_overridden_code_runs(change, reason, used_before, monkeypatch):
+    backbone, x = condensed(), torch.rand(1, 3, 64, 64)
+    expected = fallback(condensed(), x)
+    if used_before:
+        assert_same(backbone(x), expected)
+    change(backbone, monkeypatch)
+    actual = backbone(x)
+    assert_same(actual, fallback(backbone, x))
+    assert not torch.allclose(actual[0], expected[0], rtol=1e-2, atol=1e-2)
+    assert reason in kernel_report(backbone)['blocks.2']
+
+
+@torch.no_grad()
+def test_synchronised_norms_are_norms(network):
+    backbone, x, before = network
+    # torch 2.1 forgets the mode.
+    backbone = nn.SyncBatchNorm.convert_sync_batchnorm(backbone).eval()
+    assert isinstance(backbone.blocks[0][0].lgc.norm, nn.SyncBatchNorm)
+    assert all(uses_kernels(block, torch.rand(1, 3, 4, 4)) for block in backbone.blocks)
+    assert_same(backbone(x), before)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize('deploy', [False, True])
+def test_eval_does_not_compile_again(deploy):
+    backbone = condensed() if deploy else CondenseNetV2('cifar-110').eval()
+    x, graphs = torch.rand(1, 3, 32, 32), []
+
+    def count(graph, inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    torch._dynamo.reset()
+    compiled = torch.compile(backbone, backend=count)
+    compiled(x)
+    first = len(graphs)
+    assert first
+    for _ in range(3):
+        backbone.train()
+        backbone.eval()
+        compiled(x)
+    assert len(graphs) == first
+
+
+@torch.no_grad()
+def test_compiled_networks_see_changes():
+    backbone, x = condensed(), torch.rand(1, 3, 64, 64)
+    compiled = torch.compile(backbone, backend='eager')
+    before = compiled(x)
+    backbone.blocks[0][0].lgc.norm.weight.mul_(3)
+    assert_same(compiled(x), fallback(backbone, x))
+    backbone.blocks[0][0].conv.conv.weight.data.view(-1)[9] += 100
+    backbone.eval()
+    after = compiled(x)
+    assert_same(after, fallback(backbone, x))
+    assert not torch.allclose(after[0], before[0], rtol=1e-3, atol=1e-3)
+    layer = backbone.blocks[0][0]
+    layer.forward = lambda x: torch.cat([x, x[:, :3]], 1)
+    assert_same(compiled(x), fallback(backbone, x))
