@@ -1,7 +1,6 @@
 """Modules that run on a native kernel where it gives the same output."""
 
 import operator
-from itertools import repeat
 from typing import Dict, List, NamedTuple, Optional, Tuple
 
 import torch
@@ -14,8 +13,8 @@ from .compat import is_autocast_enabled, is_compiling
 from .kernel_arguments import KernelArguments, UnsupportedError
 
 _BatchNorm = nn.modules.batchnorm._BatchNorm
-_is_training = operator.attrgetter('training')
-_eps = operator.attrgetter('eps')
+_training = operator.itemgetter('training')
+_eps = operator.itemgetter('eps')
 _active_functorch = torch._C._functorch.peek_interpreter_stack
 
 # Parameters, spec and epsilons.
@@ -25,8 +24,7 @@ KernelArgs = Tuple[List[Tensor], List[int], List[float]]
 class Structure:
     """A module's parts as they were when its kernel's arguments were collected.
 
-    This is compared before every call, so it keeps to what CPython does
-    without a loop of its own.
+    This is compared before every call, so it keeps to what CPython does fast.
 
     Args:
         module (nn.Module): The module that a kernel runs as a whole.
@@ -41,10 +39,12 @@ class Structure:
             *(child._forward_hooks for child in children),
             *(child._forward_pre_hooks for child in children),
         ]
-        kinds = set(map(type, children))
-        self.forwards = [(kind, kind.forward) for kind in kinds]
-        self.attributes = [child.__dict__ for child in children]
-        self.norms = [child for child in children if isinstance(child, _BatchNorm)]
+        self.kinds = list(set(map(type, children)))
+        self.forwards = [kind.forward for kind in self.kinds]
+        self.attributes = list(map(vars, children))
+        norms = [child for child in children if isinstance(child, _BatchNorm)]
+        self.norms = list(map(vars, norms))
+        self.eps_owners = list(map(vars, arguments.norms))
         # Dicts compare their values by identity first, which is all that modules
         # have.
         self.families = [parent._modules for parent in module.modules()]
@@ -59,21 +59,26 @@ class Structure:
         """Say what a kernel would skip; None if nothing."""
         if any(self.hooks):
             return 'a module inside of it has a hook'
-        if any(map(_is_training, self.norms)):
+        if any(map(_training, self.norms)):
             return 'a norm inside of it is in training mode'
-        if any(map(operator.contains, self.attributes, repeat('forward'))):
+        if True in ['forward' in attributes for attributes in self.attributes]:
             return 'the forward of a module inside of it was replaced'
         return None
 
     def has_changed(self) -> bool:
         """Whether a module inside was replaced, or a class patched."""
-        return self.families != self.copies or any(
-            kind.forward is not forward for kind, forward in self.forwards
+        return (
+            self.families != self.copies
+            or [kind.forward for kind in self.kinds] != self.forwards
         )
 
     def tensors(self) -> List[Tensor]:
         """Collect the parameters and buffers as they are now."""
         return list(map(dict.get, self.tensor_dicts, self.tensor_names))
+
+    def eps(self) -> List[float]:
+        """Collect the norms' epsilons as they are now."""
+        return list(map(_eps, self.eps_owners))
 
 
 class Plan(NamedTuple):
@@ -135,7 +140,7 @@ class KernelMixin:
         arguments, structure, reason = plan
         if reason or structure.obstacle() or not self._has_kernels():
             return None
-        return structure.tensors(), arguments.spec, list(map(_eps, arguments.norms))
+        return structure.tensors(), arguments.spec, structure.eps()
 
     def _traced_args(self) -> Optional[KernelArgs]:
         """Do the same where what is looked up becomes part of a graph."""

@@ -200,7 +200,7 @@ class Fingerprint {
   uint64_t value() const { return value_; }
 
  private:
-  static constexpr size_t kLine = 64, kLargestStep = 8192;
+  static constexpr size_t kLine = 64, kStep = 16384;
   static constexpr uint64_t kFactor = 0x9e3779b97f4a7c15;  // odd
 
   void add(const at::Tensor& param) {
@@ -220,16 +220,17 @@ class Fingerprint {
   void read(const at::Tensor& dense, bool whole) {
     const char* data = static_cast<const char*>(dense.const_data_ptr());
     const size_t size = dense.nbytes();
-    const size_t step = whole ? kLine : kLargestStep;
-    for (size_t at = 0; at + kLine < size; at += step) add_line(data + at, kLine);
-    const size_t last = std::min(size, kLine);
-    add_line(data + size - last, last);
+    for (size_t at = 0; at < size; at += whole ? kLine : kStep)
+      add_line(data + at, std::min(kLine, size - at));
   }
 
   // Odd factors keep a change of a word from getting lost.
   void add_line(const char* data, size_t size) {
     uint64_t line[kLanes] = {};
-    std::memcpy(line, data, size);
+    if (size == kLine)
+      std::memcpy(line, data, kLine);
+    else
+      std::memcpy(line, data, size);
     for (size_t i = 0; i < kLanes; ++i) lanes_[i] = lanes_[i] * kFactor + line[i];
   }
 
@@ -425,10 +426,20 @@ at::Tensor pool_excite(const at::Tensor& input, at::TensorList params,
   return out;
 }
 
+// glibc hands free memory at the end of the heap back to the system, so that
+// each inference would have its feature maps' pages made anew. The limits from
+// which it does so rise with the largest block that was ever freed.
+void keep_heap() {
+  // Of those that count, at most 32 MiB with what malloc adds.
+  void* volatile block = std::malloc(size_t{31} << 20);
+  std::free(block);
+}
+
 }  // namespace
 }  // namespace mmcdnv2
 
 TORCH_LIBRARY(mmcdnv2, library) {
+  mmcdnv2::keep_heap();
   library.def("kernel_names() -> str[]", mmcdnv2::kernel_names);
   library.def("choose_kernels(str name) -> ()", mmcdnv2::choose_kernels);
   library.def("forget(Tensor param) -> ()", mmcdnv2::forget);
