@@ -7,7 +7,7 @@ from mmengine.dist import broadcast
 from mmengine.hooks import EMAHook, Hook
 from mmengine.logging import print_log
 from mmengine.registry import HOOKS
-from mmengine.runner import Runner
+from mmengine.runner import BaseLoop, EpochBasedTrainLoop, Runner
 from torch import Tensor, nn
 
 from ..errors import InputError
@@ -21,15 +21,42 @@ from ..layers import (
 from .runner import unwrap_model
 
 
+def training_progress(loop: BaseLoop, batch_idx: int) -> float:
+    """Fraction of a training that is done when an iteration begins.
+
+    Args:
+        loop (BaseLoop): The loop that trains.
+        batch_idx (int): Index of the iteration, in its epoch if there are
+            epochs.
+
+    Returns:
+        float: From 0 to 1.
+    """
+    if isinstance(loop, EpochBasedTrainLoop):
+        # The count of iterations is carried over when a training is resumed,
+        # although the epochs may have another length now.
+        epochs = loop.epoch + batch_idx / len(loop.dataloader)
+        progress = epochs / loop.max_epochs
+    else:
+        progress = loop.iter / loop.max_iters
+    # A loop of another kind may exceed what it announces.
+    return min(progress, 1.0)
+
+
 @HOOKS.register_module()
 class SparsificationHook(Hook):
     """Drive the sparsification by the progress of the training.
 
     Before each iteration every sparse convolution is brought to the stage
-    that ``runner.iter / runner.max_iters`` lies in (paper, Sec. 3), for
-    epoch- and iteration-based training alike. The masks are the only state,
-    so a resumed training goes on as if it had never stopped. Models averaged
-    by :class:`mmengine.hooks.EMAHook` get the same masks.
+    that the progress of the training lies in (paper, Sec. 3). In epochs,
+    that is the epochs done, with the part of this one that is, of
+    ``max_epochs``; in other loops it is the iterations of ``max_iters``.
+
+    The hook has no state of its own: the masks and the loop's count are in
+    every checkpoint. So a resumed training goes on by the schedule, with
+    another batch size, on more ranks or from the middle of an epoch too, and
+    what is pruned stays pruned. Models averaged by
+    :class:`mmengine.hooks.EMAHook` get the same masks.
 
     The fraction of kept weights is logged as ``kept_fraction``.
 
@@ -77,12 +104,12 @@ class SparsificationHook(Hook):
         self, runner: Runner, batch_idx: int, data_batch: Optional[dict] = None
     ) -> None:
         """Bring all masks to the stage of this iteration."""
-        progress = runner.iter / runner.max_iters
+        progress = training_progress(runner.train_loop, batch_idx)
         changed = False
         for name, layer in self._layers.items():
             # Masks live on the device: look at them only when a stage begins.
             stage = stage_of(progress, layer.factor)
-            if self._stages.get(name) != stage:
+            if stage > self._stages.get(name, -1):
                 self._stages[name] = stage
                 changed |= layer.set_progress(progress)
         if changed:
