@@ -18,6 +18,7 @@ from ..layers import (
     stage_of,
     unfinished_layers,
 )
+from .averages import averaged_layers
 from .runner import unwrap_model
 
 
@@ -55,8 +56,12 @@ class SparsificationHook(Hook):
     The hook has no state of its own: the masks and the loop's count are in
     every checkpoint. So a resumed training goes on by the schedule, with
     another batch size, on more ranks or from the middle of an epoch too, and
-    what is pruned stays pruned. Models averaged by
-    :class:`mmengine.hooks.EMAHook` get the same masks.
+    what is pruned stays pruned.
+
+    What is an average of something else does not prune by its own weights
+    but gets the same masks: the model of :class:`mmengine.hooks.EMAHook`,
+    the teacher of mmdet's ``MeanTeacherHook`` and, inside the model,
+    MMEngine's averaged models such as mmpretrain's momentum encoders.
 
     The fraction of kept weights is logged as ``kept_fraction``.
 
@@ -64,19 +69,29 @@ class SparsificationHook(Hook):
         group_lasso (float): Weight of the group-lasso term (CondenseNet,
             Sec. 3) that joins the losses as ``loss_group_lasso`` while there
             is something left to prune. Defaults to 0, no such term.
+        averages (dict[str, str], optional): Further parts of the model that
+            are averages, by the names of submodules: what each one is an
+            average of. Defaults to None, none but those above.
 
     Raises:
-        InputError: If ``group_lasso`` is negative.
+        InputError: If ``group_lasso`` is negative; when the training begins,
+            if ``averages`` does not fit the model.
 
     Examples:
         >>> custom_hooks = [dict(type='SparsificationHook')]
+        >>> # A model that averages its teacher itself.
+        >>> hook = dict(type='SparsificationHook', averages=dict(teacher='backbone'))
     """
 
-    def __init__(self, group_lasso: float = 0.0) -> None:
+    def __init__(
+        self, group_lasso: float = 0.0, averages: Optional[Dict[str, str]] = None
+    ) -> None:
         if group_lasso < 0:
             raise InputError(f'group_lasso must not be negative, got {group_lasso}.')
         self.group_lasso = group_lasso
+        self.averages = averages or {}
         self._layers: Dict[str, SparseConv2d] = {}
+        self._originals: Dict[SparseConv2d, SparseConv2d] = {}
         self._unfinished: List[SparseConv2d] = []
         self._stages: Dict[str, int] = {}
         self._kept_fraction = 1.0
@@ -85,8 +100,19 @@ class SparsificationHook(Hook):
     def before_train(self, runner: Runner) -> None:
         """Find the sparse convolutions and register the group lasso."""
         model = unwrap_model(runner.model)
-        self._layers = sparse_layers(model)
+        self._originals = averaged_layers(model, runner.hooks, self.averages)
+        self._layers = {
+            name: layer
+            for name, layer in sparse_layers(model).items()
+            if layer not in self._originals
+        }
         self._stages = {}
+        if self._originals:
+            print_log(
+                f'{len(self._originals)} sparse layers are averages of others, whose '
+                'masks they get.',
+                logger='current',
+            )
         if not self._layers:
             print_log(
                 'SparsificationHook found no LGC or SFR in the model: nothing to '
@@ -124,9 +150,10 @@ class SparsificationHook(Hook):
         if not self._layers:
             return
         unfinished = unfinished_layers(unwrap_model(runner.model))
+        total = len(self._layers) + len(self._originals)
         if not unfinished:
             print_log(
-                f'Sparsification finished: all {len(self._layers)} sparse layers '
+                f'Sparsification finished: all {total} sparse layers '
                 f'reached their final count, {self._kept_fraction:.4f} of their '
                 'weights are kept. Condense the checkpoint with tools/condense.py.',
                 logger='current',
@@ -134,7 +161,7 @@ class SparsificationHook(Hook):
             return
         print_log(
             f'Sparsification is unfinished in {len(unfinished)} of '
-            f'{len(self._layers)} sparse layers, so the model cannot be condensed '
+            f'{total} sparse layers, so the model cannot be condensed '
             'yet:\n' + '\n'.join(f'{k} {v}' for k, v in unfinished.items()),
             logger='current',
             level=logging.WARNING,
@@ -145,14 +172,17 @@ class SparsificationHook(Hook):
             # Ranks prune alike as long as their weights are equal to the last
             # bit; one set of masks does not rest on that.
             broadcast(layer.mask)
+        # Averaging copies buffers late or, as with update_buffers, not at all.
+        for average, original in self._originals.items():
+            average.mask.copy_(original.mask)
+        model = unwrap_model(runner.model)
         for hook in runner.hooks:
-            # EMAHook copies buffers late or, with update_buffers, not at all.
             if isinstance(hook, EMAHook):
                 averaged = hook.ema_model.module
-                for name, layer in self._layers.items():
+                for name, layer in sparse_layers(model).items():
                     averaged.get_submodule(name).mask.copy_(layer.mask)
         self._unfinished = [m for m in self._layers.values() if not m.is_finished]
-        self._kept_fraction = kept_fraction(unwrap_model(runner.model))
+        self._kept_fraction = kept_fraction(model)
 
     def _add_group_lasso(
         self, module: nn.Module, args: tuple, kwargs: dict, output: Any
