@@ -1,7 +1,7 @@
 """The hook that sparsifies a network while it trains."""
 
 import logging
-from typing import Any, Dict, List, Optional
+from typing import Any, ClassVar, Dict, List, Optional
 
 from mmengine.dist import broadcast
 from mmengine.hooks import EMAHook, Hook
@@ -9,6 +9,7 @@ from mmengine.logging import print_log
 from mmengine.registry import HOOKS
 from mmengine.runner import BaseLoop, EpochBasedTrainLoop, Runner
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from ..errors import InputError
 from ..layers import (
@@ -83,6 +84,10 @@ class SparsificationHook(Hook):
         >>> hook = dict(type='SparsificationHook', averages=dict(teacher='backbone'))
     """
 
+    # Of the class, as an interrupted training does not reach `after_train`: its
+    # term has to go when another hook begins the next one.
+    _lasso_handle: ClassVar[Optional[RemovableHandle]] = None
+
     def __init__(
         self, group_lasso: float = 0.0, averages: Optional[Dict[str, str]] = None
     ) -> None:
@@ -95,7 +100,6 @@ class SparsificationHook(Hook):
         self._unfinished: List[SparseConv2d] = []
         self._stages: Dict[str, int] = {}
         self._kept_fraction = 1.0
-        self._lasso_handle = None
 
     def before_train(self, runner: Runner) -> None:
         """Find the sparse convolutions and register the group lasso."""
@@ -121,8 +125,9 @@ class SparsificationHook(Hook):
                 level=logging.WARNING,
             )
         self._masks_changed(runner)
+        self._remove_group_lasso()
         if self.group_lasso:
-            self._lasso_handle = model.register_forward_hook(
+            SparsificationHook._lasso_handle = model.register_forward_hook(
                 self._add_group_lasso, with_kwargs=True
             )
 
@@ -144,9 +149,7 @@ class SparsificationHook(Hook):
 
     def after_train(self, runner: Runner) -> None:
         """Say whether every layer reached its final count."""
-        if self._lasso_handle is not None:
-            self._lasso_handle.remove()
-            self._lasso_handle = None
+        self._remove_group_lasso()
         if not self._layers:
             return
         unfinished = unfinished_layers(unwrap_model(runner.model))
@@ -183,6 +186,12 @@ class SparsificationHook(Hook):
                     averaged.get_submodule(name).mask.copy_(layer.mask)
         self._unfinished = [m for m in self._layers.values() if not m.is_finished]
         self._kept_fraction = kept_fraction(model)
+
+    @staticmethod
+    def _remove_group_lasso() -> None:
+        if SparsificationHook._lasso_handle is not None:
+            SparsificationHook._lasso_handle.remove()
+            SparsificationHook._lasso_handle = None
 
     def _add_group_lasso(
         self, module: nn.Module, args: tuple, kwargs: dict, output: Any

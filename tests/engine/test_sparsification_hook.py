@@ -202,6 +202,30 @@ def test_group_lasso(tmp_path):
     assert not model._forward_hooks
 
 
+@pytest.mark.parametrize('weight', [0.0, 0.02])
+def test_group_lasso_of_an_interrupted_training_is_gone(tmp_path, weight):
+    torch.manual_seed(0)
+    model = ToyModel()
+
+    def train(name, weight, *hooks):
+        (tmp_path / name).mkdir()
+        hook = dict(type='SparsificationHook', group_lasso=weight)
+        make_runner(tmp_path / name, None, hooks, model, hook=hook).train()
+
+    with pytest.raises(KeyboardInterrupt):
+        train('interrupted', 0.01, StopAt(2))
+    recorder = Recorder()
+    term = weight * (model.lgc.group_lasso() + model.sfr.group_lasso()).item()
+    train('again', weight, recorder)
+    first = recorder.losses[0]
+    assert first.get('loss_group_lasso', torch.zeros(())).item() == pytest.approx(term)
+    assert first['loss'].item() == pytest.approx(first['loss_toy'].item() + term)
+    assert ['loss_group_lasso' in out for out in recorder.losses] == [
+        weight > 0 and i < 10 for i in range(20)
+    ]
+    assert not model._forward_hooks
+
+
 @pytest.mark.parametrize(
     ('train_cfg', 'sentence'),
     [
