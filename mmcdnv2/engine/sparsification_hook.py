@@ -6,7 +6,6 @@ from typing import Any, ClassVar, Dict, List, Optional
 from mmengine.dist import broadcast
 from mmengine.hooks import EMAHook, Hook
 from mmengine.logging import print_log
-from mmengine.registry import HOOKS
 from mmengine.runner import BaseLoop, EpochBasedTrainLoop, Runner
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
@@ -19,6 +18,7 @@ from ..layers import (
     stage_of,
     unfinished_layers,
 )
+from ..registry import register_hook
 from .averages import averaged_layers
 from .runner import unwrap_model
 
@@ -45,7 +45,7 @@ def training_progress(loop: BaseLoop, batch_idx: int) -> float:
     return min(progress, 1.0)
 
 
-@HOOKS.register_module()
+@register_hook
 class SparsificationHook(Hook):
     """Drive the sparsification by the progress of the training.
 
