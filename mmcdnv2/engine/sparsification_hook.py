@@ -50,9 +50,9 @@ class SparsificationHook(Hook):
     """Drive the sparsification by the progress of the training.
 
     Before each iteration every sparse convolution is brought to the stage
-    that the progress of the training lies in (paper, Sec. 3). In epochs,
-    that is the epochs done, with the part of this one that is, of
-    ``max_epochs``; in other loops it is the iterations of ``max_iters``.
+    that the progress of the training lies in (paper, Sec. 3). A loop of
+    epochs has done ``epoch + batch_idx / len(dataloader)`` of its
+    ``max_epochs``, any other loop ``iter`` of its ``max_iters``.
 
     The hook has no state of its own: the masks and the loop's count are in
     every checkpoint. So a resumed training goes on by the schedule, with
@@ -84,8 +84,8 @@ class SparsificationHook(Hook):
         >>> hook = dict(type='SparsificationHook', averages=dict(teacher='backbone'))
     """
 
-    # Of the class, as an interrupted training does not reach `after_train`: its
-    # term has to go when another hook begins the next one.
+    # Kept by the class: an interrupted training does not reach `after_train`, so
+    # the next one, with a hook of its own, removes the term.
     _lasso_handle: ClassVar[Optional[RemovableHandle]] = None
 
     def __init__(
