@@ -3,9 +3,11 @@
 import warnings
 from pathlib import Path
 
+from mmdet.registry import HOOKS as MMDET_HOOKS
 from mmdet.registry import MODELS as MMDET_MODELS
-from mmengine.registry import MODELS
+from mmengine.registry import HOOKS, MODELS
 from mmpretrain.apis import ModelHub
+from mmpretrain.registry import HOOKS as MMPRETRAIN_HOOKS
 from mmpretrain.registry import MODELS as MMPRETRAIN_MODELS
 
 
@@ -23,6 +25,20 @@ def register_model(cls: type) -> type:
         type: The module.
     """
     for registry in (MODELS, MMDET_MODELS, MMPRETRAIN_MODELS):
+        registry.register_module(module=cls)
+    return cls
+
+
+def register_hook(cls: type) -> type:
+    """Register a hook, as :func:`register_model` does it with a module.
+
+    Args:
+        cls (type): The hook, registered under its class name.
+
+    Returns:
+        type: The hook.
+    """
+    for registry in (HOOKS, MMDET_HOOKS, MMPRETRAIN_HOOKS):
         registry.register_module(module=cls)
     return cls
 

@@ -1,14 +1,16 @@
-"""What MMPreTrain and mim find by name."""
+"""What MMDetection, MMPreTrain and mim find by name."""
 
 from pathlib import Path
 
 import pytest
+from mmengine.registry import HOOKS, init_default_scope
 from mmpretrain import ModelHub, get_model, list_models
 
 import mmcdnv2
 from mmcdnv2 import registry
 from mmcdnv2.analysis import read_zoo
 from mmcdnv2.backbones import CondenseNetV2
+from mmcdnv2.engine import ChannelsLastHook, SparsificationHook
 
 
 def test_classifier_by_name():
@@ -51,3 +53,12 @@ def test_model_index_of_wheel_and_clone(monkeypatch, tmp_path, place):
 def test_a_taken_name_does_not_stop_the_import():
     with pytest.warns(UserWarning, match='Not all configs are known by name'):
         registry.register_configs()
+
+
+@pytest.mark.parametrize('scope', ['mmengine', 'mmdet', 'mmpretrain'])
+@pytest.mark.parametrize('prefix', ['', 'mmengine.', 'mmdet.', 'mmpretrain.'])
+@pytest.mark.parametrize('hook', [SparsificationHook, ChannelsLastHook])
+def test_hooks_resolve_under_every_scope(scope, prefix, hook):
+    init_default_scope(scope)
+    built = HOOKS.build(dict(type=prefix + hook.__name__))
+    assert type(built) is hook

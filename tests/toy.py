@@ -37,7 +37,9 @@ class ToyData(torch.utils.data.Dataset):
         return dict(inputs=torch.randn(8, 2, 2), data_samples=i)
 
 
-def make_runner(work_dir, train_cfg=None, hooks=(), model=None, **kwargs):
+def make_runner(
+    work_dir, train_cfg=None, hooks=(), model=None, batch_size=2, hook=None, **kwargs
+):
     if model is None:
         torch.manual_seed(0)
         model = ToyModel()
@@ -45,7 +47,7 @@ def make_runner(work_dir, train_cfg=None, hooks=(), model=None, **kwargs):
         model=model,
         work_dir=str(work_dir),
         train_dataloader=dict(
-            batch_size=2,
+            batch_size=batch_size,
             num_workers=0,
             dataset=ToyData(),
             sampler=dict(type='DefaultSampler', shuffle=True),
@@ -54,7 +56,7 @@ def make_runner(work_dir, train_cfg=None, hooks=(), model=None, **kwargs):
         train_cfg=train_cfg or dict(by_epoch=True, max_epochs=4),
         optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.1, momentum=0.9)),
         default_hooks=dict(logger=dict(type='LoggerHook', interval=1)),
-        custom_hooks=[dict(type='SparsificationHook'), *hooks],
+        custom_hooks=[hook or dict(type='SparsificationHook'), *hooks],
         randomness=dict(seed=0),
         experiment_name=f'{work_dir.name}_{id(model)}',
         **kwargs,

@@ -2,9 +2,11 @@
 
 import argparse
 
+from mmengine.device import get_device
+
 from mmcdnv2.config import load_config
 from mmcdnv2.engine import add_runner_arguments, build_runner
-from mmcdnv2.errors import exit_on_input_error
+from mmcdnv2.errors import InputError, exit_on_input_error
 
 
 def parse_args() -> argparse.Namespace:
@@ -35,9 +37,21 @@ def main() -> None:
     args = parse_args()
     cfg = load_config(args.config, args.cfg_options)
     if args.amp:
+        # AmpOptimWrapper refuses every other device, for bfloat16 too.
+        if get_device() not in ('cuda', 'npu', 'mlu', 'musa'):
+            raise InputError(
+                '--amp needs a GPU that MMEngine supports, and there is none here: '
+                'train without it.'
+            )
         cfg.optim_wrapper.type = 'AmpOptimWrapper'
         cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
     if args.auto_scale_lr:
+        if 'base_batch_size' not in (cfg.get('auto_scale_lr') or {}):
+            raise InputError(
+                f'{args.config} does not say which batch size its learning rate is '
+                'for: set auto_scale_lr.base_batch_size with --cfg-options, or train '
+                'without --auto-scale-lr.'
+            )
         cfg.auto_scale_lr.enable = True
     if args.resume:
         cfg.resume = True

@@ -2,11 +2,12 @@
 
 import torch
 from mmengine.hooks import Hook
-from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
+from ..registry import register_hook
 
-@HOOKS.register_module()
+
+@register_hook
 class ChannelsLastHook(Hook):
     """Convert the model's weights to the channels-last memory format.
 

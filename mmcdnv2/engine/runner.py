@@ -1,18 +1,23 @@
 """From a config file to a runner, for training and testing alike."""
 
+import logging
 import os
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
-from typing import Dict, Iterator, Tuple
+from typing import Any, Dict, Optional, Tuple
 
 from mmengine.config import Config, DictAction
+from mmengine.logging import print_log
 from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from torch import nn
 
 from ..checkpoint import add_trust_argument, load_checkpoint
-from ..config import type_of
+from ..config import type_of, typed_dicts
 from ..errors import InputError
+
+# mmpretrain's data sets that, without annotations, list the images in a folder.
+LISTING_DATASETS = ('CustomDataset', 'ImageNet', 'ImageNet21k')
 
 
 def unwrap_model(model: nn.Module) -> nn.Module:
@@ -77,7 +82,12 @@ def build_runner(cfg: Config, args: Namespace, loaders: Tuple[str, ...]) -> Runn
 
 
 def check_data(cfg: Config, loader: str) -> None:
-    """Check that the local files of a data loader's data sets exist.
+    """Check that the local files that a data loader is sure to read exist.
+
+    That is every annotation file or, where there is none, the folder whose
+    images mmpretrain would list. A missing folder of annotated images is only
+    warned of, as annotations may name whole paths. Nothing is checked where
+    the files are read by a storage backend.
 
     Args:
         cfg (Config): A config.
@@ -85,31 +95,49 @@ def check_data(cfg: Config, loader: str) -> None:
             'train_dataloader'.
 
     Raises:
-        InputError: If an annotation file or an image folder is missing.
+        InputError: If such a file or folder is missing.
     """
-    for dataset in _datasets((cfg.get(loader) or {}).get('dataset') or {}):
+    parts = list(typed_dicts((cfg.get(loader) or {}).get('dataset')))
+    if any(part.get('backend_args') or part.get('file_client_args') for part in parts):
+        return
+    for dataset in parts:
         root = dataset.get('data_root') or ''
-        prefix = dataset.get('data_prefix') or ''
-        if type_of(dataset) == 'ImageNet':
-            # It finds its folder by the split where no prefix is given.
-            prefix = prefix or dataset.get('split', '')
-        prefixes = prefix.values() if isinstance(prefix, dict) else [prefix]
-        for part in (*prefixes, dataset.get('ann_file') or ''):
-            path = os.path.join(root, part)
-            if not part or '://' in path or os.path.exists(path):
-                continue
+        annotations, images = _annotations_and_images(dataset, root)
+        lists_images = not annotations and type_of(dataset) in LISTING_DATASETS
+        if path := _missing(root, images if lists_images else annotations):
             raise InputError(
                 f'{loader} expects its data in {path}, which does not exist: put it '
                 f'there or set {loader}.dataset.data_root (and '
                 'ann_file, data_prefix) with --cfg-options.'
             )
+        if images and (path := _missing(root, images)):
+            print_log(
+                f'{loader} expects its images in {path}, which does not exist: unless '
+                'the annotations name whole paths, the images will not be found.',
+                logger='current',
+                level=logging.WARNING,
+            )
 
 
-def _datasets(dataset: Dict) -> Iterator[Dict]:
-    """Yield the data sets inside wrappers such as RepeatDataset."""
-    inner = dataset.get('datasets') or [dataset.get('dataset')]
-    if any(inner):
-        for each in inner:
-            yield from _datasets(each)
-    elif 'data_root' in dataset or 'ann_file' in dataset:
-        yield dataset
+def _annotations_and_images(dataset: Dict, root: str) -> Tuple[Any, Any]:
+    """Look up where annotations and images are, relative to the root."""
+    annotations = dataset.get('ann_file')
+    images = dataset.get('data_prefix') or ''
+    if isinstance(images, dict):
+        # What other folders are for, and whether they are read, is not known.
+        images = images.get('img') or images.get('img_path') or ''
+    split = dataset.get('split')
+    if split and type_of(dataset) in LISTING_DATASETS:
+        images = images or split
+        meta = f'meta/{split}.txt'
+        if not annotations and not _missing(root, meta):
+            annotations = meta
+    return annotations, images
+
+
+def _missing(root: Any, path: Any) -> Optional[str]:
+    """Return the whole path if it is one of this machine and does not exist."""
+    if not (isinstance(root, str) and isinstance(path, str)):
+        return None
+    whole = os.path.join(*map(os.path.expanduser, (root, path)))
+    return None if '://' in whole or os.path.exists(whole) else whole

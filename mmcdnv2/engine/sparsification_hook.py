@@ -1,14 +1,14 @@
 """The hook that sparsifies a network while it trains."""
 
 import logging
-from typing import Any, Dict, List, Optional
+from typing import Any, ClassVar, Dict, List, Optional
 
 from mmengine.dist import broadcast
 from mmengine.hooks import EMAHook, Hook
 from mmengine.logging import print_log
-from mmengine.registry import HOOKS
-from mmengine.runner import Runner
+from mmengine.runner import BaseLoop, EpochBasedTrainLoop, Runner
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from ..errors import InputError
 from ..layers import (
@@ -18,18 +18,51 @@ from ..layers import (
     stage_of,
     unfinished_layers,
 )
+from ..registry import register_hook
+from .averages import averaged_layers
 from .runner import unwrap_model
 
 
-@HOOKS.register_module()
+def training_progress(loop: BaseLoop, batch_idx: int) -> float:
+    """Fraction of a training that is done when an iteration begins.
+
+    Args:
+        loop (BaseLoop): The loop that trains.
+        batch_idx (int): Index of the iteration, in its epoch if there are
+            epochs.
+
+    Returns:
+        float: From 0 to 1.
+    """
+    if isinstance(loop, EpochBasedTrainLoop):
+        # The count of iterations is carried over when a training is resumed,
+        # although the epochs may have another length now.
+        epochs = loop.epoch + batch_idx / len(loop.dataloader)
+        progress = epochs / loop.max_epochs
+    else:
+        progress = loop.iter / loop.max_iters
+    # A loop of another kind may exceed what it announces.
+    return min(progress, 1.0)
+
+
+@register_hook
 class SparsificationHook(Hook):
     """Drive the sparsification by the progress of the training.
 
     Before each iteration every sparse convolution is brought to the stage
-    that ``runner.iter / runner.max_iters`` lies in (paper, Sec. 3), for
-    epoch- and iteration-based training alike. The masks are the only state,
-    so a resumed training goes on as if it had never stopped. Models averaged
-    by :class:`mmengine.hooks.EMAHook` get the same masks.
+    that the progress of the training lies in (paper, Sec. 3). A loop of
+    epochs has done ``epoch + batch_idx / len(dataloader)`` of its
+    ``max_epochs``, any other loop ``iter`` of its ``max_iters``.
+
+    The hook has no state of its own: the masks and the loop's count are in
+    every checkpoint. So a resumed training goes on by the schedule, with
+    another batch size, on more ranks or from the middle of an epoch too, and
+    what is pruned stays pruned.
+
+    What is an average of something else does not prune by its own weights
+    but gets the same masks: the model of :class:`mmengine.hooks.EMAHook`,
+    the teacher of mmdet's ``MeanTeacherHook`` and, inside the model,
+    MMEngine's averaged models such as mmpretrain's momentum encoders.
 
     The fraction of kept weights is logged as ``kept_fraction``.
 
@@ -37,29 +70,53 @@ class SparsificationHook(Hook):
         group_lasso (float): Weight of the group-lasso term (CondenseNet,
             Sec. 3) that joins the losses as ``loss_group_lasso`` while there
             is something left to prune. Defaults to 0, no such term.
+        averages (dict[str, str], optional): Further parts of the model that
+            are averages, by the names of submodules: what each one is an
+            average of. Defaults to None, none but those above.
 
     Raises:
-        InputError: If ``group_lasso`` is negative.
+        InputError: If ``group_lasso`` is negative; when the training begins,
+            if ``averages`` does not fit the model.
 
     Examples:
         >>> custom_hooks = [dict(type='SparsificationHook')]
+        >>> # A model that averages its teacher itself.
+        >>> hook = dict(type='SparsificationHook', averages=dict(teacher='backbone'))
     """
 
-    def __init__(self, group_lasso: float = 0.0) -> None:
+    # Kept by the class: an interrupted training does not reach `after_train`, so
+    # the next one, with a hook of its own, removes the term.
+    _lasso_handle: ClassVar[Optional[RemovableHandle]] = None
+
+    def __init__(
+        self, group_lasso: float = 0.0, averages: Optional[Dict[str, str]] = None
+    ) -> None:
         if group_lasso < 0:
             raise InputError(f'group_lasso must not be negative, got {group_lasso}.')
         self.group_lasso = group_lasso
+        self.averages = averages or {}
         self._layers: Dict[str, SparseConv2d] = {}
+        self._originals: Dict[SparseConv2d, SparseConv2d] = {}
         self._unfinished: List[SparseConv2d] = []
         self._stages: Dict[str, int] = {}
         self._kept_fraction = 1.0
-        self._lasso_handle = None
 
     def before_train(self, runner: Runner) -> None:
         """Find the sparse convolutions and register the group lasso."""
         model = unwrap_model(runner.model)
-        self._layers = sparse_layers(model)
+        self._originals = averaged_layers(model, runner.hooks, self.averages)
+        self._layers = {
+            name: layer
+            for name, layer in sparse_layers(model).items()
+            if layer not in self._originals
+        }
         self._stages = {}
+        if self._originals:
+            print_log(
+                f'{len(self._originals)} sparse layers are averages of others, whose '
+                'masks they get.',
+                logger='current',
+            )
         if not self._layers:
             print_log(
                 'SparsificationHook found no LGC or SFR in the model: nothing to '
@@ -68,8 +125,9 @@ class SparsificationHook(Hook):
                 level=logging.WARNING,
             )
         self._masks_changed(runner)
+        self._remove_group_lasso()
         if self.group_lasso:
-            self._lasso_handle = model.register_forward_hook(
+            SparsificationHook._lasso_handle = model.register_forward_hook(
                 self._add_group_lasso, with_kwargs=True
             )
 
@@ -77,12 +135,12 @@ class SparsificationHook(Hook):
         self, runner: Runner, batch_idx: int, data_batch: Optional[dict] = None
     ) -> None:
         """Bring all masks to the stage of this iteration."""
-        progress = runner.iter / runner.max_iters
+        progress = training_progress(runner.train_loop, batch_idx)
         changed = False
         for name, layer in self._layers.items():
             # Masks live on the device: look at them only when a stage begins.
             stage = stage_of(progress, layer.factor)
-            if self._stages.get(name) != stage:
+            if stage > self._stages.get(name, -1):
                 self._stages[name] = stage
                 changed |= layer.set_progress(progress)
         if changed:
@@ -91,15 +149,14 @@ class SparsificationHook(Hook):
 
     def after_train(self, runner: Runner) -> None:
         """Say whether every layer reached its final count."""
-        if self._lasso_handle is not None:
-            self._lasso_handle.remove()
-            self._lasso_handle = None
+        self._remove_group_lasso()
         if not self._layers:
             return
         unfinished = unfinished_layers(unwrap_model(runner.model))
+        total = len(self._layers) + len(self._originals)
         if not unfinished:
             print_log(
-                f'Sparsification finished: all {len(self._layers)} sparse layers '
+                f'Sparsification finished: all {total} sparse layers '
                 f'reached their final count, {self._kept_fraction:.4f} of their '
                 'weights are kept. Condense the checkpoint with tools/condense.py.',
                 logger='current',
@@ -107,7 +164,7 @@ class SparsificationHook(Hook):
             return
         print_log(
             f'Sparsification is unfinished in {len(unfinished)} of '
-            f'{len(self._layers)} sparse layers, so the model cannot be condensed '
+            f'{total} sparse layers, so the model cannot be condensed '
             'yet:\n' + '\n'.join(f'{k} {v}' for k, v in unfinished.items()),
             logger='current',
             level=logging.WARNING,
@@ -118,14 +175,23 @@ class SparsificationHook(Hook):
             # Ranks prune alike as long as their weights are equal to the last
             # bit; one set of masks does not rest on that.
             broadcast(layer.mask)
+        # Averaging copies buffers late or, as with update_buffers, not at all.
+        for average, original in self._originals.items():
+            average.mask.copy_(original.mask)
+        model = unwrap_model(runner.model)
         for hook in runner.hooks:
-            # EMAHook copies buffers late or, with update_buffers, not at all.
             if isinstance(hook, EMAHook):
                 averaged = hook.ema_model.module
-                for name, layer in self._layers.items():
+                for name, layer in sparse_layers(model).items():
                     averaged.get_submodule(name).mask.copy_(layer.mask)
         self._unfinished = [m for m in self._layers.values() if not m.is_finished]
-        self._kept_fraction = kept_fraction(unwrap_model(runner.model))
+        self._kept_fraction = kept_fraction(model)
+
+    @staticmethod
+    def _remove_group_lasso() -> None:
+        if SparsificationHook._lasso_handle is not None:
+            SparsificationHook._lasso_handle.remove()
+            SparsificationHook._lasso_handle = None
 
     def _add_group_lasso(
         self, module: nn.Module, args: tuple, kwargs: dict, output: Any

@@ -11,6 +11,7 @@ import torch
 import toy
 from mmengine.hooks import Hook
 from mmengine.model import BaseModel
+from mmengine.runner import BaseLoop
 from torch import nn
 from toy import ITERS_PER_EPOCH, ToyModel, make_runner
 
@@ -85,6 +86,71 @@ def test_resumes_exactly(tmp_path):
         assert torch.equal(value, expected[name]), name
 
 
+class StopAt(Hook):
+    """Interrupt the training before an iteration."""
+
+    def __init__(self, iteration):
+        self.iteration = iteration
+
+    def before_train_iter(self, runner, batch_idx, data_batch=None):
+        if runner.iter == self.iteration:
+            raise KeyboardInterrupt
+
+
+def kept_at(progress):
+    """What the toy's layers keep: ceil(C * (factor - stage) / factor)."""
+    return 8 - 2 * stage_of(progress, 4), 15 - 5 * stage_of(progress, 3)
+
+
+@pytest.mark.parametrize('batch_size', [1, 5])
+def test_resumes_by_epochs_with_another_batch_size(tmp_path, batch_size):
+    with pytest.raises(KeyboardInterrupt):
+        make_runner(tmp_path, hooks=[StopAt(ITERS_PER_EPOCH)]).train()
+    recorder = Recorder()
+    sizes = dict(batch_size=batch_size)
+    make_runner(tmp_path, hooks=[recorder], resume=True, **sizes).train()
+    iterations = 10 // batch_size
+    expected = [kept_at((1 + i / iterations) / 4) for i in range(3 * iterations)]
+    assert recorder.kept == expected
+
+
+def test_resumes_in_the_middle_of_an_epoch(tmp_path):
+    """MMEngine begins the epoch anew but goes on to count the iterations."""
+    saving = dict(type='CheckpointHook', by_epoch=False, interval=4)
+    with pytest.raises(KeyboardInterrupt):
+        make_runner(tmp_path, hooks=[saving, StopAt(8)]).train()
+    recorder = Recorder()
+    resumed = make_runner(tmp_path, hooks=[saving, recorder], resume=True)
+    resumed.train()
+    assert resumed.iter == 23
+    # Nothing returns that the first run had pruned by its iteration 7.
+    expected = [min(kept_at(7 / 20), kept_at((5 + i) / 20)) for i in range(15)]
+    assert recorder.kept == expected
+
+
+class LongLoop(BaseLoop):
+    """A loop of neither kind, which goes on beyond its number of iterations."""
+
+    epoch, max_epochs = 0, 1
+    iter, max_iters = 0, 6
+
+    def run(self):
+        self.runner.call_hook('before_train')
+        self.runner.call_hook('before_train_epoch')
+        for batch in self.dataloader:
+            self.runner.call_hook('before_train_iter', batch_idx=0, data_batch=batch)
+            self.runner.call_hook('after_train_iter', batch_idx=0, data_batch=batch)
+            self.iter += 1
+
+
+def test_other_loops_count_iterations_and_end_at_one(tmp_path):
+    recorder = Recorder()
+    runner = make_runner(tmp_path, hooks=[recorder], batch_size=1)
+    runner._train_loop = LongLoop(runner, runner._train_dataloader)
+    runner.train()
+    assert recorder.kept == [kept_at(min(i / 6, 1)) for i in range(10)]
+
+
 @pytest.mark.parametrize('update_buffers', [False, True])
 def test_averaged_model_has_the_same_masks(tmp_path, update_buffers):
     recorder = Recorder()
@@ -133,6 +199,30 @@ def test_group_lasso(tmp_path):
         False
     ] * 10
     # The hook leaves the model as it was.
+    assert not model._forward_hooks
+
+
+@pytest.mark.parametrize('weight', [0.0, 0.02])
+def test_group_lasso_of_an_interrupted_training_is_gone(tmp_path, weight):
+    torch.manual_seed(0)
+    model = ToyModel()
+
+    def train(name, weight, *hooks):
+        (tmp_path / name).mkdir()
+        hook = dict(type='SparsificationHook', group_lasso=weight)
+        make_runner(tmp_path / name, None, hooks, model, hook=hook).train()
+
+    with pytest.raises(KeyboardInterrupt):
+        train('interrupted', 0.01, StopAt(2))
+    recorder = Recorder()
+    term = weight * (model.lgc.group_lasso() + model.sfr.group_lasso()).item()
+    train('again', weight, recorder)
+    first = recorder.losses[0]
+    assert first.get('loss_group_lasso', torch.zeros(())).item() == pytest.approx(term)
+    assert first['loss'].item() == pytest.approx(first['loss_toy'].item() + term)
+    assert ['loss_group_lasso' in out for out in recorder.losses] == [
+        weight > 0 and i < 10 for i in range(20)
+    ]
     assert not model._forward_hooks
 
 

@@ -6,9 +6,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import mmengine.device
 import pytest
 import torch
 from conftest import ROOT
+from mmengine.runner import Runner
 from reference import official_state_dict
 
 from mmcdnv2 import ops
@@ -109,6 +111,11 @@ def test_official_checkpoint(run, tmp_path, capsys):
             'does not hold the weights of this network',
         ),
         ('test.py', ['{detector}', '{damaged}'], 'is damaged or not a checkpoint'),
+        (
+            'train.py',
+            ['configs/demo/cdnv2_a_digits.py', '--auto-scale-lr'],
+            'set auto_scale_lr.base_batch_size',
+        ),
         ('test.py', ['{detector}', 'none.pth'], 'There is no checkpoint none.pth'),
         (
             'test.py',
@@ -205,6 +212,37 @@ def test_bad_input_gets_one_sentence(
     assert error.startswith('error: ')
     assert sentence in error
     assert not (tmp_path / 'out').exists()
+
+
+@pytest.fixture
+def train(run, tiny_configs, tmp_path, monkeypatch):
+    """Run tools/train.py up to the training; return the runner or the error."""
+    runners = []
+    monkeypatch.setattr(Runner, 'train', lambda runner: runners.append(runner))
+
+    def train_tool(*arguments):
+        folder = ('--work-dir', tmp_path / 'work')
+        error = run('train.py', tiny_configs['detector'], *folder, *arguments)
+        return error or runners.pop()
+
+    return train_tool
+
+
+def test_amp_needs_an_accelerator(train, monkeypatch):
+    monkeypatch.setattr(mmengine.device, 'get_device', lambda: 'cpu')
+    assert '--amp needs a GPU' in train('--amp')
+    monkeypatch.setattr(mmengine.device, 'get_device', lambda: 'cuda')
+    wrapper = train('--amp').cfg.optim_wrapper
+    assert (wrapper.type, wrapper.loss_scale) == ('AmpOptimWrapper', 'dynamic')
+
+
+def test_scales_the_learning_rate_to_the_batch_size(train):
+    options = ('--cfg-options', 'auto_scale_lr.base_batch_size=1')
+    runner = train('--auto-scale-lr', *options)
+    optim_wrapper = runner.build_optim_wrapper(runner.optim_wrapper)
+    base = optim_wrapper.param_groups[0]['lr']
+    runner.scale_lr(optim_wrapper, runner.auto_scale_lr)
+    assert optim_wrapper.param_groups[0]['lr'] == 2 * base
 
 
 def test_complexity(run, capsys, monkeypatch):
