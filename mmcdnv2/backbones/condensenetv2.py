@@ -6,6 +6,7 @@ from typing import Dict, Optional, Sequence, Union
 import torch
 from mmcv.cnn import ConvModule, build_activation_layer, build_norm_layer
 from mmengine.model import BaseModule, Sequential
+from mmengine.utils import is_seq_of
 from mmpretrain.models.utils import SELayer
 from torch import Tensor, nn
 
@@ -328,10 +329,14 @@ class CondenseNetV2(StagedBackbone):
             )
         settings = {**optional, **arch}
         depths, growth_rates = settings['depths'], settings['growth_rates']
-        if len(depths) != len(growth_rates) or not depths:
+        if (
+            not (is_seq_of(depths, int) and is_seq_of(growth_rates, int))
+            or len(depths) != len(growth_rates)
+            or min((*depths, *growth_rates), default=0) < 1
+        ):
             raise InputError(
-                'depths and growth_rates need one entry per block, got '
-                f'{len(depths)} and {len(growth_rates)}.'
+                'depths and growth_rates need one positive integer per block, got '
+                f'{depths} and {growth_rates}.'
             )
         if settings['groups'] < 1 or any(k % settings['groups'] for k in growth_rates):
             raise InputError(

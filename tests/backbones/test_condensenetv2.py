@@ -310,7 +310,19 @@ def test_resolves_under_both_scopes(scope, prefix):
         (dict(arch='d'), r"Unknown arch 'd': choose from \['a', 'b', 'c', 'cifar-110'"),
         (dict(arch=dict(depths=(1,))), "missing: .*'growth_rates'"),
         (dict(arch=dict(TINY, dephts=(1,))), r"unknown: \['dephts'\]"),
-        (dict(arch=dict(TINY, depths=(1, 2))), 'one entry per block, got 2 and 3'),
+        (
+            dict(arch=dict(TINY, depths=(1, 2))),
+            r'one positive integer per block, got \(',
+        ),
+        (dict(arch=dict(TINY, depths=(0, 1, 2))), r'got \(0, 1, 2\) and \(8, 8, 16\)'),
+        (dict(arch=dict(TINY, depths=(1, -1, 2))), 'one positive integer per block'),
+        (dict(arch=dict(TINY, depths=(1, 1.0, 2))), 'one positive integer per block'),
+        (dict(arch=dict(TINY, depths=3)), 'one positive integer per block, got 3 and'),
+        (dict(arch=dict(TINY, depths=(), growth_rates=())), 'one positive integer per'),
+        (
+            dict(arch=dict(TINY, growth_rates=(8, 0, 16))),
+            'one positive integer per block',
+        ),
         (
             dict(arch=dict(TINY, growth_rates=(8, 8, 10))),
             'divisible by a positive number of groups',
