@@ -328,6 +328,8 @@ def test_resolves_under_both_scopes(scope, prefix):
             'divisible by a positive number of groups',
         ),
         (dict(arch=dict(TINY, groups=0)), 'and groups=0'),
+        (dict(arch=dict(TINY, sfr_groups=0)), 'and sfr_groups=0'),
+        (dict(arch=dict(TINY, sfr_groups=16)), 'and sfr_groups=16'),
         (dict(arch=None), 'Unknown arch None'),
         (dict(arch=dict(TINY, condense_factor=64)), 'condense_factor must be in'),
         (dict(arch=TINY, out_indices=(3,)), r'out_indices must be in \[-3, 2\]'),
@@ -377,3 +379,14 @@ def test_v1_condenses_and_runs():
     expected = backbone(x)
     backbone.switch_to_deploy()
     torch.testing.assert_close(backbone(x), expected)
+
+
+def test_reactivation_has_groups_of_its_own():
+    def groups(arch):
+        layers = sparse_layers(CondenseNetV2(arch)).items()
+        lgc = {layer.groups for name, layer in layers if '.lgc.' in name}
+        return lgc, {layer.groups for name, layer in layers if '.sfr.' in name}
+
+    assert groups(TINY) == ({4}, {4})
+    assert groups(dict(TINY, sfr_groups=2)) == ({4}, {2})
+    assert groups(dict(TINY, sfr_groups=8)) == ({4}, {8})
