@@ -11,6 +11,7 @@ from mmpretrain.structures import DataSample
 
 from mmcdnv2.analysis import measure as measure_anew
 from mmcdnv2.analysis import read_zoo
+from mmcdnv2.backbones import CondenseNetV2
 from mmcdnv2.condensable import CondensableMixin
 from mmcdnv2.deploy import condense_checkpoint
 from mmcdnv2.layers import sparse_layers
@@ -70,6 +71,48 @@ def test_cost_against_the_measured_references(name, params, megaflops, counted):
     assert getattr(cost, counted)[1] / 1e6 == pytest.approx(megaflops, rel=rel)
 
 
+def changes(name, arch):
+    """What a config's arch changes about a named one."""
+    settings = CondenseNetV2.arch_settings[arch]
+    default = dict(hswish_from=2, se_from=3, sfr_groups=settings['groups'])
+    given = Config.fromfile(ZOO[name].config).model.backbone.arch
+    return {k: v for k, v in given.items() if v != {**default, **settings}[k]}
+
+
+def test_figure_8_varies_only_the_reactivation():
+    plain = ZOO['cdnv2-110_1xb64_cifar10'].metadata
+    costs = {4: plain['FLOPs']}
+    for number in (1, 2, 8):
+        name = f'cdnv2-110_sfr-g{number}_1xb64_cifar10'
+        assert changes(name, 'cifar-110') == dict(sfr_groups=number)
+        for figure in ('FLOPs', 'Parameters'):
+            assert ZOO[name].metadata[figure] == plain[figure]
+        name = f'cdnv2-110_sfr-s{number}_1xb64_cifar10'
+        assert changes(name, 'cifar-110') == dict(sparse_factor=number)
+        costs[number] = ZOO[name].metadata['FLOPs']
+    assert costs[1] > costs[2] > costs[4] > costs[8]
+
+
+def test_table_4_is_in_the_original_setting():
+    no_se_hs = dict(hswish_from=None, se_from=None)
+    rows = {
+        'condensenet-a_4xb64-orig_in1k': (43.5, dict(no_se_hs, sparse_factor=None)),
+        'cdnv2_a_no-se-hs_4xb64-orig_in1k': (39.8, no_se_hs),
+        'cdnv2_a_4xb64-orig_in1k': (37.5, None),
+        'cdnv2_a_8xb128_in1k': (35.6, None),
+    }
+    for name, (error, changed) in rows.items():
+        assert ZOO[name].metrics['Top 1 Accuracy'] == pytest.approx(100 - error)
+        cfg = Config.fromfile(ZOO[name].config)
+        original = 'orig' in name
+        assert (cfg.train_cfg.max_epochs == 120) == original
+        assert ('label_smooth_val' in cfg.model.head.loss) != original
+        if changed is None:
+            assert cfg.model.backbone.arch == 'a'
+        else:
+            assert changes(name, 'a') == changed
+
+
 @pytest.mark.parametrize('name', DETECTORS)
 def test_detector(name):
     config = ZOO[name].config
@@ -105,10 +148,10 @@ FAMILIES = (
     'sfr_shufflenetv2-plus_small_16xb64_in1k',
     'cdnv2-110_1xb64_cifar100',
     'condensenet-50_1xb64_cifar10',
-    'cdnv2_a_no-sfr_8xb128_in1k',
-    'cdnv2_a_no-se-hs_8xb128_in1k',
-    'cdnv2_a_g1_8xb128_in1k',
-    'cdnv2_a_s1_8xb128_in1k',
+    'condensenet-a_4xb64-orig_in1k',
+    'cdnv2_a_no-se-hs_4xb64-orig_in1k',
+    'cdnv2-110_sfr-g1_1xb64_cifar10',
+    'cdnv2-110_sfr-s1_1xb64_cifar10',
     'faster_rcnn_sfr_shufflenetv2_0.5x_fpn_1x_coco',
     'retinanet_cdnv2_a_fpn_1x_coco',
     'mask_rcnn_cdnv2_c_fpn_1x_coco',

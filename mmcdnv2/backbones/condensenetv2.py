@@ -6,6 +6,7 @@ from typing import Dict, Optional, Sequence, Union
 import torch
 from mmcv.cnn import ConvModule, build_activation_layer, build_norm_layer
 from mmengine.model import BaseModule, Sequential
+from mmengine.utils import is_seq_of
 from mmpretrain.models.utils import SELayer
 from torch import Tensor, nn
 from torch.nn.modules.utils import _pair
@@ -53,8 +54,9 @@ class DenseLayer(RecomputedMixin, BaseModule):
     Args:
         in_channels (int): Number of channels so far, C.
         growth_rate (int): Number of new channels, k.
-        groups (int): Groups of all three convolutions.
+        groups (int): Groups of the LGC and the 3x3 convolution.
         condense_factor (int): See :class:`~mmcdnv2.layers.LGC`.
+        sfr_groups (int): Groups of the reactivation.
         sparse_factor (int, optional): See :class:`~mmcdnv2.layers.SFR`. None
             leaves the reactivation out.
         sfr_order (Sequence[str]): Order of the reactivation's convolution,
@@ -73,6 +75,7 @@ class DenseLayer(RecomputedMixin, BaseModule):
         growth_rate: int,
         groups: int,
         condense_factor: int,
+        sfr_groups: int,
         sparse_factor: Optional[int],
         sfr_order: Sequence[str],
         bottleneck: int,
@@ -114,7 +117,7 @@ class DenseLayer(RecomputedMixin, BaseModule):
             self.sfr = SFRModule(
                 growth_rate,
                 in_channels,
-                groups=groups,
+                groups=sfr_groups,
                 sparse_factor=sparse_factor,
                 order=sfr_order,
                 norm_cfg=norm_cfg,
@@ -243,14 +246,17 @@ class CondenseNetV2(StagedBackbone):
         arch (str | dict): 'a', 'b' or 'c' for ImageNet, 'cifar-110' or
             'cifar-146' for CIFAR; 'v1-74-g4' or 'v1-74-g8' for CondenseNet on
             ImageNet, 'v1-cifar-50', '-74', '-86', '-98', '-110' or '-122' on
-            CIFAR; or a dict with ``depths`` (dense layers of each block),
-            ``growth_rates`` (of each block), ``groups``, ``condense_factor``
-            and ``sparse_factor`` (None for no reactivation). Optional:
-            ``bottleneck`` (width of the LGC in growth rates, default 4),
-            ``hswish_from`` and ``se_from`` (first block, counted from 0, with
-            hard-swish and with squeeze-and-excite, None for no such block,
-            default 2 and 3), ``sfr_order`` (default ('norm', 'act', 'conv'))
-            and ``stem_stride`` (default 2). Defaults to 'a'.
+            CIFAR; or a dict with ``depths`` (dense layers of each block, at
+            least 1), ``growth_rates`` (of each block), ``groups`` (of the LGC,
+            the 3x3 convolution and the reactivation; divides the growth
+            rates), ``condense_factor`` and ``sparse_factor`` (None for no
+            reactivation). Optional: ``sfr_groups`` (of the reactivation alone,
+            default ``groups``), ``sfr_order`` (of its convolution, norm and
+            activation, default ('norm', 'act', 'conv')), ``bottleneck``
+            (width of the LGC in growth rates, default 4), ``hswish_from`` and
+            ``se_from`` (first block, counted from 0, with hard-swish and with
+            squeeze-and-excite, None for no such block, default 2 and 3) and
+            ``stem_stride`` (default 2). Defaults to 'a'.
         in_channels (int): Channels of the input image. Defaults to 3.
         out_indices (int | Sequence[int]): Blocks whose outputs are returned;
             strides 2, 4, 8, 16 and 32 for 0 to 4 (with stem_stride 2). The last
@@ -273,8 +279,9 @@ class CondenseNetV2(StagedBackbone):
             weights one.
 
     Raises:
-        InputError: If the arch is unknown or incomplete, an index or stage is
-            out of range, or channels cannot be split into the groups.
+        InputError: If the arch is unknown or incomplete, a depth or growth rate
+            is not a positive integer, an index or stage is out of range, or
+            channels cannot be split into the groups.
 
     Note:
         mmcv's ``fuse_conv_bn`` takes every norm to follow its convolution. Here
@@ -386,6 +393,7 @@ class CondenseNetV2(StagedBackbone):
             bottleneck=4,
             hswish_from=2,
             se_from=3,
+            sfr_groups=None,
             sfr_order=('norm', 'act', 'conv'),
             stem_stride=2,
         )
@@ -399,14 +407,22 @@ class CondenseNetV2(StagedBackbone):
             )
         settings = {**optional, **arch}
         depths, growth_rates = settings['depths'], settings['growth_rates']
-        if len(depths) != len(growth_rates) or not depths:
+        if (
+            not (is_seq_of(depths, int) and is_seq_of(growth_rates, int))
+            or len(depths) != len(growth_rates)
+            or min((*depths, *growth_rates), default=0) < 1
+        ):
             raise InputError(
-                'depths and growth_rates need one entry per block, got '
-                f'{len(depths)} and {len(growth_rates)}.'
+                'depths and growth_rates need one positive integer per block, got '
+                f'{depths} and {growth_rates}.'
             )
-        if settings['groups'] < 1 or any(k % settings['groups'] for k in growth_rates):
-            raise InputError(
-                'growth_rates must be divisible by a positive number of groups, got '
-                f'{tuple(growth_rates)} and groups={settings["groups"]}.'
-            )
+        if settings['sfr_groups'] is None:
+            settings['sfr_groups'] = settings['groups']
+        for name in ('groups', 'sfr_groups'):
+            groups = settings[name]
+            if groups < 1 or any(k % groups for k in growth_rates):
+                raise InputError(
+                    'growth_rates must be divisible by a positive number of groups, '
+                    f'got {tuple(growth_rates)} and {name}={groups}.'
+                )
         return settings

@@ -12,6 +12,25 @@ from ..registry import register_model
 from .base import RecomputedMixin, check_frozen_stages, resolve_out_indices
 
 
+class DownsamplingResidual(RecomputedMixin, InvertedResidual):
+    """mmpretrain's unit of stride 2, whose norms count a batch once.
+
+    There, with ``with_cp``, they count it again in the backward pass.
+
+    Args:
+        in_channels (int): Number of input channels.
+        out_channels (int): Number of output channels, even.
+        kwargs: See mmpretrain's ``InvertedResidual``.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, **kwargs) -> None:
+        super().__init__(in_channels, out_channels, stride=2, **kwargs)
+
+    def _forward(self, x: Tensor) -> Tensor:
+        """Map (N, in_channels, H, W) to (N, out_channels, H / 2, W / 2)."""
+        return channel_shuffle(torch.cat([self.branch1(x), self.branch2(x)], dim=1), 2)
+
+
 class ReactivatedResidual(RecomputedMixin, InvertedResidual):
     """Unit of stride 1 whose branch reactivates the half that passes through.
 
@@ -104,7 +123,7 @@ class SFRShuffleNetV2(CondensableMixin, ShuffleNetV2):
             act_cfg=self.act_cfg,
             with_cp=self.with_cp,
         )
-        units = [InvertedResidual(self.in_channels, out_channels, stride=2, **cfg)]
+        units = [DownsamplingResidual(self.in_channels, out_channels, **cfg)]
         for _ in range(num_blocks - 1):
             units.append(ReactivatedResidual(out_channels, **self._sfr_cfg, **cfg))
         self.in_channels = out_channels

@@ -310,12 +310,26 @@ def test_resolves_under_both_scopes(scope, prefix):
         (dict(arch='d'), r"Unknown arch 'd': choose from \['a', 'b', 'c', 'cifar-110'"),
         (dict(arch=dict(depths=(1,))), "missing: .*'growth_rates'"),
         (dict(arch=dict(TINY, dephts=(1,))), r"unknown: \['dephts'\]"),
-        (dict(arch=dict(TINY, depths=(1, 2))), 'one entry per block, got 2 and 3'),
+        (
+            dict(arch=dict(TINY, depths=(1, 2))),
+            r'one positive integer per block, got \(',
+        ),
+        (dict(arch=dict(TINY, depths=(0, 1, 2))), r'got \(0, 1, 2\) and \(8, 8, 16\)'),
+        (dict(arch=dict(TINY, depths=(1, -1, 2))), 'one positive integer per block'),
+        (dict(arch=dict(TINY, depths=(1, 1.0, 2))), 'one positive integer per block'),
+        (dict(arch=dict(TINY, depths=3)), 'one positive integer per block, got 3 and'),
+        (dict(arch=dict(TINY, depths=(), growth_rates=())), 'one positive integer per'),
+        (
+            dict(arch=dict(TINY, growth_rates=(8, 0, 16))),
+            'one positive integer per block',
+        ),
         (
             dict(arch=dict(TINY, growth_rates=(8, 8, 10))),
             'divisible by a positive number of groups',
         ),
         (dict(arch=dict(TINY, groups=0)), 'and groups=0'),
+        (dict(arch=dict(TINY, sfr_groups=0)), 'and sfr_groups=0'),
+        (dict(arch=dict(TINY, sfr_groups=16)), 'and sfr_groups=16'),
         (dict(arch=None), 'Unknown arch None'),
         (dict(arch=dict(TINY, condense_factor=64)), 'condense_factor must be in'),
         (dict(arch=TINY, out_indices=(3,)), r'out_indices must be in \[-3, 2\]'),
@@ -365,3 +379,14 @@ def test_v1_condenses_and_runs():
     expected = backbone(x)
     backbone.switch_to_deploy()
     torch.testing.assert_close(backbone(x), expected)
+
+
+def test_reactivation_has_groups_of_its_own():
+    def groups(arch):
+        layers = sparse_layers(CondenseNetV2(arch)).items()
+        lgc = {layer.groups for name, layer in layers if '.lgc.' in name}
+        return lgc, {layer.groups for name, layer in layers if '.sfr.' in name}
+
+    assert groups(TINY) == ({4}, {4})
+    assert groups(dict(TINY, sfr_groups=2)) == ({4}, {2})
+    assert groups(dict(TINY, sfr_groups=8)) == ({4}, {8})

@@ -1,7 +1,0 @@
-# Table 4: no reactivation.
-_base_ = [
-    '../_base_/models/cdnv2_a_spelled_out.py',
-    '../_base_/recipes/in1k_augmented.py',
-]
-
-model = dict(backbone=dict(arch=dict(sparse_factor=None)))
