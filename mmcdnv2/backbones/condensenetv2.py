@@ -10,7 +10,7 @@ from mmpretrain.models.utils import SELayer
 from torch import Tensor, nn
 
 from ..errors import InputError
-from ..layers import SFRModule
+from ..layers import OrderedConvModule, SFRModule
 from ..layers.kernel_calls import Call, KernelMixin, block_call, stem_call
 from ..registry import register_model
 from .base import RecomputedMixin, StagedBackbone
@@ -81,7 +81,7 @@ class DenseLayer(RecomputedMixin, BaseModule):
             order=('norm', 'act', 'conv'),
         )
         width = bottleneck * growth_rate
-        self.lgc = ConvModule(
+        self.lgc = OrderedConvModule(
             in_channels,
             width,
             1,
@@ -91,7 +91,7 @@ class DenseLayer(RecomputedMixin, BaseModule):
             ),
             **pre_act,
         )
-        self.conv = ConvModule(width, growth_rate, 3, padding=1, **pre_act)
+        self.conv = OrderedConvModule(width, growth_rate, 3, padding=1, **pre_act)
         self.se = (
             SELayer(growth_rate, squeeze_channels=growth_rate, bias=False)
             if use_se
@@ -206,8 +206,9 @@ class CondenseNetV2(StagedBackbone):
             out of range, or channels cannot be split into the groups.
 
     Note:
-        mmcv's ``fuse_conv_bn`` takes every norm to follow its convolution. Here
-        it goes before, so do not fuse this network with it.
+        mmcv's ``fuse_conv_bn`` leaves the dense layers as they are: their norms
+        come before the convolutions. The native kernels, which run the condensed
+        network, take the norms along anyway.
 
     Examples:
         >>> import torch

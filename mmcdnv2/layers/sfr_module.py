@@ -3,15 +3,15 @@
 from typing import Optional, Sequence
 
 import torch
-from mmcv.cnn import ConvModule
 from torch import Tensor
 
 from ..registry import register_model
 from .kernel_calls import Call, KernelMixin, reactivation_call
+from .ordered_conv_module import OrderedConvModule
 
 
 @register_model
-class SFRModule(KernelMixin, ConvModule):
+class SFRModule(KernelMixin, OrderedConvModule):
     """Reactivate old features by new ones: ``old + SFR(new)`` (paper, Sec. 3).
 
     Fits wherever a network computes new features from old ones and keeps
