@@ -1,10 +1,33 @@
 """What all networks with sparse layers have in common."""
 
+from typing import Dict
+
+from mmengine.model import PretrainedInit
 from mmengine.runner import CheckpointLoader
+from mmengine.runner.checkpoint import _load_checkpoint_with_prefix
+from torch import Tensor
+from torch.nn.modules.utils import consume_prefix_in_state_dict_if_present
 
 from .checkpoint import weights_of
 from .errors import InputError
 from .layers import condense_layers, sparse_layers
+
+
+def _pretrained_weights(cfg: Dict) -> Dict[str, Tensor]:
+    """Read the weights that MMEngine finds by an init_cfg, named as it does."""
+    checkpoint, prefix = cfg['checkpoint'], cfg.get('prefix')
+    if prefix is not None:
+        try:
+            return _load_checkpoint_with_prefix(prefix, checkpoint, 'cpu')
+        except AssertionError:
+            # That is how it says that no name has the prefix.
+            return {}
+    content = CheckpointLoader.load_checkpoint(checkpoint, 'cpu', 'silent')
+    if not isinstance(content, dict):
+        raise InputError(f'{checkpoint} is not a checkpoint: it holds no state dict.')
+    weights = dict(weights_of(content))
+    consume_prefix_in_state_dict_if_present(weights, 'module.')
+    return weights
 
 
 class CondensableMixin:
@@ -15,38 +38,42 @@ class CondensableMixin:
     """
 
     def init_weights(self) -> None:
-        """Initialise; a pretrained checkpoint must have all the weights.
+        """Initialise; what ``init_cfg`` loads must have all the weights.
 
         Raises:
             InputError: If the checkpoint lacks parameters or has others'.
                 MMEngine would leave those at random.
         """
-        super().init_weights()
-        cfg = self.init_cfg
-        if not isinstance(cfg, dict) or cfg.get('type') != 'Pretrained':
+        cfgs = self.init_cfg or []
+        pretrained = [
+            cfg
+            for cfg in ([cfgs] if isinstance(cfgs, dict) else cfgs)
+            if cfg['type'] in ('Pretrained', PretrainedInit)
+        ]
+        if not pretrained:
+            super().init_weights()
             return
-        loader = dict(map_location='cpu', logger='silent')
-        content = CheckpointLoader.load_checkpoint(cfg['checkpoint'], **loader)
-        prefix = cfg.get('prefix') or ''
-        weights = {
-            name[len(prefix) :]: value
-            for name, value in weights_of(content).items()
-            if name.startswith(prefix)
-        }
+        weights: Dict[str, Tensor] = {}
+        for cfg in pretrained:
+            weights.update(_pretrained_weights(cfg))
         missing = [name for name, _ in self.named_parameters() if name not in weights]
+        source = ' and '.join(cfg['checkpoint'] for cfg in pretrained)
         if missing:
+            prefix = (pretrained[-1].get('prefix') or '').rstrip('.')
+            example = f'{prefix}.{missing[0]}' if prefix else missing[0]
             raise InputError(
-                f'{cfg["checkpoint"]} has no weights for {len(missing)} parameters of '
-                f'{type(self).__name__}, for example {prefix}{missing[0]}: it belongs '
-                'to another network, or init_cfg needs another prefix.'
+                f'{source} has no weights for {len(missing)} parameters of '
+                f'{type(self).__name__}, for example {example}: it belongs to '
+                'another network, or init_cfg needs another prefix.'
             )
+        super().init_weights()
         try:
+            # MMEngine has done it, but goes on where a shape differs.
             self.load_state_dict(weights, strict=False)
         except RuntimeError as error:
             reason = str(error).splitlines()[-1].strip()
             raise InputError(
-                f'{cfg["checkpoint"]} belongs to another {type(self).__name__}: '
-                f'{reason}'
+                f'{source} belongs to another {type(self).__name__}: {reason}'
             ) from error
 
     @property

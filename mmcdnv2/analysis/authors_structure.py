@@ -10,7 +10,7 @@ import torch
 from mmcv.cnn import ConvModule
 from torch import Tensor, nn
 
-from ..layers import CondensedLGC, CondensedSFR, channel_shuffle
+from ..layers import CondensedConv2d, CondensedLGC, CondensedSFR, channel_shuffle
 
 
 class GatherFirstLGC(nn.Module):
@@ -88,7 +88,7 @@ def with_authors_structure(model: nn.Module) -> nn.Module:
     return model.eval()
 
 
-def _plain_conv(conv: nn.Conv2d) -> nn.Conv2d:
+def _plain_conv(conv: CondensedConv2d) -> nn.Conv2d:
     """Return the group convolution of a condensed layer alone."""
     plain = nn.Conv2d(
         conv.in_channels, conv.out_channels, 1, groups=conv.groups, bias=False

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.utils import _pair
 
+from ..layers import CondensedConv2d
+
 
 def count_params(module: nn.Module) -> int:
     """Number of parameters; masks and indices are buffers and do not count."""
@@ -51,7 +53,8 @@ def count_macs(module: nn.Module, inputs: Tensor) -> int:
         macs += layer.weight.numel() * (output.numel() // channels)
 
     # By modules, as a condensed layer may run on operators that do more.
-    _call_counted(module, inputs, (nn.Conv2d, nn.Linear), count)
+    kinds = (nn.Conv2d, CondensedConv2d, nn.Linear)
+    _call_counted(module, inputs, kinds, count)
     return macs
 
 

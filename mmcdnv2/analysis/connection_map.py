@@ -210,5 +210,6 @@ def _columns_after(model: nn.Module, container: Optional[str], name: str) -> Set
         return {layer.columns + layer.in_channels}
     depth = len(container.split('.')) if container else 0
     child = model.get_submodule('.'.join(name.split('.')[: depth + 1]))
-    convs = (module for module in child.modules() if isinstance(module, nn.Conv2d))
+    kinds = (nn.Conv2d, CondensedConv2d)
+    convs = (module for module in child.modules() if isinstance(module, kinds))
     return {layer.columns + conv.out_channels for conv in convs}

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.modules.utils import _pair
 
 from ..errors import InputError
-from ..layers import CondensedLGC, SFRModule
+from ..layers import CondensedLGC, OrderedConvModule, SFRModule
 from ..layers.se_layer import add_se
 from ..ops.kernel_arguments import (
     CONV_FIRST,
@@ -95,7 +95,7 @@ class DenseLayer(RecomputedMixin, BaseModule):
             order=('norm', 'act', 'conv'),
         )
         width = bottleneck * growth_rate
-        self.lgc = ConvModule(
+        self.lgc = OrderedConvModule(
             in_channels,
             width,
             1,
@@ -105,7 +105,7 @@ class DenseLayer(RecomputedMixin, BaseModule):
             ),
             **pre_act,
         )
-        self.conv = ConvModule(width, growth_rate, 3, padding=1, **pre_act)
+        self.conv = OrderedConvModule(width, growth_rate, 3, padding=1, **pre_act)
         self.se = (
             SELayer(growth_rate, squeeze_channels=growth_rate, bias=False)
             if use_se
@@ -141,8 +141,8 @@ class DenseLayer(RecomputedMixin, BaseModule):
         Raises:
             UnsupportedError: If the kernel does not take it.
         """
-        check_type(self.lgc, ConvModule)
-        check_type(self.conv, ConvModule)
+        check_type(self.lgc, OrderedConvModule)
+        check_type(self.conv, OrderedConvModule)
         lgc = check_conv_module(self.lgc, CondensedLGC, NORM_FIRST)
         conv = check_conv_module(self.conv, nn.Conv2d, NORM_FIRST)
         if lgc.groups != conv.groups:
@@ -284,8 +284,9 @@ class CondenseNetV2(StagedBackbone):
             channels cannot be split into the groups.
 
     Note:
-        mmcv's ``fuse_conv_bn`` takes every norm to follow its convolution. Here
-        it goes before, so do not fuse this network with it.
+        mmcv's ``fuse_conv_bn`` leaves the dense layers as they are: their norms
+        come before the convolutions. The native kernels, which run the condensed
+        network, take the norms along anyway.
 
     Examples:
         >>> import torch

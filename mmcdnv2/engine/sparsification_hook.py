@@ -6,6 +6,7 @@ from typing import Any, ClassVar, Dict, List, Optional
 from mmengine.dist import broadcast
 from mmengine.hooks import EMAHook, Hook
 from mmengine.logging import print_log
+from mmengine.optim import OptimWrapper
 from mmengine.runner import BaseLoop, EpochBasedTrainLoop, Runner
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
@@ -20,6 +21,7 @@ from ..layers import (
 )
 from ..registry import register_hook
 from .averages import averaged_layers
+from .optimizer_order import renumber_checkpoint
 from .runner import unwrap_model
 
 
@@ -146,6 +148,14 @@ class SparsificationHook(Hook):
         if changed:
             self._masks_changed(runner)
         runner.message_hub.update_scalar('train/kept_fraction', self._kept_fraction)
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Let a training that an earlier version began go on."""
+        if 'optimizer' in checkpoint and isinstance(runner.optim_wrapper, OptimWrapper):
+            model = unwrap_model(runner.model)
+            trained = [p for p in model.parameters() if p.requires_grad]
+            optimizer = runner.optim_wrapper.optimizer
+            renumber_checkpoint(checkpoint, optimizer, trained)
 
     def after_train(self, runner: Runner) -> None:
         """Say whether every layer reached its final count."""

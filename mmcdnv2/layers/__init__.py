@@ -3,6 +3,7 @@
 from ..ops.kernel_module import kernel_report
 from .condensed_conv import CondensedConv2d, CondensedLGC, CondensedSFR
 from .grouping import channel_shuffle
+from .ordered_conv_module import OrderedConvModule
 from .se_layer import NormedSELayer
 from .sfr_module import SFRModule
 from .sparse_conv import (
@@ -24,6 +25,7 @@ __all__ = [
     'CondensedLGC',
     'CondensedSFR',
     'NormedSELayer',
+    'OrderedConvModule',
     'SparseConv2d',
     'channel_shuffle',
     'condense_layers',

@@ -1,9 +1,11 @@
 """What LGC and SFR become for deployment: an index and a group convolution."""
 
-from typing import Dict, Optional, Tuple
+from typing import Dict, Optional, Tuple, Union
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
+from torch.nn.modules.utils import _pair
 
 from ..errors import InputError
 from ..ops import library
@@ -20,8 +22,12 @@ from .grouping import (
 )
 
 
-class CondensedConv2d(GroupedMatrix, nn.Conv2d):
+class CondensedConv2d(GroupedMatrix, _ConvNd):
     """Base of the condensed forms.
+
+    It is no ``nn.Conv2d``: its weight does not stand in the order of its
+    outputs, so what works on the weights of those, as mmcv's ``fuse_conv_bn``
+    does, would spoil it without a word.
 
     ``index`` is an int64 buffer of shape (groups * kept,) with the columns
     that each group kept. A fresh layer deals the columns out evenly; a
@@ -29,8 +35,28 @@ class CondensedConv2d(GroupedMatrix, nn.Conv2d):
     sparsification is finished.
     """
 
-    def __init__(self, *args, **kwargs) -> None:
-        super().__init__(*args, **kwargs)
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        stride: Union[int, Tuple[int, int]],
+        padding: Union[int, str, Tuple[int, int]],
+        dilation: Union[int, Tuple[int, int]],
+        groups: int,
+    ) -> None:
+        super().__init__(
+            in_channels,
+            out_channels,
+            kernel_size=(1, 1),
+            stride=_pair(stride),
+            padding=padding if isinstance(padding, str) else _pair(padding),
+            dilation=_pair(dilation),
+            transposed=False,
+            output_padding=(0, 0),
+            groups=groups,
+            bias=False,
+            padding_mode='zeros',
+        )
         # Compiles them if need be: not in the middle of the first inference.
         library.is_available()
 
@@ -41,6 +67,13 @@ class CondensedConv2d(GroupedMatrix, nn.Conv2d):
     def matrix_and_mask(self) -> Tuple[Tensor, Tensor]:
         entries = self.from_group_conv(self.weight, self.groups)
         return expand(entries, self.index.view(self.groups, -1), self.columns)
+
+    def _conv_forward(self, *args, **kwargs) -> Tensor:
+        """Refuse what mmcv's ``efficient_conv_bn_eval`` makes of the weight."""
+        raise InputError(
+            f'No norm can be folded into the weight of {type(self).__name__}: leave '
+            'efficient_conv_bn_eval off.'
+        )
 
     def _add_bias(self, bias: bool, out_channels: int) -> None:
         # It is added to the output in its final order, not to the group
@@ -99,15 +132,21 @@ class CondensedLGC(FilterGroups, CondensedConv2d):
             out_channels, in_channels, kernel_size, groups, condense_factor
         )
         kept = kept_columns(in_channels, factor)
-        super().__init__(
-            groups * kept, out_channels, 1, stride, padding, dilation, groups, False
-        )
+        super().__init__(groups * kept, out_channels, stride, padding, dilation, groups)
         self._add_bias(bias, out_channels)
         self._add_index(kept, in_channels)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, in_channels, H, W) to (N, out_channels, H', W')."""
-        x = self._conv_forward(x.index_select(1, self.index), self.weight, None)
+        x = nn.functional.conv2d(
+            x.index_select(1, self.index),
+            self.weight,
+            None,
+            self.stride,
+            self.padding,
+            self.dilation,
+            self.groups,
+        )
         out = channel_shuffle(x, self.groups)
         return out if self.bias is None else out + self.bias[:, None, None]
 
@@ -136,9 +175,7 @@ class CondensedSFR(InputGroups, CondensedConv2d):
             in_channels, out_channels, kernel_size, groups, sparse_factor
         )
         kept = kept_columns(out_channels, factor)
-        super().__init__(
-            in_channels, groups * kept, 1, stride, padding, dilation, groups, False
-        )
+        super().__init__(in_channels, groups * kept, stride, padding, dilation, groups)
         self._add_bias(bias, out_channels)
         self._add_index(kept, out_channels)
 

@@ -3,7 +3,6 @@
 from typing import Optional, Sequence
 
 import torch
-from mmcv.cnn import ConvModule
 from torch import Tensor
 
 from ..ops.kernel_arguments import (
@@ -16,10 +15,11 @@ from ..ops.kernel_arguments import (
 from ..ops.kernel_module import KernelMixin
 from ..registry import register_model
 from .condensed_conv import CondensedSFR
+from .ordered_conv_module import OrderedConvModule
 
 
 @register_model
-class SFRModule(KernelMixin, ConvModule):
+class SFRModule(KernelMixin, OrderedConvModule):
     """Reactivate old features by new ones: ``old + SFR(new)`` (paper, Sec. 3).
 
     Fits wherever a network computes new features from old ones and keeps

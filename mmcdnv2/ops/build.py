@@ -1,7 +1,9 @@
 """Compile the native kernels.
 
 The sources need no more than a C++17 compiler and the headers that PyTorch
-brings. What was compiled is kept, so that only the first process waits.
+brings. What was compiled is kept, so that only the first process waits. It is
+kept with its checksum at the end, where the loader does not look: to load what
+a full disk has left of it would kill the process.
 """
 
 import hashlib
@@ -101,7 +103,12 @@ def run_all(commands: Sequence[Sequence[str]]) -> None:
     """
     running = [
         subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            # Compilers speak the user's language, in whatever encoding.
+            errors='replace',
         )
         for command in commands
     ]
@@ -112,7 +119,11 @@ def run_all(commands: Sequence[Sequence[str]]) -> None:
 
 
 def library_path() -> Path:
-    """Path of the library for these sources and this PyTorch."""
+    """Path of the library for these sources and this PyTorch.
+
+    Raises:
+        BuildError: If nothing tells where to keep it.
+    """
     digest = hashlib.sha256()
     for path in sorted(SOURCES.iterdir()):
         digest.update(path.read_bytes())
@@ -120,13 +131,47 @@ def library_path() -> Path:
     digest.update(f'{torch.__version__} {torch.compiled_with_cxx11_abi()}'.encode())
     cache = Path(os.environ.get('XDG_CACHE_HOME', ''))
     if not cache.is_absolute():
-        cache = Path.home() / '.cache'
+        try:
+            cache = Path.home() / '.cache'
+        except RuntimeError as error:
+            raise BuildError(
+                'there is no home folder to keep them in (set XDG_CACHE_HOME)'
+            ) from error
     name = f'{platform.machine()}-{digest.hexdigest()[:16]}'
     return cache / 'mmcdnv2' / 'ops' / name / 'libmmcdnv2_ops.so'
 
 
+def _checksum(content: bytes) -> bytes:
+    return hashlib.sha256(content).digest()
+
+
+def _is_whole(library: Path) -> bool:
+    """Whether a library is there, just as it was written."""
+    try:
+        content = library.read_bytes()
+    except OSError:
+        return False
+    size = len(_checksum(b''))
+    return _checksum(content[:-size]) == content[-size:]
+
+
+def _compiler() -> List[str]:
+    """Return the command that compiles, or say why there is none."""
+    variable = os.environ.get('CXX', '')
+    try:
+        # It may bring arguments, or a launcher such as ccache.
+        compiler = shlex.split(variable) or ['c++']
+    except ValueError as error:
+        raise BuildError(f'CXX={variable} is not a command: {error}') from error
+    if shutil.which(compiler[0]) is None:
+        raise BuildError(
+            f'there is no C++ compiler {compiler[0]} (set CXX or install c++)'
+        )
+    return compiler
+
+
 def build() -> Path:
-    """Compile the library unless it is there.
+    """Compile the library unless it is there, and whole.
 
     Returns:
         Path: The library, to be loaded by ``torch.ops.load_library``.
@@ -135,16 +180,11 @@ def build() -> Path:
         BuildError: If there is no compiler or it fails.
     """
     target = library_path()
-    if target.exists():
+    if _is_whole(target):
         return target
     if platform.system() != 'Linux':
         raise BuildError(f'the kernels are for Linux, not {platform.system()}')
-    # CXX may bring arguments, or a launcher such as ccache.
-    compiler = shlex.split(os.environ.get('CXX', '')) or ['c++']
-    if shutil.which(compiler[0]) is None:
-        raise BuildError(
-            f'there is no C++ compiler {compiler[0]} (set CXX or install c++)'
-        )
+    compiler = _compiler()
     print_log('Compiling the native kernels, once (half a minute or more).')
     root = Path(torch.__file__).parent
     try:
@@ -172,6 +212,8 @@ def build() -> Path:
             link = [*compiler, '-shared', *(str(path) for _, path in jobs)]
             link += [f'-L{root / "lib"}', '-ltorch_cpu', '-lc10', '-o', str(library)]
             run_all([link])
+            content = library.read_bytes()
+            library.write_bytes(content + _checksum(content))
             os.replace(library, target)
     except OSError as error:
         raise BuildError(f'they cannot be built in {target.parent}: {error}') from error

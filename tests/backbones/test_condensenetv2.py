@@ -8,6 +8,7 @@ import torch
 from conftest import randomise_norms
 from mmdet.registry import MODELS as MMDET_MODELS
 from mmengine.config import Config
+from mmengine.model import PretrainedInit
 from mmengine.registry import MODELS, init_default_scope
 from mmpretrain.registry import MODELS as MMPRETRAIN_MODELS
 from reference import (
@@ -195,6 +196,40 @@ def test_pretrained_init_keeps_the_masks(tiny, tmp_path, form):
     torch.testing.assert_close(actual, expected)
 
 
+@pytest.mark.parametrize('form', ['sparse', 'condensed'])
+@pytest.mark.parametrize(
+    ('stored_under', 'settings'),
+    [
+        ('', {}),
+        ('module.', {}),
+        ('backbone.', dict(prefix='backbone')),
+        ('module.backbone.', dict(prefix='module.backbone')),
+        ('', dict(type=PretrainedInit, map_location='cpu')),
+    ],
+)
+def test_pretrained_init_takes_what_mmengine_takes(
+    tiny, tmp_path, stored_under, settings, form
+):
+    for layer in sparse_layers(tiny).values():
+        layer.set_progress(1)
+    expected = tiny.eval()(torch.ones(1, 3, 32, 32))
+    if form == 'condensed':
+        tiny.switch_to_deploy()
+    weights = {f'{stored_under}{k}': v for k, v in tiny.state_dict().items()}
+    path = str(tmp_path / 'checkpoint.pth')
+    init_cfg = {'type': 'Pretrained', 'checkpoint': path, **settings}
+    for content, cfg, deploy in (
+        (dict(state_dict=weights), init_cfg, False),
+        (weights, [dict(type='Constant', layer='LGC', val=1), init_cfg], True),
+    ):
+        torch.save(content, path)
+        outputs = dict(out_indices=(0, 1, 2), init_cfg=cfg)
+        backbone = CondenseNetV2(TINY, deploy=deploy, **outputs)
+        backbone.init_weights()
+        for actual, output in zip(backbone.eval()(torch.ones(1, 3, 32, 32)), expected):
+            torch.testing.assert_close(actual, output)
+
+
 def test_initial_weights():
     torch.manual_seed(0)
     backbone = CondenseNetV2('b')
@@ -268,20 +303,31 @@ def test_with_cp_recomputes_what_is_cheap():
     assert ran == ['lgc', 'conv', 'sfr', 'lgc']
 
 
-def test_pretrained_init_of_another_network_is_refused(tiny, tmp_path):
+@pytest.mark.parametrize('listed', [False, True])
+def test_pretrained_init_of_another_network_is_refused(tiny, tmp_path, listed):
     path = tmp_path / 'other.pth'
-    init_cfg = dict(type='Pretrained', checkpoint=str(path), prefix='backbone.')
-    backbone = CondenseNetV2(TINY, init_cfg=init_cfg)
+    init_cfg = dict(type='Pretrained', checkpoint=str(path), prefix='backbone')
     weights = {f'backbone.{k}': v for k, v in tiny.state_dict().items()}
-    torch.save(dict(state_dict=dict(weights, x=torch.ones(1))), path)
-    backbone.init_weights()
-    torch.save(dict(state_dict={f'encoder.{k}': v for k, v in weights.items()}), path)
+
+    def load(weights):
+        torch.save(dict(state_dict=weights), path)
+        cfg = [init_cfg] if listed else init_cfg
+        CondenseNetV2(TINY, init_cfg=cfg).init_weights()
+
+    load(dict(weights, x=torch.ones(1)))
     with pytest.raises(InputError, match='no weights for .* backbone.stem.conv.weight'):
-        backbone.init_weights()
-    weights['backbone.stem.conv.weight'] = torch.ones(4, 3, 3, 3)
-    torch.save(dict(state_dict=weights), path)
+        load({f'encoder.{k}': v for k, v in weights.items()})
+    lacking = {k: v for k, v in weights.items() if k != 'backbone.blocks.2.norm.bias'}
+    with pytest.raises(
+        InputError, match='no weights for 1 .* backbone.blocks.2.norm.bias'
+    ):
+        load(lacking)
     with pytest.raises(InputError, match='belongs to another CondenseNetV2'):
-        backbone.init_weights()
+        load({**weights, 'backbone.stem.conv.weight': torch.ones(4, 3, 3, 3)})
+    torch.save([1], path)
+    init_cfg.pop('prefix')
+    with pytest.raises(InputError, match='holds no state dict'):
+        CondenseNetV2(TINY, init_cfg=init_cfg).init_weights()
 
 
 def test_blocks_behind_the_last_output_rest():

@@ -179,3 +179,16 @@ def test_groups_fall_and_counts_round_up():
 def test_unknown_arch():
     with pytest.raises(InputError, match="Unknown arch 'tiny': choose from"):
         ShuffleNetV2Plus('tiny')
+
+
+@pytest.mark.parametrize('listed', [False, True])
+def test_pretrained_init(tmp_path, listed):
+    trained = SFRShuffleNetV2(0.5)
+    path = str(tmp_path / 'parallel.pth')
+    torch.save({f'module.{k}': v for k, v in trained.state_dict().items()}, path)
+    init_cfg = dict(type='Pretrained', checkpoint=path)
+    backbone = SFRShuffleNetV2(0.5, init_cfg=[init_cfg] if listed else init_cfg)
+    # With a list, mmpretrain's ShuffleNetV2 draws random weights after loading.
+    backbone.init_weights()
+    for name, value in backbone.state_dict().items():
+        assert torch.equal(value, trained.state_dict()[name]), name

@@ -1,0 +1,159 @@
+"""Where the kernels come from, and what becomes of it if they cannot come."""
+
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+from mmcdnv2.ops import library
+from mmcdnv2.ops.build import BuildError, build, library_path
+
+# Writes what it is asked for, and down that it ran.
+COMPILER = """#!/bin/sh
+echo run >> "$0.log"
+while [ "$1" != -o ]; do shift; done
+echo "$0 made this" > "$2"
+"""
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    """An empty cache and no compiler but those that a test brings."""
+    folder = tmp_path / 'cache'
+    monkeypatch.setenv('XDG_CACHE_HOME', str(folder))
+    monkeypatch.setenv('CXX', 'no-such-compiler')
+    monkeypatch.delenv(library.VARIABLE, raising=False)
+    return folder
+
+
+@pytest.fixture
+def compiler(tmp_path, monkeypatch):
+    """A compiler that takes no time; return what it does."""
+    script = tmp_path / 'compiler'
+
+    def install(content):
+        script.write_text(content)
+        script.chmod(0o755)
+        monkeypatch.setenv('CXX', str(script))
+        return script.with_suffix('.log')
+
+    return install
+
+
+def test_builds_once(compiler):
+    log = compiler(COMPILER)
+    path = build()
+    assert path == library_path()
+    assert b'made this' in path.read_bytes()
+    assert os.listdir(path.parent) == [path.name]
+    log.unlink()
+    assert build() == path
+    assert not log.exists()
+
+
+@pytest.mark.parametrize(
+    'damage',
+    [
+        lambda content: content[:-1],
+        lambda content: content[: len(content) // 2],
+        lambda content: b'',
+        lambda content: b'\0' * len(content),
+        lambda content: content[:5] + b'\0' + content[6:],
+    ],
+    ids=['last byte', 'half', 'empty', 'zeros', 'one byte'],
+)
+def test_rebuilds_what_is_damaged(compiler, damage):
+    compiler(COMPILER)
+    path = build()
+    whole = path.read_bytes()
+    path.write_bytes(damage(whole))
+    assert build() == path
+    assert path.read_bytes() == whole
+
+
+def test_a_whole_library_needs_neither_compiler_nor_folder(compiler, monkeypatch):
+    compiler(COMPILER)
+    path = build()
+    monkeypatch.setenv('CXX', '"')
+    path.parent.chmod(0o555)
+    try:
+        assert build() == path
+    finally:
+        path.parent.chmod(0o755)
+
+
+def test_builds_at_the_same_time_do_not_meet(compiler):
+    compiler(COMPILER)
+    with ThreadPoolExecutor(8) as pool:
+        paths = list(pool.map(lambda _: build(), range(16)))
+    compiler('#!/bin/sh\nexit 1\n')
+    assert set(paths) == {build()}
+    assert os.listdir(paths[0].parent) == [paths[0].name]
+
+
+def test_a_damaged_library_is_not_loaded(cache):
+    # The loader maps it and dies of what is missing.
+    path = library_path()
+    path.parent.mkdir(parents=True)
+    reference = Path(sys.modules['torch'].__file__).parent / 'lib' / 'libc10.so'
+    path.write_bytes(reference.read_bytes()[:8192])
+    program = 'from mmcdnv2 import ops; print(ops.describe())'
+    result = subprocess.run(
+        [sys.executable, '-c', program],
+        env=dict(os.environ, PYTHONPATH=str(ROOT)),
+        cwd=cache,
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 0
+    assert 'PyTorch operators (there is no C++ compiler' in result.stdout
+    assert result.stderr.count('native kernels cannot be used') == 1
+
+
+@pytest.mark.parametrize(
+    ('variables', 'sentence'),
+    [
+        (
+            dict(CXX='c++ "-O2'),
+            'CXX=c\\+\\+ "-O2 is not a command: No closing quotation',
+        ),
+        (dict(CXX="''"), 'there is no C\\+\\+ compiler'),
+        (dict(CXX='/'), 'there is no C\\+\\+ compiler /'),
+        (dict(CXX='', PATH=''), 'there is no C\\+\\+ compiler c\\+\\+'),
+        (dict(CXX='true'), 'cannot be built in'),
+        (dict(CXX='false'), 'false .* failed'),
+        (dict(XDG_CACHE_HOME='/dev/null', CXX='true'), 'cannot be built in /dev/null'),
+    ],
+)
+def test_falls_back_and_says_why(monkeypatch, variables, sentence):
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    with pytest.warns(
+        UserWarning, match=f'(?s)native kernels cannot.*{sentence}'
+    ) as all:
+        assert library._load()
+    assert len(all) == 1
+
+
+def test_falls_back_without_a_home(monkeypatch):
+    monkeypatch.delenv('XDG_CACHE_HOME')
+
+    def home():
+        raise RuntimeError('Could not determine home directory.')
+
+    monkeypatch.setattr(Path, 'home', home)
+    with pytest.warns(UserWarning, match='there is no home .*set XDG_CACHE_HOME'):
+        assert library._load()
+
+
+def test_a_compiler_may_speak_another_encoding(compiler):
+    says = "#!/bin/sh\nprintf 'f\\374r nichts\\n'\n"
+    compiler(f'{says}exit 1\n')
+    with pytest.raises(BuildError, match='(?s)failed.*f\ufffdr nichts'):
+        build()
+    compiler(says + COMPILER)
+    assert b'made this' in build().read_bytes()
