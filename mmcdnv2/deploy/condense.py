@@ -6,14 +6,13 @@ import io
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Dict, List, Optional, Tuple, Union
+from typing import Dict, Optional, Tuple, Union
 
 import torch
 from mmengine.config import Config
 from mmengine.logging import print_log
 from mmengine.registry import MODELS, init_default_scope
-from mmpretrain.models import BaseClassifier
-from torch import Tensor, nn
+from torch import nn
 
 from ..analysis import count_macs, count_params, median_latency
 from ..checkpoint import load_checkpoint, load_weights, weights_of
@@ -30,6 +29,7 @@ from ..layers import (
     unfinished_layers,
 )
 from ..models import TensorMode, build_model, make_inputs
+from .proof import largest_difference, record_calls
 
 # Largest difference of an output that passes, relative to the largest value.
 TOLERANCE = 1e-4
@@ -118,6 +118,7 @@ def condense_checkpoint(
             + '\n'.join(f'  {name} {state}' for name, state in unfinished.items())
         )
     inputs, samples = make_inputs(sparse, cfg, image, input_shape)
+    calls, layer_calls = record_calls(sparse, inputs, samples, checkpoint)
 
     print_log('Condensing, then comparing the sparse and the condensed model.')
     out_dir = Path(out_dir)
@@ -146,12 +147,12 @@ def condense_checkpoint(
                 f'{next(iter(sparse_layers(condensed)))} must come from a conv_cfg or '
                 'a backbone with a deploy argument.'
             )
-        difference = _max_difference(sparse, condensed, inputs)
-        if not difference <= TOLERANCE:
+        difference, part = largest_difference(sparse, condensed, calls + layer_calls)
+        if difference > TOLERANCE:
             raise InputError(
-                f'The condensed model differs from the sparse one by {difference:.1e}, '
-                f'more than {TOLERANCE:.0e}, so nothing was written. This is a bug of '
-                'mmcdnv2, please report it.'
+                f'The condensed model differs from the sparse one by {difference:.1e} '
+                f'in {part}, more than {TOLERANCE:.0e}, so nothing was written. This '
+                'is a bug of mmcdnv2, please report it.'
             )
     print_log('Equal. Counting and timing both.')
     models = (sparse, condensed)
@@ -222,29 +223,3 @@ def _condensed_copy(model: nn.Module) -> nn.Module:
     model = copy.deepcopy(model)
     condense_layers(model)
     return model
-
-
-@torch.no_grad()
-def _outputs(model: nn.Module, inputs: Tensor) -> List[Tensor]:
-    """Logits of a classifier, the neck's features of a detector.
-
-    Comparing before a detector's heads keeps the choice among nearly equal
-    proposals out of the comparison.
-    """
-    features = model.extract_feat(inputs)
-    if isinstance(model, BaseClassifier):
-        return [model.head(features)]
-    return list(features)
-
-
-@torch.no_grad()
-def _max_difference(sparse: nn.Module, condensed: nn.Module, inputs: Tensor) -> float:
-    """Compare the outputs, and each layer on its own wherever it is."""
-    pairs = list(zip(_outputs(sparse, inputs), _outputs(condensed, inputs)))
-    for name, layer in sparse_layers(sparse).items():
-        x = torch.randn(1, layer.in_channels, 7, 7)
-        pairs.append((layer(x), condensed.get_submodule(name)(x)))
-    return max(
-        ((expected - actual).abs().max() / expected.abs().max()).item()
-        for expected, actual in pairs
-    )
