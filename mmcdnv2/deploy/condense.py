@@ -3,10 +3,10 @@
 import copy
 import inspect
 import io
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Dict, Optional, Tuple, Union
+from typing import Callable, Dict, Iterable, Optional, Tuple, Union
 
 import torch
 from mmengine.config import Config
@@ -43,17 +43,23 @@ class CondenseReport:
         config (Path): The written config.
         checkpoint (Path): The written checkpoint.
         input_shape (tuple[int]): Height and width of the input in pixels.
-        max_difference (float): Largest difference between an output of the
-            sparse and of the condensed model, relative to its largest value.
+        max_difference (float): Largest difference between an output of a part
+            of the sparse and of the condensed model, relative to that
+            output's largest value.
         kept_fraction (float): Fraction of the sparse layers' weights kept.
         params (tuple[int]): Parameters of the model.
-        macs (tuple[int]): Multiply-accumulates of the model.
-        backbone_macs (tuple[int]): Those of its backbone.
+        macs (tuple[int], optional): Multiply-accumulates of the model. None,
+            like the others that are optional, where they cannot be measured.
+        backbone_macs (tuple[int], optional): Those of its backbone.
         megabytes (tuple[float]): Size of a checkpoint with weights only.
-        latency (tuple[float]): Milliseconds per image, whole model.
-        backbone_latency (tuple[float]): Milliseconds per image, backbone.
+        latency (tuple[float], optional): Milliseconds per image, whole model.
+        backbone_latency (tuple[float], optional): Milliseconds per image,
+            backbone.
         runs_on (dict[str, str]): What the condensed parts run on here, by
             their names; see :func:`~mmcdnv2.layers.kernel_report`.
+        compared (tuple[str]): Names of the parts whose outputs were compared,
+            in the order of execution. Each sparse layer was compared beside.
+        unmeasured (dict[str, str]): Why a value above is None, by its name.
     """
 
     config: Path
@@ -62,12 +68,14 @@ class CondenseReport:
     max_difference: float
     kept_fraction: float
     params: Tuple[int, int]
-    macs: Tuple[int, int]
-    backbone_macs: Tuple[int, int]
+    macs: Optional[Tuple[int, int]]
+    backbone_macs: Optional[Tuple[int, int]]
     megabytes: Tuple[float, float]
-    latency: Tuple[float, float]
-    backbone_latency: Tuple[float, float]
+    latency: Optional[Tuple[float, float]]
+    backbone_latency: Optional[Tuple[float, float]]
     runs_on: Dict[str, str]
+    compared: Tuple[str, ...] = ()
+    unmeasured: Dict[str, str] = field(default_factory=dict)
 
 
 def condense_checkpoint(
@@ -156,6 +164,19 @@ def condense_checkpoint(
             )
     print_log('Equal. Counting and timing both.')
     models = (sparse, condensed)
+    networks = [TensorMode(model, samples) for model in models]
+    unmeasured: Dict[str, str] = {}
+
+    def measured(name: str, measure: Callable[[], Iterable]) -> Optional[tuple]:
+        # The files stand, and what a model of another package raises without
+        # annotations, or at a small input, is not to be foreseen.
+        try:
+            return tuple(measure())
+        except Exception as error:
+            reason = str(error).strip().partition('\n')[0]
+            unmeasured[name] = f'{type(error).__name__}: {reason}'
+            return None
+
     return CondenseReport(
         config=config_path,
         checkpoint=checkpoint_path,
@@ -163,18 +184,21 @@ def condense_checkpoint(
         max_difference=difference,
         kept_fraction=kept_fraction(sparse),
         params=tuple(count_params(model) for model in models),
-        macs=tuple(count_macs(TensorMode(model, samples), inputs) for model in models),
-        backbone_macs=tuple(count_macs(model.backbone, inputs) for model in models),
-        megabytes=tuple(_megabytes(model) for model in models),
-        latency=tuple(
-            median_latency(
-                [partial(TensorMode(model, samples), inputs) for model in models]
-            )
+        macs=measured('macs', lambda: [count_macs(n, inputs) for n in networks]),
+        backbone_macs=measured(
+            'backbone_macs', lambda: [count_macs(m.backbone, inputs) for m in models]
         ),
-        backbone_latency=tuple(
-            median_latency([partial(model.backbone, inputs) for model in models])
+        megabytes=tuple(_megabytes(model) for model in models),
+        latency=measured(
+            'latency', lambda: median_latency([partial(n, inputs) for n in networks])
+        ),
+        backbone_latency=measured(
+            'backbone_latency',
+            lambda: median_latency([partial(m.backbone, inputs) for m in models]),
         ),
         runs_on=kernel_report(condensed),
+        compared=tuple(dict.fromkeys(call.name for call in calls)),
+        unmeasured=unmeasured,
     )
 
 
