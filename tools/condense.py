@@ -39,26 +39,34 @@ def show(report: CondenseReport) -> None:
     for column in ('', 'sparse', 'condensed', 'ratio'):
         table.add_column(column, justify='right' if column else 'left')
     rows = (
-        ('Parameters (M)', report.params, 1e6, '.3f'),
-        ('MACs (M)', report.macs, 1e6, '.1f'),
-        ('Backbone MACs (M)', report.backbone_macs, 1e6, '.1f'),
-        ('Checkpoint (MB)', report.megabytes, 1, '.2f'),
-        ('Latency (ms)', report.latency, 1, '.1f'),
-        ('Backbone latency (ms)', report.backbone_latency, 1, '.1f'),
+        ('params', 'Parameters (M)', 1e6, '.3f'),
+        ('macs', 'MACs (M)', 1e6, '.1f'),
+        ('backbone_macs', 'Backbone MACs (M)', 1e6, '.1f'),
+        ('megabytes', 'Checkpoint (MB)', 1, '.2f'),
+        ('latency', 'Latency (ms)', 1, '.1f'),
+        ('backbone_latency', 'Backbone latency (ms)', 1, '.1f'),
     )
-    for name, (before, after), unit, spec in rows:
+    missing = []
+    for attribute, title, unit, spec in rows:
+        if attribute in report.unmeasured:
+            missing.append(f'{title}: not measured, {report.unmeasured[attribute]}')
+            continue
+        before, after = getattr(report, attribute)
         table.add_row(
-            name,
+            title,
             format(before / unit, spec),
             format(after / unit, spec),
             f'{after / before:.2f}',
         )
     console = Console()
     console.print(table)
+    for line in missing:
+        console.print(line, markup=False, soft_wrap=True)
     for path in sorted(set(report.runs_on.values())):
         parts = [name for name, on in report.runs_on.items() if on == path]
         console.print(f'Runs on {path}: {", ".join(parts)}', soft_wrap=True)
     console.print(
+        f'Compared: {", ".join(report.compared)}\n'
         f'Largest relative difference of an output: {report.max_difference:.1e}\n'
         f'Config:     {report.config}\nCheckpoint: {report.checkpoint}',
         soft_wrap=True,

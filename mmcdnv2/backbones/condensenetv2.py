@@ -158,6 +158,8 @@ class DenseLayer(RecomputedMixin, BaseModule):
         arguments.add_conv(conv, 3)
         if has_se:
             add_se(arguments, self.se)
+        else:
+            check_type(self.se, nn.Identity)
         if self.sfr is None:
             arguments.spec += [0, 0, 0]
         else:

@@ -3,17 +3,16 @@
 import copy
 import inspect
 import io
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Dict, List, Optional, Tuple, Union
+from typing import Callable, Dict, Iterable, Optional, Tuple, Union
 
 import torch
 from mmengine.config import Config
 from mmengine.logging import print_log
 from mmengine.registry import MODELS, init_default_scope
-from mmpretrain.models import BaseClassifier
-from torch import Tensor, nn
+from torch import nn
 
 from ..analysis import count_macs, count_params, median_latency
 from ..checkpoint import load_checkpoint, load_weights, weights_of
@@ -30,6 +29,7 @@ from ..layers import (
     unfinished_layers,
 )
 from ..models import TensorMode, build_model, make_inputs
+from .proof import largest_difference, record_calls
 
 # Largest difference of an output that passes, relative to the largest value.
 TOLERANCE = 1e-4
@@ -43,17 +43,23 @@ class CondenseReport:
         config (Path): The written config.
         checkpoint (Path): The written checkpoint.
         input_shape (tuple[int]): Height and width of the input in pixels.
-        max_difference (float): Largest difference between an output of the
-            sparse and of the condensed model, relative to its largest value.
+        max_difference (float): Largest difference between an output of a part
+            of the sparse and of the condensed model, relative to that
+            output's largest value.
         kept_fraction (float): Fraction of the sparse layers' weights kept.
         params (tuple[int]): Parameters of the model.
-        macs (tuple[int]): Multiply-accumulates of the model.
-        backbone_macs (tuple[int]): Those of its backbone.
+        macs (tuple[int], optional): Multiply-accumulates of the model. None,
+            like the others that are optional, where they cannot be measured.
+        backbone_macs (tuple[int], optional): Those of its backbone.
         megabytes (tuple[float]): Size of a checkpoint with weights only.
-        latency (tuple[float]): Milliseconds per image, whole model.
-        backbone_latency (tuple[float]): Milliseconds per image, backbone.
+        latency (tuple[float], optional): Milliseconds per image, whole model.
+        backbone_latency (tuple[float], optional): Milliseconds per image,
+            backbone.
         runs_on (dict[str, str]): What the condensed parts run on here, by
             their names; see :func:`~mmcdnv2.layers.kernel_report`.
+        compared (tuple[str]): Names of the parts whose outputs were compared,
+            in the order of execution. Each sparse layer was compared beside.
+        unmeasured (dict[str, str]): Why a value above is None, by its name.
     """
 
     config: Path
@@ -62,12 +68,14 @@ class CondenseReport:
     max_difference: float
     kept_fraction: float
     params: Tuple[int, int]
-    macs: Tuple[int, int]
-    backbone_macs: Tuple[int, int]
+    macs: Optional[Tuple[int, int]]
+    backbone_macs: Optional[Tuple[int, int]]
     megabytes: Tuple[float, float]
-    latency: Tuple[float, float]
-    backbone_latency: Tuple[float, float]
+    latency: Optional[Tuple[float, float]]
+    backbone_latency: Optional[Tuple[float, float]]
     runs_on: Dict[str, str]
+    compared: Tuple[str, ...] = ()
+    unmeasured: Dict[str, str] = field(default_factory=dict)
 
 
 def condense_checkpoint(
@@ -118,6 +126,7 @@ def condense_checkpoint(
             + '\n'.join(f'  {name} {state}' for name, state in unfinished.items())
         )
     inputs, samples = make_inputs(sparse, cfg, image, input_shape)
+    calls, layer_calls = record_calls(sparse, inputs, samples, checkpoint)
 
     print_log('Condensing, then comparing the sparse and the condensed model.')
     out_dir = Path(out_dir)
@@ -146,15 +155,28 @@ def condense_checkpoint(
                 f'{next(iter(sparse_layers(condensed)))} must come from a conv_cfg or '
                 'a backbone with a deploy argument.'
             )
-        difference = _max_difference(sparse, condensed, inputs)
-        if not difference <= TOLERANCE:
+        difference, part = largest_difference(sparse, condensed, calls + layer_calls)
+        if difference > TOLERANCE:
             raise InputError(
-                f'The condensed model differs from the sparse one by {difference:.1e}, '
-                f'more than {TOLERANCE:.0e}, so nothing was written. This is a bug of '
-                'mmcdnv2, please report it.'
+                f'The condensed model differs from the sparse one by {difference:.1e} '
+                f'in {part}, more than {TOLERANCE:.0e}, so nothing was written. This '
+                'is a bug of mmcdnv2, please report it.'
             )
     print_log('Equal. Counting and timing both.')
     models = (sparse, condensed)
+    networks = [TensorMode(model, samples) for model in models]
+    unmeasured: Dict[str, str] = {}
+
+    def measured(name: str, measure: Callable[[], Iterable]) -> Optional[tuple]:
+        # The files stand, and what a model of another package raises without
+        # annotations, or at a small input, is not to be foreseen.
+        try:
+            return tuple(measure())
+        except Exception as error:
+            reason = str(error).strip().partition('\n')[0]
+            unmeasured[name] = f'{type(error).__name__}: {reason}'
+            return None
+
     return CondenseReport(
         config=config_path,
         checkpoint=checkpoint_path,
@@ -162,18 +184,21 @@ def condense_checkpoint(
         max_difference=difference,
         kept_fraction=kept_fraction(sparse),
         params=tuple(count_params(model) for model in models),
-        macs=tuple(count_macs(TensorMode(model, samples), inputs) for model in models),
-        backbone_macs=tuple(count_macs(model.backbone, inputs) for model in models),
-        megabytes=tuple(_megabytes(model) for model in models),
-        latency=tuple(
-            median_latency(
-                [partial(TensorMode(model, samples), inputs) for model in models]
-            )
+        macs=measured('macs', lambda: [count_macs(n, inputs) for n in networks]),
+        backbone_macs=measured(
+            'backbone_macs', lambda: [count_macs(m.backbone, inputs) for m in models]
         ),
-        backbone_latency=tuple(
-            median_latency([partial(model.backbone, inputs) for model in models])
+        megabytes=tuple(_megabytes(model) for model in models),
+        latency=measured(
+            'latency', lambda: median_latency([partial(n, inputs) for n in networks])
+        ),
+        backbone_latency=measured(
+            'backbone_latency',
+            lambda: median_latency([partial(m.backbone, inputs) for m in models]),
         ),
         runs_on=kernel_report(condensed),
+        compared=tuple(dict.fromkeys(call.name for call in calls)),
+        unmeasured=unmeasured,
     )
 
 
@@ -222,29 +247,3 @@ def _condensed_copy(model: nn.Module) -> nn.Module:
     model = copy.deepcopy(model)
     condense_layers(model)
     return model
-
-
-@torch.no_grad()
-def _outputs(model: nn.Module, inputs: Tensor) -> List[Tensor]:
-    """Logits of a classifier, the neck's features of a detector.
-
-    Comparing before a detector's heads keeps the choice among nearly equal
-    proposals out of the comparison.
-    """
-    features = model.extract_feat(inputs)
-    if isinstance(model, BaseClassifier):
-        return [model.head(features)]
-    return list(features)
-
-
-@torch.no_grad()
-def _max_difference(sparse: nn.Module, condensed: nn.Module, inputs: Tensor) -> float:
-    """Compare the outputs, and each layer on its own wherever it is."""
-    pairs = list(zip(_outputs(sparse, inputs), _outputs(condensed, inputs)))
-    for name, layer in sparse_layers(sparse).items():
-        x = torch.randn(1, layer.in_channels, 7, 7)
-        pairs.append((layer(x), condensed.get_submodule(name)(x)))
-    return max(
-        ((expected - actual).abs().max() / expected.abs().max()).item()
-        for expected, actual in pairs
-    )

@@ -28,7 +28,8 @@ class Structure:
 
     Args:
         module (nn.Module): The module that a kernel runs as a whole.
-        arguments (KernelArguments): The kernel's arguments.
+        arguments (KernelArguments): The kernel's arguments; none where no
+            kernel takes it.
     """
 
     def __init__(self, module: nn.Module, arguments: KernelArguments) -> None:
@@ -42,6 +43,7 @@ class Structure:
         self.kinds = list(set(map(type, children)))
         self.forwards = [kind.forward for kind in self.kinds]
         self.attributes = list(map(vars, children))
+        self.patched = ['forward' in attributes for attributes in self.attributes]
         norms = [child for child in children if isinstance(child, _BatchNorm)]
         self.norms = list(map(vars, norms))
         self.eps_owners = list(map(vars, arguments.norms))
@@ -61,15 +63,14 @@ class Structure:
             return 'a module inside of it has a hook'
         if any(map(_training, self.norms)):
             return 'a norm inside of it is in training mode'
-        if True in ['forward' in attributes for attributes in self.attributes]:
-            return 'the forward of a module inside of it was replaced'
         return None
 
     def has_changed(self) -> bool:
-        """Whether a module inside was replaced, or a class patched."""
+        """Whether a module inside, or the forward of one, was replaced."""
         return (
             self.families != self.copies
             or [kind.forward for kind in self.kinds] != self.forwards
+            or ['forward' in each for each in self.attributes] != self.patched
         )
 
     def tensors(self) -> List[Tensor]:
@@ -85,13 +86,13 @@ class Plan(NamedTuple):
     """How a module runs on its kernel, or why it does not.
 
     Attributes:
-        arguments (KernelArguments, optional): What the kernel is called with.
-        structure (Structure, optional): The module's parts.
-        reason (str, optional): Why there is neither.
+        arguments (KernelArguments): What the kernel is called with.
+        structure (Structure): The module's parts.
+        reason (str, optional): Why no kernel takes the module.
     """
 
-    arguments: Optional[KernelArguments] = None
-    structure: Optional[Structure] = None
+    arguments: KernelArguments
+    structure: Structure
     reason: Optional[str] = None
 
 
@@ -135,7 +136,7 @@ class KernelMixin:
             return None
         # Another thread may drop the plan at any time.
         plan = self._plan
-        if plan is None or (plan.structure and plan.structure.has_changed()):
+        if plan is None or plan.structure.has_changed():
             plan = self._plan = self._make_plan()
         arguments, structure, reason = plan
         if reason or structure.obstacle() or not self._has_kernels():
@@ -180,7 +181,8 @@ class KernelMixin:
         try:
             arguments = self._kernel_arguments()
         except UnsupportedError as reason:
-            return Plan(reason=str(reason))
+            nothing = KernelArguments()
+            return Plan(nothing, Structure(self, nothing), str(reason))
         return Plan(arguments, Structure(self, arguments))
 
     def kernel_obstacle(self) -> Optional[str]:
@@ -193,7 +195,7 @@ class KernelMixin:
 
     def _drop_plan(self) -> None:
         plan = self.__dict__.pop('_plan', None)
-        if plan is not None and plan.structure:
+        if plan is not None and plan.arguments.sources:
             library.forget(plan.structure.tensors())
 
     def train(self, mode: bool = True) -> nn.Module:

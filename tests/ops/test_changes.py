@@ -312,3 +312,15 @@ def test_compiled_networks_see_changes():
     layer = backbone.blocks[0][0]
     layer.forward = lambda x: torch.cat([x, x[:, :3]], 1)
     assert_same(compiled(x), fallback(backbone, x))
+
+
+@torch.no_grad()
+def test_kernels_come_back(network):
+    backbone, x, expected = network
+    layer = backbone.blocks[2][1]
+    backbone.eval()
+    layer.forward = layer.forward
+    assert not uses_kernels(backbone.blocks[2], backbone.stem(x))
+    del layer.forward
+    assert uses_kernels(backbone.blocks[2], backbone.stem(x))
+    assert_same(backbone(x), expected)

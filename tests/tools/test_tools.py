@@ -9,7 +9,8 @@ from pathlib import Path
 import mmengine.device
 import pytest
 import torch
-from conftest import ROOT
+from conftest import ROOT, save_checkpoint
+from mmengine.config import Config
 from mmengine.runner import Runner
 from reference import official_state_dict
 
@@ -65,6 +66,34 @@ def test_train_resume_test_condense_test(run, tiny_configs, tmp_path, name):
         if name == 'detector':
             sparse, condensed = sparse['scores'], condensed['scores']
         torch.testing.assert_close(condensed, sparse, atol=1e-3, rtol=0)
+
+
+def test_condense_says_what_cannot_be_measured(run, tiny_configs, tmp_path, capsys):
+    cfg = Config.fromfile(tiny_configs['detector'])
+    # As a semi-supervised detector has it: two models, and none has the backbone.
+    cfg.model = dict(
+        type='SemiBaseDetector',
+        detector=cfg.model,
+        data_preprocessor=cfg.model.pop('data_preprocessor'),
+        semi_train_cfg=dict(),
+        semi_test_cfg=dict(),
+    )
+    config, report = tmp_path / 'semi.py', tmp_path / 'report.json'
+    cfg.dump(config)
+    checkpoint = save_checkpoint(config, tmp_path / 'semi.pth')
+    out_dir = tmp_path / 'condensed'
+    options = ('--input-shape', 32, 32, '--json', report)
+    assert run('condense.py', config, checkpoint, out_dir, *options) == 0
+    assert len(list(out_dir.iterdir())) == 2
+    lines = capsys.readouterr().out.splitlines()
+    rows = [line.split('│')[1].strip() for line in lines if line.startswith('│')]
+    assert rows == ['Parameters (M)', 'MACs (M)', 'Checkpoint (MB)', 'Latency (ms)']
+    reason = "AttributeError: 'SemiBaseDetector' object has no attribute 'backbone'"
+    for title in ('Backbone MACs (M)', 'Backbone latency (ms)'):
+        assert f'{title}: not measured, {reason}' in lines
+    report = json.loads(report.read_text())
+    assert report['backbone_macs'] is None
+    assert report['unmeasured']['backbone_macs'] == reason
 
 
 @pytest.mark.parametrize('name', ['classifier', 'detector'])
