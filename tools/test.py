@@ -4,10 +4,8 @@ import argparse
 
 from mmengine.evaluator import DumpResults
 
-from mmcdnv2.checkpoint import load_checkpoint, load_weights, weights_of
 from mmcdnv2.config import load_config
-from mmcdnv2.engine import add_runner_arguments, build_runner
-from mmcdnv2.engine.runner import unwrap_model
+from mmcdnv2.engine import ExactRunner, add_runner_arguments, build_runner
 from mmcdnv2.errors import InputError, exit_on_input_error
 
 
@@ -30,10 +28,9 @@ def main() -> None:
     if args.out and not args.out.endswith(('.pkl', '.pickle')):
         raise InputError(f'--out expects a .pkl or .pickle file, got {args.out}.')
     cfg = load_config(args.config, args.cfg_options)
-    content = load_checkpoint(args.checkpoint, args.trust_checkpoint)
     # The checkpoint on the command line is the one to test, whatever a config
     # saved by a training says.
-    cfg.load_from, cfg.resume = None, False
+    cfg.load_from, cfg.resume = args.checkpoint, False
     if args.show or args.show_dir:
         # mmpretrain's hook has `enable`, mmdet's `draw`; names differ too.
         cfg.default_hooks.visualization.update(
@@ -44,9 +41,8 @@ def main() -> None:
                 else dict(draw=True, test_out_dir=args.show_dir)
             ),
         )
-    runner = build_runner(cfg, args, ('test_dataloader',))
-    # MMEngine would go on with random weights where names or shapes differ.
-    load_weights(unwrap_model(runner.model), weights_of(content), args.checkpoint)
+    runner = build_runner(cfg, args, ('test_dataloader',), ExactRunner)
+    runner.trust_checkpoint = args.trust_checkpoint
     if args.out:
         runner.test_evaluator.metrics.append(DumpResults(out_file_path=args.out))
     runner.test()

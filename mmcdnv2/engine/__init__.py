@@ -1,11 +1,12 @@
 """What drives training, testing and the sparsification between them."""
 
 from .channels_last_hook import ChannelsLastHook
-from .runner import add_runner_arguments, build_runner
+from .runner import ExactRunner, add_runner_arguments, build_runner
 from .sparsification_hook import SparsificationHook
 
 __all__ = [
     'ChannelsLastHook',
+    'ExactRunner',
     'SparsificationHook',
     'add_runner_arguments',
     'build_runner',

@@ -4,7 +4,7 @@ import logging
 import os
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
-from typing import Any, Dict, Optional, Tuple
+from typing import Any, Dict, Optional, Tuple, Type
 
 from mmengine.config import Config, DictAction
 from mmengine.logging import print_log
@@ -12,7 +12,12 @@ from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from torch import nn
 
-from ..checkpoint import add_trust_argument, load_checkpoint
+from ..checkpoint import (
+    add_trust_argument,
+    load_checkpoint,
+    load_weights,
+    weights_of,
+)
 from ..config import type_of, typed_dicts
 from ..errors import InputError
 
@@ -23,6 +28,39 @@ LISTING_DATASETS = ('CustomDataset', 'ImageNet', 'ImageNet21k')
 def unwrap_model(model: nn.Module) -> nn.Module:
     """Return the model inside a distributed wrapper, or the model itself."""
     return model.module if is_model_wrapper(model) else model
+
+
+class ExactRunner(Runner):
+    """A runner that loads only weights that fit its model exactly.
+
+    MMEngine's own goes on with random weights where names or shapes differ.
+
+    Attributes:
+        trust_checkpoint (bool): Whether a checkpoint may hold more than
+            tensors and plain data. Defaults to False.
+    """
+
+    trust_checkpoint = False
+
+    def load_checkpoint(self, filename: str, **kwargs) -> Dict[str, Any]:
+        """Load a checkpoint after the hooks have seen it.
+
+        Args:
+            filename (str): Path of the file.
+            **kwargs: What MMEngine's method takes beside is fixed here.
+
+        Returns:
+            dict: The checkpoint, as the hooks left it.
+
+        Raises:
+            InputError: If it cannot be used or does not fit the model.
+        """
+        content = load_checkpoint(filename, self.trust_checkpoint)
+        # Hooks expect a state dict in it, which a file of weights alone is itself.
+        checkpoint = dict(content, state_dict=weights_of(content))
+        self.call_hook('after_load_checkpoint', checkpoint=checkpoint)
+        load_weights(unwrap_model(self.model), checkpoint['state_dict'], filename)
+        return checkpoint
 
 
 def add_runner_arguments(parser: ArgumentParser) -> None:
@@ -48,7 +86,12 @@ def add_runner_arguments(parser: ArgumentParser) -> None:
     parser.add_argument('--local-rank', '--local_rank', type=int, default=0)
 
 
-def build_runner(cfg: Config, args: Namespace, loaders: Tuple[str, ...]) -> Runner:
+def build_runner(
+    cfg: Config,
+    args: Namespace,
+    loaders: Tuple[str, ...],
+    runner_type: Type[Runner] = Runner,
+) -> Runner:
     """Build the runner of a config, after a look at its data and checkpoint.
 
     Args:
@@ -56,6 +99,7 @@ def build_runner(cfg: Config, args: Namespace, loaders: Tuple[str, ...]) -> Runn
         args (Namespace): ``config``, the path that names the default work dir
             ``work_dirs/CONFIG_NAME``, and :func:`add_runner_arguments`.
         loaders (tuple[str]): Names of the data loaders that will be used.
+        runner_type (type): Class of the runner. Defaults to MMEngine's.
 
     Returns:
         Runner: Ready to train or test.
@@ -78,7 +122,7 @@ def build_runner(cfg: Config, args: Namespace, loaders: Tuple[str, ...]) -> Runn
     cfg.launcher = args.launcher
     default = f'work_dirs/{Path(args.config).stem}'
     cfg.work_dir = args.work_dir or cfg.get('work_dir') or default
-    return Runner.from_cfg(cfg)
+    return runner_type.from_cfg(cfg)
 
 
 def check_data(cfg: Config, loader: str) -> None:

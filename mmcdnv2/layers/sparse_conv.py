@@ -79,7 +79,7 @@ class SparseConv2d(GroupedMatrix, nn.Conv2d):
 
     @property
     def is_finished(self) -> bool:
-        """bool: Whether every group has come down to its final count."""
+        """bool: Whether every group has come down to its final count, or below."""
         return self.kept <= self.final_kept
 
     @property
@@ -135,8 +135,9 @@ class SparseConv2d(GroupedMatrix, nn.Conv2d):
         """Prune down to the count of the stage that ``progress`` lies in.
 
         However many stages were skipped, the count is met; each group loses
-        the columns of smallest L1 norm. Nothing pruned ever returns, so a
-        smaller progress than before changes nothing.
+        the columns of smallest L1 norm. Nothing pruned ever returns: a smaller
+        progress than before changes nothing, and a group that keeps fewer
+        already, by another pruning, goes on with those.
 
         Args:
             progress (float): Fraction of the training that is done.
@@ -152,14 +153,21 @@ class SparseConv2d(GroupedMatrix, nn.Conv2d):
         if self.kept <= kept:
             return False
         norms = self._group_norms(1).masked_fill(~self.mask, -1)
-        # Stable, so that ties fall alike on every device.
-        order = norms.sort(dim=1, descending=True, stable=True).indices
-        self.mask.zero_().scatter_(1, order[:, :kept], True)
+        self.mask &= self._mask_of_largest(norms, kept)
         return True
+
+    def _mask_of_largest(self, scores: Tensor, kept: int) -> Tensor:
+        """Mask of the columns with the largest scores in each group."""
+        # Stable, so that ties fall alike on every device.
+        order = scores.sort(dim=1, descending=True, stable=True).indices
+        return torch.zeros_like(self.mask).scatter_(1, order[:, :kept], True)
 
     @torch.no_grad()
     def condense(self) -> CondensedConv2d:
         """Return the condensed form, which gives the same output.
+
+        It has the same number of columns in each group. Where a group keeps
+        fewer, by another pruning, zeros fill it up.
 
         Returns:
             CondensedConv2d: A layer on the same device, of the same dtype.
@@ -188,7 +196,9 @@ class SparseConv2d(GroupedMatrix, nn.Conv2d):
         condensed.to(self.weight).train(self.training)
         # A condensed layer loads the sparse form; the sparse one need not
         # know how.
-        condensed.load_state_dict(self.state_dict())
+        mask = self._mask_of_largest(self.mask.int(), self.final_kept)
+        state = dict(self.state_dict(), weight=self.masked_weight(), mask=mask)
+        condensed.load_state_dict(state)
         return condensed
 
     def _load_from_state_dict(
@@ -375,6 +385,8 @@ def kept_fraction(module: nn.Module) -> float:
 def condense_layers(module: nn.Module) -> None:
     """Replace every sparse convolution in a module by its condensed form.
 
+    What is shared remains shared.
+
     Args:
         module (nn.Module): Changed in place.
 
@@ -382,9 +394,9 @@ def condense_layers(module: nn.Module) -> None:
         InputError: If a layer's sparsification is unfinished; nothing is
             changed then.
     """
-    condensed = {
-        name: layer.condense() for name, layer in sparse_layers(module).items()
-    }
-    for name, layer in condensed.items():
-        parent, _, attribute = name.rpartition('.')
-        setattr(module.get_submodule(parent), attribute, layer)
+    condensed = {layer: layer.condense() for layer in sparse_layers(module).values()}
+    # A layer may have several names: one condensed form stands under all of them.
+    for name, layer in list(module.named_modules(remove_duplicate=False)):
+        if layer in condensed:
+            parent, _, attribute = name.rpartition('.')
+            setattr(module.get_submodule(parent), attribute, condensed[layer])

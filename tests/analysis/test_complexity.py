@@ -62,6 +62,17 @@ def test_condensing_divides_macs_by_the_factor():
     assert count_macs(model, x) == dense // 4
 
 
+def test_a_layer_called_twice_costs_twice_but_is_one():
+    layer = LGC(8, 8, groups=4, bias=False)
+    layer.set_progress(1)
+    model = nn.ModuleDict(dict(a=layer, b=layer))
+    model.forward = lambda x: model['b'](model['a'](x))
+    x = torch.rand(1, 8, 3, 3)
+    assert (count_macs(model, x), count_params(model)) == (2 * 64 * 9, 64)
+    condense_layers(model)
+    assert (count_macs(model, x), count_params(model)) == (2 * 16 * 9, 16)
+
+
 @pytest.fixture
 def sleep(monkeypatch):
     """A clock that only sleeping moves on: a real one depends on the machine."""

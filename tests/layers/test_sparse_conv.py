@@ -6,9 +6,18 @@ import random
 import pytest
 import torch
 from mmcv.cnn import ConvModule, build_conv_layer
+from torch import nn
 
 from mmcdnv2.errors import InputError
-from mmcdnv2.layers import LGC, SFR, condense_layers, kept_fraction, stage_of
+from mmcdnv2.layers import (
+    LGC,
+    SFR,
+    condense_layers,
+    kept_fraction,
+    sparse_layers,
+    stage_of,
+)
+from mmcdnv2.layers.grouping import kept_columns
 
 
 def naive_masked_weight(layer):
@@ -239,6 +248,67 @@ def test_unfinished_is_neither_condensed_nor_deployed():
     assert model.state_dict().keys() == before.keys()
     with pytest.raises(InputError, match='finish the sparsification'):
         LGC.condensed_type(8, 8, groups=4).load_state_dict(model[1].state_dict())
+
+
+class Shared(nn.Module):
+    """A layer under several names: in two modules, and in a module used twice."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = LGC(8, 8, groups=4)
+        self.second = self.first
+        self.block = nn.Sequential(self.first, SFR(8, 8, groups=4))
+        self.again = self.block
+
+    def forward(self, x):
+        return self.again(self.block(self.second(self.first(x))))
+
+
+@torch.no_grad()
+def test_condenses_a_shared_layer_at_all_its_places():
+    model = Shared()
+    for layer in sparse_layers(model).values():
+        layer.set_progress(1)
+    x = torch.randn(1, 8, 3, 3)
+    expected = model(x)
+    condense_layers(model)
+    names = model.named_modules(remove_duplicate=False)
+    assert not [name for name, layer in names if hasattr(layer, 'mask')]
+    assert model.first is model.second is model.block[0]
+    assert model.block is model.again
+    torch.testing.assert_close(model(x), expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    'layer',
+    [
+        LGC(24, 16, groups=4, condense_factor=4),
+        SFR(16, 26, groups=4, sparse_factor=4),
+    ],
+    ids=['LGC', 'SFR'],
+)
+@torch.no_grad()
+def test_groups_that_keep_different_numbers(layer):
+    """As another pruning may leave them; ours does not."""
+    layer = copy.deepcopy(layer)
+    x = torch.randn(1, layer.in_channels, 4, 4)
+    layer.mask[0, 3:] = False
+    layer.mask[1, 9:] = False
+    before = layer.mask.clone()
+    for progress in (0.3, 1):
+        layer.set_progress(progress)
+        assert not (layer.mask & ~before).any()
+        kept = kept_columns(layer.columns, 4, stage_of(progress, 4))
+        expected = before.sum(1).clamp(max=kept)
+        assert torch.equal(layer.mask.sum(1), expected)
+        assert layer.kept == kept
+    assert layer.is_finished
+    condensed = layer.condense()
+    torch.testing.assert_close(condensed(x), layer(x), atol=1e-5, rtol=1e-5)
+    index = condensed.index.view(layer.groups, -1)
+    for columns, mask in zip(index.tolist(), layer.mask):
+        assert len(set(columns)) == layer.final_kept
+        assert set(mask.nonzero().flatten().tolist()) <= set(columns)
 
 
 def test_mask_is_a_small_bool_buffer_that_survives():

@@ -68,6 +68,42 @@ def test_train_resume_test_condense_test(run, tiny_configs, tmp_path, name):
         torch.testing.assert_close(condensed, sparse, atol=1e-3, rtol=0)
 
 
+@pytest.mark.parametrize(
+    ('hook', 'tests_average'),
+    [
+        (dict(type='EMAHook'), True),
+        (dict(type='EMAHook', evaluate_on_ema=False), False),
+        (dict(type='mmengine.EMAHook'), True),
+    ],
+    ids=['average', 'original', 'mmengine'],
+)
+@pytest.mark.parametrize('bare', [False, True], ids=['checkpoint', 'weights'])
+def test_hooks_choose_among_the_weights(
+    run, tiny_configs, checkpoints, tmp_path, hook, tests_average, bare
+):
+    """As in a training's checkpoint: the average first, the original beside it."""
+    average = torch.load(checkpoints['classifier'], weights_only=True)['state_dict']
+    bias = next(reversed(average))
+    assert average[bias].shape == (10,)
+    average[bias] = 1e3 * torch.eye(10)[3]
+    original = {**average, bias: 1e3 * torch.eye(10)[7]}
+    content = dict(
+        state_dict=average,
+        ema_state_dict={f'module.{name}': value for name, value in original.items()},
+    )
+    checkpoint, out = tmp_path / 'averaged.pth', tmp_path / 'out.pkl'
+    torch.save(average if bare else content, checkpoint)
+
+    cfg = Config.fromfile(tiny_configs['classifier'])
+    cfg.custom_hooks = [hook]
+    config = tmp_path / 'config.py'
+    cfg.dump(config)
+    arguments = (config, checkpoint, '--work-dir', tmp_path / 'work', '--out', out)
+    assert run('test.py', *arguments) == 0
+    labels = {int(sample['pred_label']) for sample in pickle.loads(out.read_bytes())}
+    assert labels == {3 if bare or tests_average else 7}
+
+
 def test_condense_says_what_cannot_be_measured(run, tiny_configs, tmp_path, capsys):
     cfg = Config.fromfile(tiny_configs['detector'])
     # As a semi-supervised detector has it: two models, and none has the backbone.

@@ -1,0 +1,68 @@
+"""Which checkpoints a runner that tests takes."""
+
+import pytest
+import torch
+from mmengine.hooks import Hook
+from toy import ToyModel
+
+from mmcdnv2.engine import ExactRunner
+from mmcdnv2.errors import InputError
+
+
+class Replace(Hook):
+    """Put other weights in, as hooks that average do."""
+
+    def after_load_checkpoint(self, runner, checkpoint):
+        checkpoint['state_dict'] = checkpoint['other']
+
+
+class Opaque:
+    """What only a trusted checkpoint may hold."""
+
+
+@pytest.fixture
+def make_runner(tmp_path):
+    def make(*hooks):
+        model = ToyModel()
+        name = f'{tmp_path.name}_{id(model)}'
+        options = dict(work_dir=str(tmp_path), experiment_name=name)
+        return ExactRunner(model, custom_hooks=list(hooks), **options)
+
+    return make
+
+
+def test_loads_what_the_hooks_leave(make_runner, tmp_path):
+    weights, others = ToyModel().state_dict(), ToyModel().state_dict()
+    path = str(tmp_path / 'weights.pth')
+    for content, hooks, expected in (
+        (weights, (), weights),
+        (dict(state_dict=weights, other=others), (Replace(),), others),
+        # What does not fit may be made to fit.
+        (dict(state_dict=dict(x=torch.ones(1)), other=others), (Replace(),), others),
+    ):
+        torch.save(content, path)
+        runner = make_runner(*hooks)
+        runner.load_checkpoint(path)
+        for name, value in runner.model.state_dict().items():
+            assert torch.equal(value, expected[name])
+
+
+def test_weights_of_another_model_are_refused(make_runner, tmp_path):
+    weights = ToyModel().state_dict()
+    path = str(tmp_path / 'weights.pth')
+    missing = {k: v for k, v in weights.items() if k != 'lgc.bias'}
+    shape = dict(weights, **{'lgc.bias': torch.ones(9)})
+    for wrong in (missing, shape, dict(weights, more=torch.ones(1))):
+        torch.save(dict(state_dict=weights, other=wrong), path)
+        with pytest.raises(InputError, match='does not hold the weights'):
+            make_runner(Replace()).load_checkpoint(path)
+
+
+def test_more_than_tensors_only_if_trusted(make_runner, tmp_path):
+    path = str(tmp_path / 'weights.pth')
+    torch.save(dict(state_dict=ToyModel().state_dict(), extra=Opaque()), path)
+    runner = make_runner()
+    with pytest.raises(InputError, match='--trust-checkpoint'):
+        runner.load_checkpoint(path)
+    runner.trust_checkpoint = True
+    assert 'extra' in runner.load_checkpoint(path)
