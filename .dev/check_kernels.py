@@ -2,6 +2,7 @@
 
     python .dev/check_kernels.py            # AddressSanitizer and UBSan
     python .dev/check_kernels.py aarch64    # cross-compiled, run by qemu-aarch64
+    python .dev/check_kernels.py native     # as users compile it
 
 Needs g++; the second one Debian's g++-aarch64-linux-gnu and qemu-user.
 """
@@ -14,19 +15,49 @@ import sys
 import tempfile
 from pathlib import Path
 
-from mmcdnv2.ops.build import BuildError, build_test
+from mmcdnv2.ops.build import FLAGS, BuildError, compile_kernels, run_all
 
+SOURCE = Path(__file__).parent.parent / 'tests' / 'ops' / 'core_test.cpp'
 SANITIZERS = ('-fsanitize=address,undefined', '-fno-sanitize-recover=all', '-g')
+
+
+def build_test(folder: Path, compiler: str, machine: str, *flags: str) -> Path:
+    """Compile the test of the part that knows nothing of PyTorch.
+
+    Args:
+        folder (Path): Where it goes.
+        compiler (str): A C++ compiler.
+        machine (str): What it compiles for.
+        flags (str): More flags, for example of a sanitizer.
+
+    Returns:
+        Path: The program. It takes the number of random blocks.
+
+    Raises:
+        BuildError: If the compiler fails.
+    """
+    jobs = compile_kernels(folder, [compiler], machine, flags)
+    test = folder / 'test.o'
+    command = [compiler, *FLAGS, '-Wextra', *flags]
+    command += ['-c', str(SOURCE), '-o', str(test)]
+    jobs.insert(0, (command, test))
+    run_all([command for command, _ in jobs])
+    program = folder / 'test'
+    objects = [str(path) for _, path in jobs]
+    run_all([[compiler, *flags, '-pthread', *objects, '-o', str(program)]])
+    return program
 
 
 def main() -> None:
     """Compile and run the test."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('target', nargs='?', choices=['aarch64'])
+    parser.add_argument('target', nargs='?', choices=['aarch64', 'native'])
     parser.add_argument('--blocks', type=int, default=100)
     args = parser.parse_args()
     compiler, emulator, machine, flags = 'g++', [], platform.machine(), SANITIZERS
-    if args.target:
+    if args.target == 'native':
+        compiler, flags = 'c++', ()
+    elif args.target == 'aarch64':
         compiler, machine, flags = 'aarch64-linux-gnu-g++', args.target, ('-static',)
         emulator = ['qemu-aarch64']
     for program in (compiler, *emulator):

@@ -151,7 +151,7 @@ class DenseLayer(RecomputedMixin, BaseModule):
         arguments.spec.append(lgc.groups)
         arguments.add_act(self.lgc.activate)
         arguments.add_act(self.conv.activate)
-        arguments.spec.append(int(has_se))
+        arguments.spec += [int(has_se), int(self.sfr is not None)]
         arguments.add_norm(self.lgc.norm)
         arguments.add_conv(lgc, 1)
         arguments.add_norm(self.conv.norm)
@@ -160,9 +160,7 @@ class DenseLayer(RecomputedMixin, BaseModule):
             add_se(arguments, self.se)
         else:
             check_type(self.se, nn.Identity)
-        if self.sfr is None:
-            arguments.spec += [0, 0, 0]
-        else:
+        if self.sfr is not None:
             check_type(self.sfr, SFRModule)
             self.sfr.add_to(arguments)
 
@@ -191,6 +189,7 @@ class Stem(KernelMixin, ConvModule):
         arguments.add_conv(self.conv, 3, stride=2)
         if self.with_norm:
             arguments.add_norm(self.norm)
+        arguments.options = (self.conv.weight.size(0),)
         return arguments
 
 
@@ -214,19 +213,22 @@ class DenseBlock(KernelMixin, Sequential):
         pool = children.pop('pool', None)
         norm, act = children.pop('norm', None), children.pop('act', None)
         arguments = KernelArguments()
-        arguments.spec += [int(pool is not None), int(norm is not None)]
+        arguments.spec.append(int(norm is not None))
         if pool is not None:
             check_type(pool, nn.AvgPool2d)
             sizes = map(_pair, (pool.kernel_size, pool.stride, pool.padding))
             plain = tuple(sizes) == ((2, 2), (2, 2), (0, 0)) and not pool.ceil_mode
             if not plain or pool.divisor_override is not None:
                 raise UnsupportedError('its pooling is not over 2x2 pixels')
+        new_channels = 0
         for layer in children.values():
             check_type(layer, DenseLayer)
             layer.add_to(arguments)
+            new_channels += layer.conv.conv.weight.size(0)
         if norm is not None:
             check_type(act, nn.ReLU)
             arguments.add_norm(norm)
+        arguments.options = (pool is not None, new_channels)
         return arguments
 
 

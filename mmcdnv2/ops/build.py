@@ -1,7 +1,10 @@
 """Compile the native kernels.
 
 The sources need no more than a C++17 compiler and the headers that PyTorch
-brings. What was compiled is kept, so that only the first process waits. It is
+brings. torch.utils.cpp_extension would not do: it needs ninja, links against
+Python, compiles all sources with the same flags, whereas the inner loops are
+compiled once for each instruction set, and waits forever for the lock of a build
+that was killed. What was compiled is kept, so that only the first process waits. It is
 kept with its checksum at the end, where the loader does not look: to load what
 a full disk has left of it would kill the process.
 """
@@ -20,7 +23,7 @@ import torch
 from mmengine.logging import print_log
 
 SOURCES = Path(__file__).parent / 'csrc'
-_FLAGS = ('-std=c++17', '-O3', '-fPIC', '-Wall')
+FLAGS = ('-std=c++17', '-O3', '-fPIC', '-Wall', '-iquote', str(SOURCES))
 
 
 class InstructionSet(NamedTuple):
@@ -81,13 +84,13 @@ def compile_kernels(
     jobs = []
     for isa in instruction_sets(machine):
         target = folder / f'kernels_{isa.name}.o'
-        command = [*compiler, *_FLAGS, '-ffp-contract=fast', *isa.flags, *extra]
+        command = [*compiler, *FLAGS, '-ffp-contract=fast', *isa.flags, *extra]
         command += [
             f'-DMMCDNV2_ISA={isa.name}',
             f'-DMMCDNV2_LANES={isa.lanes}',
             f'-DMMCDNV2_REGISTERS={isa.registers}',
         ]
-        command += ['-c', str(SOURCES / 'kernels.cpp'), '-o', str(target)]
+        command += ['-c', str(SOURCES / 'core' / 'kernels.cpp'), '-o', str(target)]
         jobs.append((command, target))
     return jobs
 
@@ -125,8 +128,8 @@ def library_path() -> Path:
         BuildError: If nothing tells where to keep it.
     """
     digest = hashlib.sha256()
-    for path in sorted(SOURCES.iterdir()):
-        digest.update(path.read_bytes())
+    for path in sorted(SOURCES.rglob('*.?pp')):
+        digest.update(f'{path.relative_to(SOURCES)} '.encode() + path.read_bytes())
     digest.update(Path(__file__).read_bytes())
     digest.update(f'{torch.__version__} {torch.compiled_with_cxx11_abi()}'.encode())
     cache = Path(os.environ.get('XDG_CACHE_HOME', ''))
@@ -193,10 +196,10 @@ def build() -> Path:
         with tempfile.TemporaryDirectory(dir=target.parent) as name:
             folder = Path(name)
             jobs = compile_kernels(folder, compiler, platform.machine())
-            binding = folder / 'binding.o'
+            operators = folder / 'operators.o'
             # at::parallel_for is a template that is parallel with OpenMP only. It
             # must find PyTorch's own when it is loaded, so it is not linked.
-            command = [*compiler, *_FLAGS, '-fopenmp']
+            command = [*compiler, *FLAGS, '-fopenmp']
             command += [
                 f'-D_GLIBCXX_USE_CXX11_ABI={int(torch.compiled_with_cxx11_abi())}',
                 '-isystem',
@@ -204,9 +207,10 @@ def build() -> Path:
                 '-isystem',
                 str(root / 'include' / 'torch' / 'csrc' / 'api' / 'include'),
             ]
-            command += ['-c', str(SOURCES / 'binding.cpp'), '-o', str(binding)]
+            source = SOURCES / 'torch' / 'operators.cpp'
+            command += ['-c', str(source), '-o', str(operators)]
             # The slowest first.
-            jobs.insert(0, (command, binding))
+            jobs.insert(0, (command, operators))
             run_all([command for command, _ in jobs])
             library = folder / target.name
             link = [*compiler, '-shared', *(str(path) for _, path in jobs)]
@@ -218,33 +222,6 @@ def build() -> Path:
     except OSError as error:
         raise BuildError(f'they cannot be built in {target.parent}: {error}') from error
     return target
-
-
-def build_test(folder: Path, compiler: str, machine: str, *flags: str) -> Path:
-    """Compile the test of the part that knows nothing of PyTorch.
-
-    Args:
-        folder (Path): Where it goes.
-        compiler (str): A C++ compiler.
-        machine (str): What it compiles for.
-        flags (str): More flags, for example of a sanitizer.
-
-    Returns:
-        Path: The program. It takes the number of random blocks.
-
-    Raises:
-        BuildError: If the compiler fails.
-    """
-    jobs = compile_kernels(folder, [compiler], machine, flags)
-    test = folder / 'test.o'
-    source = str(SOURCES / 'test.cpp')
-    command = [compiler, *_FLAGS, '-Wextra', *flags, '-c', source, '-o', str(test)]
-    jobs.insert(0, (command, test))
-    run_all([command for command, _ in jobs])
-    program = folder / 'test'
-    objects = [str(path) for _, path in jobs]
-    run_all([[compiler, *flags, '-pthread', *objects, '-o', str(program)]])
-    return program
 
 
 if __name__ == '__main__':

@@ -37,19 +37,23 @@ class UnsupportedError(Exception):
 class KernelArguments:
     """What a kernel is called with besides its input.
 
-    The ``add`` methods are called in the order in which the kernel reads.
+    The ``add`` methods are called in the order in which the kernel reads. The
+    table in csrc/torch/argument_reader.hpp states it.
 
     Attributes:
         spec (list[int]): What the modules are.
         norms (list[nn.Module]): Batch norms.
         sources (list[tuple]): Parameters and buffers, each by its module and
             its name there.
+        options (tuple[int]): What has a name of its own in the operator's
+            schema, in that order: it tells the shape of the output.
     """
 
     def __init__(self) -> None:
         self.spec: List[int] = []
         self.norms: List[nn.Module] = []
         self.sources: List[Tuple[nn.Module, str]] = []
+        self.options: Tuple[int, ...] = ()
 
     def tensors(self) -> List[Tensor]:
         """Collect the parameters and buffers as they are now."""

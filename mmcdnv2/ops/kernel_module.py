@@ -1,7 +1,7 @@
 """Modules that run on a native kernel where it gives the same output."""
 
 import operator
-from typing import Dict, List, NamedTuple, Optional, Tuple
+from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 
 import torch
 from torch import Tensor, nn
@@ -17,8 +17,8 @@ _training = operator.itemgetter('training')
 _eps = operator.itemgetter('eps')
 _active_functorch = torch._C._functorch.peek_interpreter_stack
 
-# Parameters, spec and epsilons.
-KernelArgs = Tuple[List[Tensor], List[int], List[float]]
+# Parameters, spec, epsilons and the operator's options.
+KernelArgs = Tuple[Any, ...]
 
 
 class Structure:
@@ -111,7 +111,7 @@ class KernelMixin:
     _only_if_loaded = False
 
     def _kernel_arguments(self) -> KernelArguments:
-        """Collect the kernel's arguments.
+        """Collect the kernel's arguments, in its order.
 
         Raises:
             UnsupportedError: If no kernel takes the module.
@@ -125,7 +125,8 @@ class KernelMixin:
             inputs (Tensor): What the module is called with.
 
         Returns:
-            tuple: Parameters, spec and epsilons. None if PyTorch is to run.
+            tuple: Parameters, spec, epsilons and the operator's options. None if
+            PyTorch is to run.
         """
         if self.training or not self._suits(*inputs):
             return None
@@ -141,7 +142,12 @@ class KernelMixin:
         arguments, structure, reason = plan
         if reason or structure.obstacle() or not self._has_kernels():
             return None
-        return structure.tensors(), arguments.spec, structure.eps()
+        return (
+            structure.tensors(),
+            arguments.spec,
+            structure.eps(),
+            *arguments.options,
+        )
 
     def _traced_args(self) -> Optional[KernelArgs]:
         """Do the same where what is looked up becomes part of a graph."""
@@ -156,7 +162,8 @@ class KernelMixin:
             arguments = self._kernel_arguments()
         except UnsupportedError:
             return None
-        return arguments.tensors(), arguments.spec, [n.eps for n in arguments.norms]
+        eps = [norm.eps for norm in arguments.norms]
+        return (arguments.tensors(), arguments.spec, eps, *arguments.options)
 
     def _has_kernels(self) -> bool:
         if self._only_if_loaded:

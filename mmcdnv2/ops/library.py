@@ -24,17 +24,16 @@ _obstacle: Optional[str] = '?'
 
 
 def _fake_dense_block(
-    x: Tensor, params: List[Tensor], spec: List[int], eps: List[float]
+    x: Tensor,
+    params: List[Tensor],
+    spec: List[int],
+    eps: List[float],
+    pool: bool,
+    new_channels: int,
 ) -> Tensor:
     """Tell a dense block's output without computing it."""
-    pool, *_ = spec
-    channels = x.size(1)
-    # The weights of the 3x3 convolutions are the ones that are not 1x1.
-    for param in params:
-        if param.dim() == 4 and param.size(-1) == 3:
-            channels = channels + param.size(0)
     height, width = (size // 2 if pool else size for size in x.shape[2:])
-    return x.new_empty(x.size(0), channels, height, width)
+    return x.new_empty(x.size(0), x.size(1) + new_channels, height, width)
 
 
 def _fake_reactivate(
@@ -52,11 +51,15 @@ def _fake_pool_excite(
 
 
 def _fake_stem(
-    x: Tensor, params: List[Tensor], spec: List[int], eps: List[float]
+    x: Tensor,
+    params: List[Tensor],
+    spec: List[int],
+    eps: List[float],
+    out_channels: int,
 ) -> Tensor:
     """Tell a stem's output without computing it."""
     height, width = ((size + 1) // 2 for size in x.shape[2:])
-    return x.new_empty(x.size(0), params[0].size(0), height, width)
+    return x.new_empty(x.size(0), out_channels, height, width)
 
 
 def _load() -> Optional[str]:

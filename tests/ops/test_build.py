@@ -1,16 +1,20 @@
 """Where the kernels come from, and what becomes of it if they cannot come."""
 
 import os
+import runpy
+import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+import setuptools
 from conftest import ROOT
 
+from mmcdnv2.ops import build as build_module
 from mmcdnv2.ops import library
-from mmcdnv2.ops.build import BuildError, build, library_path
+from mmcdnv2.ops.build import SOURCES, BuildError, build, library_path
 
 # Writes what it is asked for, and down that it ran.
 COMPILER = """#!/bin/sh
@@ -53,6 +57,32 @@ def test_builds_once(compiler):
     log.unlink()
     assert build() == path
     assert not log.exists()
+
+
+def test_a_library_is_of_all_sources(tmp_path, monkeypatch):
+    copies = tmp_path / 'csrc'
+    shutil.copytree(SOURCES, copies)
+    monkeypatch.setattr(build_module, 'SOURCES', copies)
+    paths = [library_path()]
+    sources = [path for path in copies.rglob('*') if path.is_file()]
+    for source in sources:
+        with source.open('a') as file:
+            file.write('// changed\n')
+        paths.append(library_path())
+    assert len(set(paths)) == len(sources) + 1 > 10
+
+
+def test_sources_are_packaged(monkeypatch):
+    calls = []
+    monkeypatch.setattr(setuptools, 'setup', lambda **kwargs: calls.append(kwargs))
+    runpy.run_path(str(ROOT / 'setup.py'), run_name='__main__')
+    folder = SOURCES.parent
+    packaged = {
+        path
+        for pattern in calls[0]['package_data']['mmcdnv2.ops']
+        for path in folder.glob(pattern)
+    }
+    assert packaged == {path for path in SOURCES.rglob('*') if path.is_file()}
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,6 @@
 import copy
 import os
 import pickle
-import platform
 import subprocess
 import sys
 
@@ -24,7 +23,7 @@ from mmcdnv2 import ops
 from mmcdnv2.backbones import CondenseNetV2, SFRShuffleNetV2
 from mmcdnv2.layers import SFRModule, kernel_report
 from mmcdnv2.necks import SEGlobalAveragePooling
-from mmcdnv2.ops.build import build_test, library_path
+from mmcdnv2.ops.build import library_path
 
 pytestmark = pytest.mark.skipif(
     not ops.is_available(), reason=f'no kernels here: {ops.describe()}'
@@ -341,6 +340,21 @@ def test_fake_outputs_have_the_real_shapes():
 
 
 @torch.no_grad()
+def test_stated_shapes_are_checked():
+    # Graphs would otherwise go on with a shape that the output does not have.
+    backbone, x = condensed(), torch.rand(1, 3, 64, 64)
+    *args, channels = backbone.stem.kernel_args(x)
+    assert torch.ops.mmcdnv2.stem(x, *args, channels).size(1) == channels
+    with pytest.raises(RuntimeError, match='give 6 channels, not the stated 7'):
+        torch.ops.mmcdnv2.stem(x, *args, channels + 1)
+    x = backbone.stem(x)
+    *args, channels = backbone.blocks[0].kernel_args(x)
+    assert torch.ops.mmcdnv2.dense_block(x, *args, channels).size(1) == 6 + channels
+    with pytest.raises(RuntimeError, match='give 12 channels, not the stated 13'):
+        torch.ops.mmcdnv2.dense_block(x, *args, channels + 1)
+
+
+@torch.no_grad()
 def test_compile_keeps_them():
     backbone = condensed()
     compiled = torch.compile(backbone, backend='eager', fullgraph=MODERN)
@@ -411,9 +425,13 @@ def test_environment_variable(tmp_path):
     assert 'no kernels called mmx' in out
 
 
-def test_core(tmp_path):
+def test_core():
     # make kernels-check runs it under sanitizers, which takes minutes.
-    program = build_test(tmp_path, 'c++', platform.machine())
-    out = subprocess.check_output([program, '50'], text=True)
+    script = ROOT / '.dev' / 'check_kernels.py'
+    out = subprocess.check_output(
+        [sys.executable, '-W', 'ignore', script, 'native', '--blocks', '50'],
+        env=dict(os.environ, PYTHONPATH=str(ROOT)),
+        text=True,
+    )
     for name in KERNELS:
         assert f'{name}: 50 random blocks' in out

@@ -1,294 +1,21 @@
-// The inner loops of condensed dense layers, torch-free.
+// The inner loops, compiled once for each instruction set with these set on the
+// command line: MMCDNV2_ISA (the namespace), MMCDNV2_LANES (floats in a vector)
+// and MMCDNV2_REGISTERS (vector registers).
 //
-// This file is compiled once for each instruction set (see kernels.cpp), so it
-// must not instantiate anything from the standard library: the linker would be
-// free to keep the copy that was compiled for the newest processor.
-//
-// Pixels are the vector dimension. A channel is a row of pixels in one flat
-// array, so that tiles ignore the borders of image rows; what the 3x3
-// convolution reads across a border is masked. All channel strides and all
-// ranges of pixels are multiples of kAlign: there are no remainder loops.
+// Neither this file nor what it includes may instantiate anything from the
+// standard library: the linker would be free to keep the copy that was compiled
+// for the newest processor.
 
-#pragma once
+#include "core/kernels.hpp"
 
-#include <cstdint>
+#include "core/vector_tiles.hpp"
 
 namespace mmcdnv2 {
 
-// Pixels in the widest vector.
-constexpr int64_t kAlign = 16;
+#define MMCDNV2_TO_STRING(x) #x
+#define MMCDNV2_STRING(x) MMCDNV2_TO_STRING(x)
 
-// Pixels in the largest tile.
-constexpr int64_t kTile = 12 * kAlign;
-
-enum class Act : int64_t { kNone = 0, kReLU = 1, kHSwish = 2 };
-
-// From `begin` up to but without `end`.
-struct Range {
-  int64_t begin, end;
-};
-
-// Channel c's pixel p stands at data[c * stride + p - origin].
-struct Plane {
-  float* data;
-  int64_t stride;
-  int64_t origin;
-};
-
-// Learned group convolution with what stands around it: norm and activation
-// of the gathered inputs, and norm (in weight and shift) and activation of the
-// outputs, which the 3x3 convolution reads.
-struct GatherConv {
-  int64_t groups, kept, members;  // inputs and outputs of a group
-  const int32_t* index;           // (groups, kept), channels to read
-  const float* scale;             // (groups, kept), norm before, as gathered
-  const float* shift;
-  Act act;
-  // (groups, blocks of members, kept, members of the block)
-  const float* weight;
-  const float* out_shift;  // (groups, members)
-  Act out_act;
-};
-
-// 3x3 group convolution, stride 1, zeros around the image.
-struct GroupConv3x3 {
-  int64_t groups, in_members, members;
-  // For few outputs, or many with some left over. Weights are packed (groups,
-  // blocks of at most 4 members, in_members, row and column of the tap, members
-  // of the block), otherwise (groups, blocks of max_block members, column of
-  // the tap: left, right, middle, in_members, row of the tap, members of the
-  // block).
-  bool by_columns;
-  const float* weight;
-};
-
-// Sparse feature reactivation of activated features.
-struct ScatterConv {
-  int64_t groups, kept, members;  // outputs and inputs of a group
-  const int32_t* index;           // (groups, kept), channels to update
-  // (groups, blocks of kept, members, outputs of the block)
-  const float* weight;
-};
-
-// Bits that are zero where a column of the image has no left or right
-// neighbour and one elsewhere. Both are periodic, of width + kTile entries:
-// entry i is about column i % width.
-struct ColumnMasks {
-  const int32_t* left;
-  const int32_t* right;
-  int64_t width;
-};
-
-// Any convolution of few inputs, each tap of each channel a row of pixels.
-struct RowConv {
-  int64_t inputs, outputs;
-  const float* weight;  // (blocks of outputs, inputs, members of the block)
-  const float* shift;
-};
-
-// act(x * scale + shift), channel by channel.
-struct Affine {
-  int64_t channels;
-  const float* scale;
-  const float* shift;
-  Act act;
-};
-
-// Outputs are computed in blocks of 8, 4, 2 and 1 of a group, the largest
-// first, up to `max_block`; weights are packed in that order.
-struct Kernels {
-  const char* name;
-  int64_t max_block;
-  void (*gather_conv)(const GatherConv&, const Plane& x, const Plane& h,
-                      Range pixels, Range groups, float* panel);
-  // `sums` has room for 12 rows of the pixels and kAlign before and behind.
-  void (*group_conv3x3)(const GroupConv3x3&, const ColumnMasks&, const Plane& h,
-                        const Plane& out, Range pixels, Range groups,
-                        float* sums);
-  void (*scatter_conv)(const ScatterConv&, const Plane& x, const Plane& out,
-                       Range pixels);
-  void (*row_conv)(const RowConv&, const float* const* rows, const Plane& out,
-                   Range pixels);
-  // dst = affine(src), or dst += affine(src).
-  void (*affine)(const Affine&, const Plane& src, const Plane& dst,
-                 Range pixels, bool accumulate);
-  // mean[c] of the first `count` pixels of each channel.
-  void (*mean)(const Plane& src, int64_t channels, int64_t count, float* mean);
-  // out = weight^T x, the weight of shape (inputs, outputs), outputs a multiple
-  // of kAlign.
-  void (*linear)(const float* weight, const float* x, int64_t inputs,
-                 int64_t outputs, float* out);
-  // Averages 2x2 pixels of a channel; height and width are the output's.
-  void (*pool2x2)(const float* src, int64_t src_width, float* dst,
-                  int64_t height, int64_t width);
-};
-
-}  // namespace mmcdnv2
-
-#ifdef MMCDNV2_ISA
-
-namespace mmcdnv2 {
 namespace MMCDNV2_ISA {
-
-constexpr int kLanes = MMCDNV2_LANES;
-// Accumulators that fit beside a row of inputs and a broadcast weight.
-constexpr int kAccumulators = MMCDNV2_REGISTERS == 32 ? 24 : 12;
-constexpr int kMaxBlock = MMCDNV2_REGISTERS == 32 ? 8 : 4;
-
-typedef float V __attribute__((vector_size(kLanes * sizeof(float))));
-typedef int32_t Bits __attribute__((vector_size(kLanes * sizeof(int32_t))));
-// Compilers let a vector alias its elements.
-typedef float Unaligned
-    __attribute__((vector_size(kLanes * sizeof(float)), aligned(4)));
-
-inline V load(const float* p) { return *reinterpret_cast<const Unaligned*>(p); }
-inline void store(float* p, V v) { *reinterpret_cast<Unaligned*>(p) = v; }
-inline V broadcast(float s) { return s - V{}; }
-
-// Not a product with 0 or 1: that would keep NaN.
-inline V masked(V v, const int32_t* mask) {
-  Bits bits;
-  __builtin_memcpy(&bits, mask, sizeof(bits));
-  return reinterpret_cast<V>(reinterpret_cast<Bits>(v) & bits);
-}
-
-// Keeps the compiler from reading memory again instead of a register, which
-// costs most where a load straddles two cache lines.
-inline V in_register(V v) {
-#if defined(__x86_64__)
-  asm("" : "+v"(v));
-#elif defined(__aarch64__)
-  asm("" : "+w"(v));
-#endif
-  return v;
-}
-
-// Comparisons in this order let NaN pass, as torch does.
-inline V relu(V v) { return V{} > v ? V{} : v; }
-
-inline V hswish(V v) {
-  const V zero = {}, one = broadcast(1.f);
-  V gate = v * (1.f / 6.f) + 0.5f;
-  gate = zero > gate ? zero : gate;
-  gate = one < gate ? one : gate;
-  return v * gate;
-}
-
-inline float* at(const Plane& plane, int64_t channel, int64_t pixel) {
-  return plane.data + channel * plane.stride + pixel - plane.origin;
-}
-
-template <int N>
-struct Size {
-  static constexpr int value = N;
-};
-
-// Calls f(Size<M>, first) for blocks of outputs, at most Max each.
-template <int Max, class F>
-inline __attribute__((always_inline)) void for_blocks(int64_t count,
-                                                      const F& f) {
-  int64_t m = 0;
-  if (Max >= 8)
-    for (; count - m >= 8; m += 8) f(Size<(Max >= 8 ? 8 : 1)>(), m);
-  if (Max >= 4)
-    for (; count - m >= 4; m += 4) f(Size<(Max >= 4 ? 4 : 1)>(), m);
-  for (; count - m >= 2; m += 2) f(Size<2>(), m);
-  if (count - m >= 1) f(Size<1>(), m);
-}
-
-// Calls f(Size<N>, first pixel) for tiles of at most T vectors.
-template <int T, class F>
-inline __attribute__((always_inline)) void for_tiles(Range pixels, const F& f) {
-  int64_t p = pixels.begin;
-  while (p < pixels.end) {
-    const int64_t left = (pixels.end - p) / kLanes;
-    // Two even tiles keep more accumulators busy than a full and a small one.
-    const int64_t n = left > T && left < 2 * T ? (left + 1) / 2 : left;
-    if (n >= T) {
-      f(Size<T>(), p);
-      p += T * kLanes;
-    } else if (T > 6 && n >= 6) {
-      f(Size<6>(), p);
-      p += 6 * kLanes;
-    } else if (T > 4 && n >= 4) {
-      f(Size<4>(), p);
-      p += 4 * kLanes;
-    } else if (T > 3 && n >= 3) {
-      f(Size<3>(), p);
-      p += 3 * kLanes;
-    } else if (n >= 2) {
-      f(Size<2>(), p);
-      p += 2 * kLanes;
-    } else {
-      f(Size<1>(), p);
-      p += kLanes;
-    }
-  }
-}
-
-// Calls f(Size<T>) with the vectors of a tile that leave the accumulators of
-// the largest block of `count` outputs in registers.
-template <class F>
-inline void with_tile(int64_t count, const F& f) {
-  if (kMaxBlock >= 8 && count >= 8)
-    f(Size<kAccumulators / kMaxBlock>());
-  else if (count >= 4)
-    f(Size<kAccumulators / 4>());
-  else
-    f(Size<kAccumulators / 2 < 12 ? kAccumulators / 2 : 12>());
-}
-
-// acc[m][v] += row[v] * weight[m]
-template <int M, int N>
-inline __attribute__((always_inline)) void multiply(V (&acc)[M][N],
-                                                    const float* row,
-                                                    const float* weight) {
-  // Weights of wide layers come from afar and are used once.
-  if (M == kMaxBlock) __builtin_prefetch(weight + 1024, 0, 2);
-  // The shorter side is kept in registers, the longer one read in turn.
-  if (M < N) {
-    V w[M];
-#pragma GCC unroll 24
-    for (int m = 0; m < M; ++m) w[m] = broadcast(weight[m]);
-#pragma GCC unroll 24
-    for (int v = 0; v < N; ++v) {
-      const V in = in_register(load(row + v * kLanes));
-#pragma GCC unroll 24
-      for (int m = 0; m < M; ++m) acc[m][v] += in * w[m];
-    }
-  } else {
-    V in[N];
-#pragma GCC unroll 24
-    for (int v = 0; v < N; ++v) in[v] = in_register(load(row + v * kLanes));
-#pragma GCC unroll 24
-    for (int m = 0; m < M; ++m) {
-      const V w = broadcast(weight[m]);
-#pragma GCC unroll 24
-      for (int v = 0; v < N; ++v) acc[m][v] += in[v] * w;
-    }
-  }
-}
-
-template <int M, int N, class F>
-inline __attribute__((always_inline)) void for_each(V (&acc)[M][N],
-                                                    const F& f) {
-#pragma GCC unroll 24
-  for (int m = 0; m < M; ++m)
-#pragma GCC unroll 24
-    for (int v = 0; v < N; ++v) f(acc[m][v], m, v);
-}
-
-template <class F>
-inline __attribute__((always_inline)) void with_act(Act act, const F& f) {
-  switch (act) {
-    case Act::kNone:
-      return f([](V v) { return v; });
-    case Act::kReLU:
-      return f([](V v) { return relu(v); });
-    case Act::kHSwish:
-      return f([](V v) { return hswish(v); });
-  }
-}
 
 template <int T>
 void gather_conv_tiled(const GatherConv& g, const Plane& x, const Plane& h,
@@ -428,8 +155,8 @@ void group_conv3x3_by_columns(const GroupConv3x3& g, const ColumnMasks& masks,
 }
 
 void group_conv3x3(const GroupConv3x3& g, const ColumnMasks& masks,
-                   const Plane& h, const Plane& out, Range pixels,
-                   Range groups, float* sums) {
+                   const Plane& h, const Plane& out, Range pixels, Range groups,
+                   float* sums) {
   if (g.by_columns)
     group_conv3x3_by_columns(g, masks, h, out, pixels, groups, sums);
   else
@@ -559,6 +286,5 @@ const Kernels kernels = {MMCDNV2_STRING(MMCDNV2_ISA),
                          pool2x2};
 
 }  // namespace MMCDNV2_ISA
-}  // namespace mmcdnv2
 
-#endif
+}  // namespace mmcdnv2

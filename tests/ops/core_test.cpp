@@ -2,11 +2,19 @@
 // implementation, on random blocks. Prints a line for each; exits with 1 at
 // the first difference.
 
+#include <algorithm>
+#include <cmath>
 #include <cstdio>
+#include <cstdlib>
+#include <optional>
 #include <random>
+#include <string>
 #include <thread>
+#include <vector>
 
-#include "dense_block.hpp"
+#include "core/dense_block.hpp"
+#include "core/dispatch.hpp"
+#include "core/stem.hpp"
 
 namespace {
 
@@ -67,32 +75,39 @@ struct OwnedLayer {
   OwnedNorm lgc_norm, conv_norm, sfr_norm;
   std::vector<float> lgc, conv, squeeze, excite, sfr;
   std::vector<int64_t> lgc_index, sfr_index;
-  LayerWeights weights;
+  DenseLayerWeights weights;
 
-  OwnedLayer(Random& random, LayerWeights w)
+  OwnedLayer(Random& random, DenseLayerWeights w)
       : lgc_norm(random, w.in_channels),
         conv_norm(random, w.width),
-        sfr_norm(random, w.sfr.norm_first ? w.growth_rate : w.in_channels),
+        sfr_norm(random, w.reactivation && w.reactivation->norm_first
+                             ? w.growth_rate
+                             : w.in_channels),
         lgc(random.floats(w.width * w.lgc_kept, -0.3f, 0.3f)),
-        conv(random.floats(w.growth_rate * w.width / w.groups * 9, -0.2f, 0.2f)),
-        squeeze(random.floats(w.squeeze.squeezed * w.growth_rate, -1, 1)),
-        excite(random.floats(w.squeeze.squeezed * w.growth_rate, -1, 1)),
+        conv(
+            random.floats(w.growth_rate * w.width / w.groups * 9, -0.2f, 0.2f)),
         lgc_index(random.index(w.groups, w.lgc_kept, w.in_channels)),
         weights(w) {
-    if (w.sfr.groups) {
-      sfr = random.floats(w.sfr.kept * w.growth_rate, -0.3f, 0.3f);
-      sfr_index = random.index(w.sfr.groups, w.sfr.kept, w.in_channels);
-    }
     weights.lgc_norm = lgc_norm.norm();
     weights.conv_norm = conv_norm.norm();
-    weights.sfr.norm = sfr_norm.norm();
     weights.lgc_weight = lgc.data();
     weights.lgc_index = lgc_index.data();
     weights.conv_weight = conv.data();
-    weights.squeeze.squeeze = squeeze.data();
-    weights.squeeze.excite = excite.data();
-    weights.sfr.weight = sfr.data();
-    weights.sfr.index = sfr_index.data();
+    if (weights.excitation) {
+      ExcitationWeights& se = *weights.excitation;
+      squeeze = random.floats(se.squeezed * se.channels, -1, 1);
+      excite = random.floats(se.squeezed * se.channels, -1, 1);
+      se.squeeze = squeeze.data();
+      se.excite = excite.data();
+    }
+    if (weights.reactivation) {
+      ReactivationWeights& r = *weights.reactivation;
+      sfr = random.floats(r.kept * r.in_channels, -0.3f, 0.3f);
+      sfr_index = random.index(r.groups, r.kept, r.out_channels);
+      r.norm = sfr_norm.norm();
+      r.weight = sfr.data();
+      r.index = sfr_index.data();
+    }
   }
 };
 
@@ -106,7 +121,7 @@ double activate(Act act, double x) {
 using Map = std::vector<std::vector<double>>;  // channels of pixels
 
 void apply(const OwnedLayer& layer, Map& x, int64_t height, int64_t width) {
-  const LayerWeights& w = layer.weights;
+  const DenseLayerWeights& w = layer.weights;
   const int64_t pixels = height * width;
   const int64_t members = w.width / w.groups;
   Map h(w.width, std::vector<double>(pixels));
@@ -136,39 +151,40 @@ void apply(const OwnedLayer& layer, Map& x, int64_t height, int64_t width) {
                 w.conv_weight[(o * members + c) * 9 + tap] *
                 h[o / outputs * members + c][row * width + column];
           }
-  if (w.squeeze.squeezed) {
-    std::vector<double> hidden(w.squeeze.squeezed);
-    for (int64_t s = 0; s < w.squeeze.squeezed; ++s) {
+  if (w.excitation) {
+    const ExcitationWeights& se = *w.excitation;
+    std::vector<double> hidden(se.squeezed);
+    for (int64_t s = 0; s < se.squeezed; ++s) {
       for (int64_t o = 0; o < w.growth_rate; ++o)
         for (double value : features[o])
-          hidden[s] += w.squeeze.squeeze[s * w.growth_rate + o] * value / pixels;
+          hidden[s] += se.squeeze[s * w.growth_rate + o] * value / pixels;
       hidden[s] = std::max(hidden[s], 0.0);
     }
     for (int64_t o = 0; o < w.growth_rate; ++o) {
       double sum = 0;
-      for (int64_t s = 0; s < w.squeeze.squeezed; ++s)
-        sum += w.squeeze.excite[o * w.squeeze.squeezed + s] * hidden[s];
+      for (int64_t s = 0; s < se.squeezed; ++s)
+        sum += se.excite[o * se.squeezed + s] * hidden[s];
       for (double& value : features[o]) value /= 1 + std::exp(-sum);
     }
   }
-  if (w.sfr.groups) {
+  if (w.reactivation) {
+    const ReactivationWeights& r = *w.reactivation;
     Map update(w.in_channels, std::vector<double>(pixels));
-    const int64_t inputs = w.growth_rate / w.sfr.groups;
-    for (int64_t i = 0; i < w.sfr.groups * w.sfr.kept; ++i)
+    const int64_t inputs = w.growth_rate / r.groups;
+    for (int64_t i = 0; i < r.groups * r.kept; ++i)
       for (int64_t e = 0; e < inputs; ++e)
         for (int64_t p = 0; p < pixels; ++p) {
-          const int64_t c = e * w.sfr.groups + i / w.sfr.kept;
+          const int64_t c = e * r.groups + i / r.kept;
           const double raw = features[c][p];
           const double input =
-              w.sfr.norm_first ? activate(w.sfr.act, layer.sfr_norm(raw, c))
-                               : raw;
-          update[w.sfr.index[i]][p] += w.sfr.weight[i * inputs + e] * input;
+              r.norm_first ? activate(r.act, layer.sfr_norm(raw, c)) : raw;
+          update[r.index[i]][p] += r.weight[i * inputs + e] * input;
         }
     for (int64_t c = 0; c < w.in_channels; ++c)
       for (int64_t p = 0; p < pixels; ++p)
-        x[c][p] += w.sfr.norm_first
+        x[c][p] += r.norm_first
                        ? update[c][p]
-                       : activate(w.sfr.act, layer.sfr_norm(update[c][p], c));
+                       : activate(r.act, layer.sfr_norm(update[c][p], c));
   }
   x.insert(x.end(), features.begin(), features.end());
 }
@@ -193,7 +209,7 @@ double difference(Random& random, const Kernels& kernels, std::string& what) {
   int64_t channels = in_channels;
   owned.reserve(depth);
   for (int64_t i = 0; i < depth; ++i) {
-    LayerWeights w = {};
+    DenseLayerWeights w = {};
     w.in_channels = channels;
     w.groups = groups;
     w.growth_rate = groups * size();
@@ -201,14 +217,20 @@ double difference(Random& random, const Kernels& kernels, std::string& what) {
     w.lgc_kept = random.integer(1, channels);
     w.lgc_act = static_cast<Act>(random.integer(0, 2));
     w.conv_act = static_cast<Act>(random.integer(0, 2));
-    w.sfr.act = static_cast<Act>(random.integer(0, 2));
-    w.squeeze.channels = w.growth_rate;
-    w.squeeze.squeezed = random.integer(0, 1) * random.integer(1, 40);
-    w.sfr.groups = random.integer(0, 2) ? groups : 0;
-    w.sfr.kept = random.integer(1, channels);
-    w.sfr.norm_first = random.integer(0, 1);
-    w.sfr.in_channels = w.growth_rate;
-    w.sfr.out_channels = channels;
+    if (random.integer(0, 1)) {
+      ExcitationWeights& se = w.excitation.emplace();
+      se.channels = w.growth_rate;
+      se.squeezed = random.integer(1, 40);
+    }
+    if (random.integer(0, 2)) {
+      ReactivationWeights& r = w.reactivation.emplace();
+      r.in_channels = w.growth_rate;
+      r.out_channels = channels;
+      r.groups = groups;
+      r.kept = random.integer(1, channels);
+      r.norm_first = random.integer(0, 1);
+      r.act = static_cast<Act>(random.integer(0, 2));
+    }
     owned.emplace_back(random, w);
     channels += w.growth_rate;
   }
@@ -217,17 +239,17 @@ double difference(Random& random, const Kernels& kernels, std::string& what) {
   const std::vector<float> x =
       random.floats(count * in_channels * height * width, -1, 1);
 
-  std::vector<LayerWeights> weights;
+  std::vector<DenseLayerWeights> weights;
   for (const OwnedLayer& layer : owned) weights.push_back(layer.weights);
-  const Norm norm = out_norm.norm();
-  const DenseBlock block(kernels, weights, in_channels, pool,
-                         has_out_norm ? &norm : nullptr);
+  std::optional<Norm> norm;
+  if (has_out_norm) norm = out_norm.norm();
+  const DenseBlock block(kernels, weights, in_channels, norm);
   const int64_t out_height = pool ? height / 2 : height;
   const int64_t out_width = pool ? width / 2 : width;
   const int64_t pixels = out_height * out_width;
   std::vector<float> out(count * channels * pixels);
   const Parallel parallel = real_threads(threads);
-  block.run(x.data(), count, height, width, out.data(), parallel);
+  block.run(x.data(), count, height, width, pool, out.data(), parallel);
 
   double largest = 0, worst = 0;
   for (int64_t n = 0; n < count; ++n) {
@@ -236,21 +258,19 @@ double difference(Random& random, const Kernels& kernels, std::string& what) {
       for (int64_t p = 0; p < pixels; ++p) {
         const float* image = x.data() + (n * in_channels + c) * height * width;
         const int64_t y = p / out_width, z = p % out_width;
-        map[c][p] =
-            pool ? (double(image[2 * y * width + 2 * z]) +
-                    image[2 * y * width + 2 * z + 1] +
-                    image[(2 * y + 1) * width + 2 * z] +
-                    image[(2 * y + 1) * width + 2 * z + 1]) /
-                       4
-                 : image[p];
+        map[c][p] = pool ? (double(image[2 * y * width + 2 * z]) +
+                            image[2 * y * width + 2 * z + 1] +
+                            image[(2 * y + 1) * width + 2 * z] +
+                            image[(2 * y + 1) * width + 2 * z + 1]) /
+                               4
+                         : image[p];
       }
     for (const OwnedLayer& layer : owned)
       apply(layer, map, out_height, out_width);
     for (int64_t c = 0; c < channels; ++c)
       for (int64_t p = 0; p < pixels; ++p) {
-        const double expected = has_out_norm
-                                    ? std::max(out_norm(map[c][p], c), 0.0)
-                                    : map[c][p];
+        const double expected =
+            has_out_norm ? std::max(out_norm(map[c][p], c), 0.0) : map[c][p];
         const double actual = out[(n * channels + c) * pixels + p];
         largest = std::max(largest, std::abs(expected));
         // Not std::max: it would drop NaN.
@@ -276,12 +296,11 @@ double stem_difference(Random& random, const Kernels& kernels,
   const std::vector<float> weight = random.floats(outputs * inputs * 9, -1, 1);
   const OwnedNorm norm(random, outputs);
   const bool has_norm = random.integer(0, 1);
-  const Norm raw = norm.norm();
-  const Stem stem(kernels, weight.data(), inputs, outputs,
-                  has_norm ? &raw : nullptr);
+  std::optional<Norm> raw;
+  if (has_norm) raw = norm.norm();
+  const Stem stem(kernels, weight.data(), inputs, outputs, raw);
   std::vector<float> out(count * outputs * rows * columns);
-  stem.run(x.data(), count, height, width, out.data(),
-           real_threads(threads));
+  stem.run(x.data(), count, height, width, out.data(), real_threads(threads));
 
   double largest = 0, worst = 0;
   for (int64_t i = 0; i < static_cast<int64_t>(out.size()); ++i) {

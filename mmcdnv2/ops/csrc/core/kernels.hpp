@@ -1,0 +1,122 @@
+// The inner loops of condensed dense layers: what they are called with.
+//
+// Pixels are the vector dimension. A channel is a row of pixels in one flat
+// array, so that tiles ignore the borders of image rows; what the 3x3
+// convolution reads across a border is masked. All channel strides and all
+// ranges of pixels are multiples of kAlign: there are no remainder loops.
+
+#pragma once
+
+#include <cstdint>
+
+namespace mmcdnv2 {
+
+// Pixels in the widest vector.
+constexpr int64_t kAlign = 16;
+
+// Pixels in the largest tile.
+constexpr int64_t kTile = 12 * kAlign;
+
+enum class Act : int64_t { kNone = 0, kReLU = 1, kHSwish = 2 };
+
+// From `begin` up to but without `end`.
+struct Range {
+  int64_t begin, end;
+};
+
+// Channel c's pixel p stands at data[c * stride + p - origin].
+struct Plane {
+  float* data;
+  int64_t stride;
+  int64_t origin;
+};
+
+// Learned group convolution with what stands around it: norm and activation
+// of the gathered inputs, and norm (in weight and shift) and activation of the
+// outputs, which the 3x3 convolution reads.
+struct GatherConv {
+  int64_t groups, kept, members;  // inputs and outputs of a group
+  const int32_t* index;           // (groups, kept), channels to read
+  const float* scale;             // (groups, kept), norm before, as gathered
+  const float* shift;
+  Act act;
+  // (groups, blocks of members, kept, members of the block)
+  const float* weight;
+  const float* out_shift;  // (groups, members)
+  Act out_act;
+};
+
+// 3x3 group convolution, stride 1, zeros around the image.
+struct GroupConv3x3 {
+  int64_t groups, in_members, members;
+  // For few outputs, or many with some left over. Weights are packed (groups,
+  // blocks of at most 4 members, in_members, row and column of the tap, members
+  // of the block), otherwise (groups, blocks of max_block members, column of
+  // the tap: left, right, middle, in_members, row of the tap, members of the
+  // block).
+  bool by_columns;
+  const float* weight;
+};
+
+// Sparse feature reactivation of activated features.
+struct ScatterConv {
+  int64_t groups, kept, members;  // outputs and inputs of a group
+  const int32_t* index;           // (groups, kept), channels to update
+  // (groups, blocks of kept, members, outputs of the block)
+  const float* weight;
+};
+
+// Bits that are zero where a column of the image has no left or right
+// neighbour and one elsewhere. Both are periodic, of width + kTile entries:
+// entry i is about column i % width.
+struct ColumnMasks {
+  const int32_t* left;
+  const int32_t* right;
+  int64_t width;
+};
+
+// Any convolution of few inputs, each tap of each channel a row of pixels.
+struct RowConv {
+  int64_t inputs, outputs;
+  const float* weight;  // (blocks of outputs, inputs, members of the block)
+  const float* shift;
+};
+
+// act(x * scale + shift), channel by channel.
+struct Affine {
+  int64_t channels;
+  const float* scale;
+  const float* shift;
+  Act act;
+};
+
+// Outputs are computed in blocks of 8, 4, 2 and 1 of a group, the largest
+// first, up to `max_block`; weights are packed in that order.
+struct Kernels {
+  const char* name;
+  int64_t max_block;
+  void (*gather_conv)(const GatherConv&, const Plane& x, const Plane& h,
+                      Range pixels, Range groups, float* panel);
+  // `sums` has room for 12 rows of the pixels and kAlign before and behind.
+  void (*group_conv3x3)(const GroupConv3x3&, const ColumnMasks&, const Plane& h,
+                        const Plane& out, Range pixels, Range groups,
+                        float* sums);
+  void (*scatter_conv)(const ScatterConv&, const Plane& x, const Plane& out,
+                       Range pixels);
+  void (*row_conv)(const RowConv&, const float* const* rows, const Plane& out,
+                   Range pixels);
+  // dst = affine(src), or dst += affine(src).
+  void (*affine)(const Affine&, const Plane& src, const Plane& dst,
+                 Range pixels, bool accumulate);
+  // mean[c] of the first `count` pixels of each channel.
+  void (*mean)(const Plane& src, int64_t channels, int64_t count, float* mean);
+  // out = weight^T x, the weight of shape (inputs, outputs), outputs a multiple
+  // of kAlign.
+  void (*linear)(const float* weight, const float* x, int64_t inputs,
+                 int64_t outputs, float* out);
+  // Averages 2x2 pixels of a channel; height and width are the output's.
+  void (*pool2x2)(const float* src, int64_t src_width, float* dst,
+                  int64_t height, int64_t width);
+};
+
+}  // namespace mmcdnv2

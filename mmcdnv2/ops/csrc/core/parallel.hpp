@@ -1,0 +1,38 @@
+// How work is spread over threads; the host brings the threads.
+
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <functional>
+
+#include "core/kernels.hpp"
+
+namespace mmcdnv2 {
+
+// Runs tasks 0 to count - 1, possibly at the same time, and waits for all.
+struct Parallel {
+  using Task = std::function<void(int64_t)>;
+  int64_t threads;
+  std::function<void(int64_t count, const Task&)> run;
+
+  static Parallel serial() {
+    return {1, [](int64_t count, const Task& task) {
+              for (int64_t i = 0; i < count; ++i) task(i);
+            }};
+  }
+};
+
+// Cuts 0 to count - 1 into one range for each thread, in multiples of `unit`.
+template <class F>
+void split(const Parallel& parallel, int64_t count, int64_t unit,
+           const F& task) {
+  const int64_t units = (count + unit - 1) / unit;
+  const int64_t parts = std::min(units, parallel.threads);
+  const auto cut = [&](int64_t i) {
+    return std::min(count, units * i / parts * unit);
+  };
+  parallel.run(parts, [&](int64_t i) { task(Range{cut(i), cut(i + 1)}); });
+}
+
+}  // namespace mmcdnv2

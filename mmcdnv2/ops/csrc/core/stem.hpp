@@ -1,0 +1,134 @@
+// The first convolution.
+
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <optional>
+#include <vector>
+
+#include "core/buffer.hpp"
+#include "core/kernels.hpp"
+#include "core/packing.hpp"
+#include "core/parallel.hpp"
+
+namespace mmcdnv2 {
+
+// 3x3 convolution of stride 2 and its norm, if there is one.
+class Stem {
+ public:
+  // weight: (out_channels, in_channels, 3, 3).
+  Stem(const Kernels& kernels, const float* weight, int64_t in_channels,
+       int64_t out_channels, const std::optional<Norm>& norm)
+      : in_channels(in_channels),
+        out_channels(out_channels),
+        kernels_(&kernels),
+        shift_(out_channels) {
+    std::vector<float> scale(out_channels, 1.0f);
+    if (norm) {
+      const ScaleShift packed(*norm, out_channels);
+      scale = packed.scale;
+      shift_ = packed.shift;
+    }
+    const int64_t inputs = 9 * in_channels;
+    for_packed_blocks(
+        out_channels, kernels.max_block, [&](int64_t first, int64_t size) {
+          for (int64_t k = 0; k < inputs; ++k)
+            for (int64_t o = first; o < first + size; ++o)
+              weight_.push_back(weight[o * inputs + k] * scale[o]);
+        });
+  }
+
+  static int64_t halved(int64_t size) { return (size + 1) / 2; }
+
+  // x: (count, in_channels, height, width); out: (count, out_channels,
+  // halved(height), halved(width)).
+  void run(const float* x, int64_t count, int64_t height, int64_t width,
+           float* out, const Parallel& parallel) const {
+    const int64_t rows = halved(height);
+    split(parallel, count * rows, 1, [&](Range range) {
+      Rows buffer(*this, height, width);
+      for (int64_t i = range.begin; i < range.end; ++i)
+        buffer.convolve(x, i / rows, i % rows, out);
+    });
+  }
+
+  int64_t in_channels, out_channels;
+
+ private:
+  // The input's rows that an output's row reads, even and odd columns apart.
+  class Rows {
+   public:
+    Rows(const Stem& stem, int64_t height, int64_t width)
+        : stem_(stem),
+          height_(height),
+          width_(width),
+          out_width_(halved(width)),
+          padded_(round_up(out_width_)),
+          // A zero stands before the odd columns.
+          stride_(2 * padded_ + 2 * kAlign),
+          columns_(3 * stem.in_channels * stride_),
+          out_(stem.out_channels * padded_) {
+      std::fill(columns_.get(), columns_.get() + 3 * stem.in_channels * stride_,
+                0.0f);
+    }
+
+    void convolve(const float* x, int64_t image, int64_t row, float* out) {
+      std::vector<const float*> taps;
+      for (int64_t c = 0; c < stem_.in_channels; ++c) {
+        const float* channel =
+            x + (image * stem_.in_channels + c) * height_ * width_;
+        for (int64_t tap = 0; tap < 3; ++tap) {
+          float* even = columns_.get() + (c * 3 + tap) * stride_;
+          float* odd = even + padded_ + kAlign;
+          const int64_t from = 2 * row + tap - 1;
+          if (from >= 0 && from < height_) {
+            separate(channel + from * width_, even, odd);
+          } else {
+            std::fill(even, even + padded_, 0.0f);
+            std::fill(odd, odd + padded_, 0.0f);
+          }
+          taps.insert(taps.end(), {odd - 1, even, odd});
+        }
+      }
+      const int64_t rows = halved(height_);
+      float* target =
+          out + (image * stem_.out_channels * rows + row) * out_width_;
+      const RowConv conv = {9 * stem_.in_channels, stem_.out_channels,
+                            stem_.weight_.data(), stem_.shift_.data()};
+      if (padded_ == out_width_) {
+        stem_.kernels_->row_conv(conv, taps.data(),
+                                 {target, rows * out_width_, 0}, {0, padded_});
+        return;
+      }
+      stem_.kernels_->row_conv(conv, taps.data(), {out_.get(), padded_, 0},
+                               {0, padded_});
+      for (int64_t c = 0; c < stem_.out_channels; ++c)
+        std::copy(out_.get() + c * padded_,
+                  out_.get() + c * padded_ + out_width_,
+                  target + c * rows * out_width_);
+    }
+
+   private:
+    void separate(const float* row, float* even, float* odd) const {
+      const int64_t pairs = width_ / 2;
+      for (int64_t i = 0; i < pairs; ++i) {
+        even[i] = row[2 * i];
+        odd[i] = row[2 * i + 1];
+      }
+      if (width_ % 2) {
+        even[pairs] = row[width_ - 1];
+        odd[pairs] = 0.0f;
+      }
+    }
+
+    const Stem& stem_;
+    int64_t height_, width_, out_width_, padded_, stride_;
+    Buffer columns_, out_;
+  };
+
+  const Kernels* kernels_;
+  std::vector<float> shift_, weight_;
+};
+
+}  // namespace mmcdnv2

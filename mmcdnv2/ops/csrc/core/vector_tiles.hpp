@@ -1,0 +1,174 @@
+// Vectors, and loops over blocks of outputs and tiles of pixels. Only for
+// kernels.cpp, which says what sets the macros.
+
+#pragma once
+
+#include "core/kernels.hpp"
+
+namespace mmcdnv2 {
+
+namespace MMCDNV2_ISA {
+
+constexpr int kLanes = MMCDNV2_LANES;
+// Accumulators that fit beside a row of inputs and a broadcast weight.
+constexpr int kAccumulators = MMCDNV2_REGISTERS == 32 ? 24 : 12;
+constexpr int kMaxBlock = MMCDNV2_REGISTERS == 32 ? 8 : 4;
+
+typedef float V __attribute__((vector_size(kLanes * sizeof(float))));
+typedef int32_t Bits __attribute__((vector_size(kLanes * sizeof(int32_t))));
+// Compilers let a vector alias its elements.
+typedef float Unaligned
+    __attribute__((vector_size(kLanes * sizeof(float)), aligned(4)));
+
+inline V load(const float* p) { return *reinterpret_cast<const Unaligned*>(p); }
+inline void store(float* p, V v) { *reinterpret_cast<Unaligned*>(p) = v; }
+inline V broadcast(float s) { return s - V{}; }
+
+// Not a product with 0 or 1: that would keep NaN.
+inline V masked(V v, const int32_t* mask) {
+  Bits bits;
+  __builtin_memcpy(&bits, mask, sizeof(bits));
+  return reinterpret_cast<V>(reinterpret_cast<Bits>(v) & bits);
+}
+
+// Keeps the compiler from reading memory again instead of a register, which
+// costs most where a load straddles two cache lines.
+inline V in_register(V v) {
+#if defined(__x86_64__)
+  asm("" : "+v"(v));
+#elif defined(__aarch64__)
+  asm("" : "+w"(v));
+#endif
+  return v;
+}
+
+// Comparisons in this order let NaN pass, as torch does.
+inline V relu(V v) { return V{} > v ? V{} : v; }
+
+inline V hswish(V v) {
+  const V zero = {}, one = broadcast(1.f);
+  V gate = v * (1.f / 6.f) + 0.5f;
+  gate = zero > gate ? zero : gate;
+  gate = one < gate ? one : gate;
+  return v * gate;
+}
+
+inline float* at(const Plane& plane, int64_t channel, int64_t pixel) {
+  return plane.data + channel * plane.stride + pixel - plane.origin;
+}
+
+template <int N>
+struct Size {
+  static constexpr int value = N;
+};
+
+// Calls f(Size<M>, first) for blocks of outputs, at most Max each.
+template <int Max, class F>
+inline __attribute__((always_inline)) void for_blocks(int64_t count,
+                                                      const F& f) {
+  int64_t m = 0;
+  if (Max >= 8)
+    for (; count - m >= 8; m += 8) f(Size<(Max >= 8 ? 8 : 1)>(), m);
+  if (Max >= 4)
+    for (; count - m >= 4; m += 4) f(Size<(Max >= 4 ? 4 : 1)>(), m);
+  for (; count - m >= 2; m += 2) f(Size<2>(), m);
+  if (count - m >= 1) f(Size<1>(), m);
+}
+
+// Calls f(Size<N>, first pixel) for tiles of at most T vectors.
+template <int T, class F>
+inline __attribute__((always_inline)) void for_tiles(Range pixels, const F& f) {
+  int64_t p = pixels.begin;
+  while (p < pixels.end) {
+    const int64_t left = (pixels.end - p) / kLanes;
+    // Two even tiles keep more accumulators busy than a full and a small one.
+    const int64_t n = left > T && left < 2 * T ? (left + 1) / 2 : left;
+    if (n >= T) {
+      f(Size<T>(), p);
+      p += T * kLanes;
+    } else if (T > 6 && n >= 6) {
+      f(Size<6>(), p);
+      p += 6 * kLanes;
+    } else if (T > 4 && n >= 4) {
+      f(Size<4>(), p);
+      p += 4 * kLanes;
+    } else if (T > 3 && n >= 3) {
+      f(Size<3>(), p);
+      p += 3 * kLanes;
+    } else if (n >= 2) {
+      f(Size<2>(), p);
+      p += 2 * kLanes;
+    } else {
+      f(Size<1>(), p);
+      p += kLanes;
+    }
+  }
+}
+
+// Calls f(Size<T>) with the vectors of a tile that leave the accumulators of
+// the largest block of `count` outputs in registers.
+template <class F>
+inline void with_tile(int64_t count, const F& f) {
+  if (kMaxBlock >= 8 && count >= 8)
+    f(Size<kAccumulators / kMaxBlock>());
+  else if (count >= 4)
+    f(Size<kAccumulators / 4>());
+  else
+    f(Size<kAccumulators / 2 < 12 ? kAccumulators / 2 : 12>());
+}
+
+// acc[m][v] += row[v] * weight[m]
+template <int M, int N>
+inline __attribute__((always_inline)) void multiply(V (&acc)[M][N],
+                                                    const float* row,
+                                                    const float* weight) {
+  // Weights of wide layers come from afar and are used once.
+  if (M == kMaxBlock) __builtin_prefetch(weight + 1024, 0, 2);
+  // The shorter side is kept in registers, the longer one read in turn.
+  if (M < N) {
+    V w[M];
+#pragma GCC unroll 24
+    for (int m = 0; m < M; ++m) w[m] = broadcast(weight[m]);
+#pragma GCC unroll 24
+    for (int v = 0; v < N; ++v) {
+      const V in = in_register(load(row + v * kLanes));
+#pragma GCC unroll 24
+      for (int m = 0; m < M; ++m) acc[m][v] += in * w[m];
+    }
+  } else {
+    V in[N];
+#pragma GCC unroll 24
+    for (int v = 0; v < N; ++v) in[v] = in_register(load(row + v * kLanes));
+#pragma GCC unroll 24
+    for (int m = 0; m < M; ++m) {
+      const V w = broadcast(weight[m]);
+#pragma GCC unroll 24
+      for (int v = 0; v < N; ++v) acc[m][v] += in[v] * w;
+    }
+  }
+}
+
+template <int M, int N, class F>
+inline __attribute__((always_inline)) void for_each(V (&acc)[M][N],
+                                                    const F& f) {
+#pragma GCC unroll 24
+  for (int m = 0; m < M; ++m)
+#pragma GCC unroll 24
+    for (int v = 0; v < N; ++v) f(acc[m][v], m, v);
+}
+
+template <class F>
+inline __attribute__((always_inline)) void with_act(Act act, const F& f) {
+  switch (act) {
+    case Act::kNone:
+      return f([](V v) { return v; });
+    case Act::kReLU:
+      return f([](V v) { return relu(v); });
+    case Act::kHSwish:
+      return f([](V v) { return hswish(v); });
+  }
+}
+
+}  // namespace MMCDNV2_ISA
+
+}  // namespace mmcdnv2

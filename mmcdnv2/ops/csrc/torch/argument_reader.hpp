@@ -1,0 +1,175 @@
+// What an operator is called with besides its inputs, and its reader.
+//
+// The Python modules collect the arguments in the order of this table, the one
+// place that states it. `spec` holds what a module is, `params` its tensors,
+// `eps` that of each norm. A part's own rows stand where its name does.
+//
+//                 spec                          params, eps
+//   activation    0 none, 1 ReLU, 2 hard-swish
+//   norm                                        weight, bias, mean, var; eps
+//   excitation                                  squeeze's weight, excite's
+//   reactivation  groups, norm comes first,     norm, weight, index
+//                 activation
+//   layer         groups, activation of LGC,    norm of LGC, its weight, its
+//                 activation of the 3x3         index, norm of the 3x3
+//                 convolution, has excitation,  convolution, its weight,
+//                 has reactivation,             excitation if any,
+//                 reactivation if any           reactivation if any
+//
+//   dense_block   has an output norm, layers    layers, output norm if any
+//   reactivate    reactivation                  reactivation
+//   pool_excite                                 excitation
+//   stem          has a norm                    weight, norm if any
+//
+// What tells the shape of an operator's output has a name in its schema, so
+// that the implementations for fake tensors need none of this.
+
+#pragma once
+
+#include <ATen/ATen.h>
+
+#include <cstddef>
+#include <cstdint>
+#include <deque>
+#include <optional>
+
+#include "core/dense_layer.hpp"
+#include "core/excitation.hpp"
+#include "core/packing.hpp"
+#include "core/reactivation.hpp"
+
+namespace mmcdnv2 {
+
+// Hands out the arguments one after the other, checked.
+class ArgumentReader {
+ public:
+  ArgumentReader(at::TensorList params, at::IntArrayRef spec,
+                 at::ArrayRef<double> eps)
+      : params_(params), spec_(spec), eps_(eps) {}
+
+  const at::Tensor& tensor(at::ScalarType type = at::kFloat) {
+    TORCH_CHECK(param_ < params_.size(), "mmcdnv2: too few parameters");
+    const at::Tensor& tensor = params_[param_++];
+    TORCH_CHECK(tensor.is_cpu() && tensor.scalar_type() == type,
+                "mmcdnv2: parameter ", param_ - 1, " must be ", type,
+                " on the CPU");
+    // A network may be laid out channels last.
+    contiguous_.push_back(tensor.contiguous());
+    return contiguous_.back();
+  }
+
+  const float* floats(int64_t count) {
+    const at::Tensor& found = tensor();
+    TORCH_CHECK(found.numel() == count, "mmcdnv2: parameter ", param_ - 1,
+                " must have ", count, " elements, has ", found.numel());
+    return found.data_ptr<float>();
+  }
+
+  const int64_t* index(int64_t count, int64_t channels) {
+    const at::Tensor& found = tensor(at::kLong);
+    TORCH_CHECK(found.numel() == count, "mmcdnv2: an index must have ", count,
+                " elements, has ", found.numel());
+    const int64_t* values = found.data_ptr<int64_t>();
+    for (int64_t i = 0; i < count; ++i)
+      TORCH_CHECK_INDEX(values[i] >= 0 && values[i] < channels,
+                        "mmcdnv2: index ", values[i], " of ", channels,
+                        " channels");
+    return values;
+  }
+
+  Norm norm(int64_t channels) {
+    Norm norm = {};
+    norm.weight = floats(channels);
+    norm.bias = floats(channels);
+    norm.mean = floats(channels);
+    norm.var = floats(channels);
+    TORCH_CHECK(norm_ < eps_.size(), "mmcdnv2: too few eps");
+    norm.eps = eps_[norm_++];
+    return norm;
+  }
+
+  int64_t number() {
+    TORCH_CHECK(number_ < spec_.size(), "mmcdnv2: the spec is too short");
+    return spec_[number_++];
+  }
+
+  Act act() {
+    const int64_t value = number();
+    TORCH_CHECK(value >= 0 && value <= 2, "mmcdnv2: unknown activation ",
+                value);
+    return static_cast<Act>(value);
+  }
+
+  bool more() const { return number_ < spec_.size(); }
+
+  ReactivationWeights reactivation(int64_t in_channels, int64_t out_channels) {
+    ReactivationWeights w = {};
+    w.in_channels = in_channels;
+    w.out_channels = out_channels;
+    w.groups = number();
+    w.norm_first = number();
+    w.act = act();
+    TORCH_CHECK(w.groups > 0 && in_channels % w.groups == 0,
+                "mmcdnv2: groups must divide ", in_channels);
+    w.norm = norm(w.norm_first ? in_channels : out_channels);
+    const at::Tensor& weight = tensor();
+    TORCH_CHECK(weight.dim() == 4 && weight.size(0) % w.groups == 0 &&
+                    weight.size(1) == in_channels / w.groups,
+                "mmcdnv2: SFR's weight does not fit");
+    w.kept = weight.size(0) / w.groups;
+    w.weight = weight.data_ptr<float>();
+    w.index = index(w.groups * w.kept, out_channels);
+    return w;
+  }
+
+  ExcitationWeights excitation(int64_t channels) {
+    ExcitationWeights w = {};
+    w.channels = channels;
+    const at::Tensor& squeeze = tensor();
+    w.squeezed = squeeze.size(0);
+    TORCH_CHECK(squeeze.numel() == w.squeezed * channels,
+                "mmcdnv2: the squeeze does not fit");
+    w.squeeze = squeeze.data_ptr<float>();
+    w.excite = floats(w.squeezed * channels);
+    return w;
+  }
+
+  DenseLayerWeights layer(int64_t in_channels) {
+    DenseLayerWeights w = {};
+    w.in_channels = in_channels;
+    w.groups = number();
+    w.lgc_act = act();
+    w.conv_act = act();
+    const bool has_excitation = number();
+    const bool has_reactivation = number();
+    w.lgc_norm = norm(in_channels);
+    const at::Tensor& lgc = tensor();
+    TORCH_CHECK(lgc.dim() == 4 && w.groups > 0 && lgc.size(0) % w.groups == 0,
+                "mmcdnv2: LGC's weight does not fit");
+    w.width = lgc.size(0);
+    w.lgc_kept = lgc.size(1);
+    w.lgc_weight = lgc.data_ptr<float>();
+    w.lgc_index = index(w.groups * w.lgc_kept, in_channels);
+    w.conv_norm = norm(w.width);
+    const at::Tensor& conv = tensor();
+    TORCH_CHECK(conv.dim() == 4 && conv.size(0) % w.groups == 0 &&
+                    conv.size(1) == w.width / w.groups && conv.size(2) == 3 &&
+                    conv.size(3) == 3,
+                "mmcdnv2: the 3x3 convolution's weight does not fit");
+    w.growth_rate = conv.size(0);
+    w.conv_weight = conv.data_ptr<float>();
+    if (has_excitation) w.excitation = excitation(w.growth_rate);
+    if (has_reactivation)
+      w.reactivation = reactivation(w.growth_rate, in_channels);
+    return w;
+  }
+
+ private:
+  at::TensorList params_;
+  std::deque<at::Tensor> contiguous_;
+  at::IntArrayRef spec_;
+  at::ArrayRef<double> eps_;
+  size_t param_ = 0, number_ = 0, norm_ = 0;
+};
+
+}  // namespace mmcdnv2

@@ -1,0 +1,87 @@
+// Tells whether parameters have changed.
+
+#pragma once
+
+#include <ATen/ATen.h>
+
+#include <algorithm>
+#include <cstdint>
+#include <cstring>
+
+namespace mmcdnv2 {
+
+// A number that differs, with a chance of 2^-64 otherwise, if parameters do.
+//
+// It takes in where each tensor is, autograd's count of its changes and lines
+// of its content. Some changes are not counted: those by fused optimisers, by
+// collectives, through Tensor.data, and of inference tensors. The lines show
+// whatever rewrites a tensor; a tensor that an optimiser may be about to
+// change, or that has no count, is read whole.
+class Fingerprint {
+ public:
+  // `kind` tells operators apart.
+  Fingerprint(const void* kind, at::TensorList params, at::IntArrayRef spec,
+              at::ArrayRef<double> eps) {
+    mix(reinterpret_cast<uintptr_t>(kind));
+    for (const int64_t value : spec) mix(value);
+    for (const double value : eps) mix(bits_of(value));
+    for (const at::Tensor& param : params) add(param);
+    for (const uint64_t lane : lanes_) mix(lane);
+  }
+
+  uint64_t value() const { return value_; }
+
+ private:
+  static constexpr size_t kLine = 64, kStep = 16384;
+  static constexpr uint64_t kFactor = 0x9e3779b97f4a7c15;  // odd
+
+  void add(const at::Tensor& param) {
+    const bool counts = !param.is_inference();
+    const bool whole = !counts || param.unsafeGetTensorImpl()->grad().defined();
+    uint64_t place = reinterpret_cast<uintptr_t>(param.const_data_ptr());
+    for (const int64_t size : param.sizes()) place = place * kFactor + size;
+    for (const int64_t stride : param.strides())
+      place = place * kFactor + stride;
+    mix(place * kFactor + whole);
+    mix(counts ? param._version() : -1);
+    if (param.is_non_overlapping_and_dense())
+      read(param, whole);
+    else
+      read(param.contiguous(), true);
+  }
+
+  void read(const at::Tensor& dense, bool whole) {
+    const char* data = static_cast<const char*>(dense.const_data_ptr());
+    const size_t size = dense.nbytes();
+    for (size_t at = 0; at < size; at += whole ? kLine : kStep)
+      add_line(data + at, std::min(kLine, size - at));
+  }
+
+  // Odd factors keep a change of a word from getting lost.
+  void add_line(const char* data, size_t size) {
+    uint64_t line[kLanes] = {};
+    if (size == kLine)
+      std::memcpy(line, data, kLine);
+    else
+      std::memcpy(line, data, size);
+    for (size_t i = 0; i < kLanes; ++i)
+      lanes_[i] = lanes_[i] * kFactor + line[i];
+  }
+
+  static uint64_t bits_of(double value) {
+    uint64_t bits;
+    std::memcpy(&bits, &value, sizeof(bits));
+    return bits;
+  }
+
+  void mix(uint64_t value) {
+    value_ = (value_ ^ value) * kFactor;
+    value_ ^= value_ >> 32;
+  }
+
+  static constexpr size_t kLanes = kLine / sizeof(uint64_t);
+  uint64_t value_ = 0;
+  uint64_t lanes_[kLanes] = {};
+};
+
+}  // namespace mmcdnv2

@@ -1,0 +1,236 @@
+// The operators that make the core known to PyTorch.
+
+#include <ATen/ATen.h>
+#include <ATen/Parallel.h>
+#include <torch/library.h>
+
+#include <atomic>
+#include <cstdlib>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "argument_reader.hpp"
+#include "core/dense_block.hpp"
+#include "core/dispatch.hpp"
+#include "core/excitation.hpp"
+#include "core/reactivation.hpp"
+#include "core/stem.hpp"
+#include "fingerprint.hpp"
+#include "packed_cache.hpp"
+
+namespace mmcdnv2 {
+namespace {
+
+std::atomic<const Kernels*>& chosen_kernels() {
+  static std::atomic<const Kernels*> chosen(supported_kernels().front());
+  return chosen;
+}
+
+std::vector<std::string> kernel_names() {
+  std::vector<std::string> names;
+  for (const Kernels* kernels : supported_kernels())
+    names.emplace_back(kernels->name);
+  return names;
+}
+
+void choose_kernels(const std::string& name) {
+  for (const Kernels* kernels : supported_kernels()) {
+    if (name == kernels->name) {
+      chosen_kernels() = kernels;
+      return;
+    }
+  }
+  TORCH_CHECK(false, "This processor has no kernels called ", name,
+              "; it has: ", kernel_names());
+}
+
+Parallel at_parallel() {
+  if (at::in_parallel_region()) return Parallel::serial();
+  return {at::get_num_threads(), [](int64_t count, const Parallel::Task& task) {
+            at::parallel_for(0, count, 1, [&](int64_t begin, int64_t end) {
+              for (int64_t i = begin; i < end; ++i) task(i);
+            });
+          }};
+}
+
+// Returns what `pack` makes of the parameters, anew only if they changed.
+template <class Packed, class Pack>
+std::shared_ptr<const Packed> packed_from(at::TensorList params,
+                                          at::IntArrayRef spec,
+                                          at::ArrayRef<double> eps,
+                                          const Pack& pack) {
+  TORCH_CHECK(!params.empty(), "mmcdnv2: parameters are missing");
+  static const char kind = 0;
+  const Kernels* kernels = chosen_kernels();
+  const void* key = key_of(params[0]);
+  const uint64_t fingerprint = Fingerprint(&kind, params, spec, eps).value();
+  std::shared_ptr<const PackedCache::Entry> entry =
+      PackedCache::instance().find(key);
+  if (!entry || entry->fingerprint != fingerprint ||
+      entry->kernels != kernels) {
+    ArgumentReader reader(params, spec, eps);
+    entry = std::make_shared<const PackedCache::Entry>(PackedCache::Entry{
+        fingerprint, kernels, params[0].storage().getWeakStorageImpl(),
+        pack(*kernels, reader)});
+    PackedCache::instance().keep(key, entry);
+  }
+  return std::static_pointer_cast<const Packed>(entry->packed);
+}
+
+at::Tensor checked(const at::Tensor& x) {
+  TORCH_CHECK(x.dim() == 4 && x.scalar_type() == at::kFloat,
+              "mmcdnv2: a float32 tensor (N, C, H, W) was expected");
+  return x.contiguous();
+}
+
+void check_channels(const at::Tensor& x, int64_t expected) {
+  TORCH_CHECK(x.size(1) == expected, "mmcdnv2: ", expected,
+              " channels were expected, got ", x.size(1));
+}
+
+// Fake tensors have the channels that the caller states.
+void check_output(int64_t channels, int64_t stated) {
+  TORCH_CHECK(channels == stated, "mmcdnv2: the parameters give ", channels,
+              " channels, not the stated ", stated);
+}
+
+at::Tensor dense_block(const at::Tensor& input, at::TensorList params,
+                       at::IntArrayRef spec, at::ArrayRef<double> eps,
+                       bool pool, int64_t new_channels) {
+  const at::Tensor x = checked(input);
+  const auto block = packed_from<DenseBlock>(
+      params, spec, eps, [&](const Kernels& kernels, ArgumentReader& reader) {
+        const bool has_out_norm = reader.number();
+        std::vector<DenseLayerWeights> layers;
+        int64_t channels = x.size(1);
+        while (reader.more()) {
+          layers.push_back(reader.layer(channels));
+          channels += layers.back().growth_rate;
+        }
+        std::optional<Norm> out_norm;
+        if (has_out_norm) out_norm = reader.norm(channels);
+        return std::make_shared<const DenseBlock>(kernels, layers, x.size(1),
+                                                  out_norm);
+      });
+  check_channels(x, block->in_channels);
+  check_output(block->out_channels, x.size(1) + new_channels);
+  const int64_t shrink = pool ? 2 : 1;
+  TORCH_CHECK(x.size(2) >= shrink && x.size(3) >= shrink,
+              "mmcdnv2: an input of ", x.size(2), " x ", x.size(3),
+              " pixels is too small for this block");
+  at::Tensor out = at::empty(
+      {x.size(0), block->out_channels, x.size(2) / shrink, x.size(3) / shrink},
+      x.options());
+  if (out.numel())
+    block->run(x.data_ptr<float>(), x.size(0), x.size(2), x.size(3), pool,
+               out.data_ptr<float>(), at_parallel());
+  return out;
+}
+
+at::Tensor reactivate(const at::Tensor& old_features,
+                      const at::Tensor& new_features, at::TensorList params,
+                      at::IntArrayRef spec, at::ArrayRef<double> eps) {
+  const at::Tensor old = checked(old_features);
+  const at::Tensor features = checked(new_features);
+  TORCH_CHECK(old.size(0) == features.size(0) &&
+                  old.size(2) == features.size(2) &&
+                  old.size(3) == features.size(3),
+              "mmcdnv2: old and new features must be of equal size");
+  const auto reactivation = packed_from<Reactivation>(
+      params, spec, eps, [&](const Kernels& kernels, ArgumentReader& reader) {
+        return std::make_shared<const Reactivation>(
+            kernels, reader.reactivation(features.size(1), old.size(1)));
+      });
+  check_channels(old, reactivation->out_channels);
+  check_channels(features, reactivation->in_channels);
+  at::Tensor out = at::empty_like(old);
+  reactivation->run(old.data_ptr<float>(), features.data_ptr<float>(),
+                    old.size(0), old.size(2) * old.size(3),
+                    out.data_ptr<float>(), at_parallel());
+  return out;
+}
+
+at::Tensor stem(const at::Tensor& input, at::TensorList params,
+                at::IntArrayRef spec, at::ArrayRef<double> eps,
+                int64_t out_channels) {
+  const at::Tensor x = checked(input);
+  const auto stem = packed_from<Stem>(
+      params, spec, eps, [&](const Kernels& kernels, ArgumentReader& reader) {
+        const bool has_norm = reader.number();
+        const at::Tensor& weight = reader.tensor();
+        TORCH_CHECK(
+            weight.dim() == 4 && weight.size(2) == 3 && weight.size(3) == 3,
+            "mmcdnv2: the stem's weight does not fit");
+        std::optional<Norm> norm;
+        if (has_norm) norm = reader.norm(weight.size(0));
+        return std::make_shared<const Stem>(kernels, weight.data_ptr<float>(),
+                                            weight.size(1), weight.size(0),
+                                            norm);
+      });
+  check_channels(x, stem->in_channels);
+  check_output(stem->out_channels, out_channels);
+  at::Tensor out = at::empty({x.size(0), stem->out_channels,
+                              Stem::halved(x.size(2)), Stem::halved(x.size(3))},
+                             x.options());
+  if (out.numel())
+    stem->run(x.data_ptr<float>(), x.size(0), x.size(2), x.size(3),
+              out.data_ptr<float>(), at_parallel());
+  return out;
+}
+
+at::Tensor pool_excite(const at::Tensor& input, at::TensorList params,
+                       at::IntArrayRef spec, at::ArrayRef<double> eps) {
+  const at::Tensor x = checked(input);
+  const auto excitation = packed_from<Excitation>(
+      params, spec, eps, [&](const Kernels& kernels, ArgumentReader& reader) {
+        return std::make_shared<const Excitation>(kernels,
+                                                  reader.excitation(x.size(1)));
+      });
+  check_channels(x, excitation->channels);
+  TORCH_CHECK(x.size(2) * x.size(3) > 0, "mmcdnv2: the map has no pixels");
+  at::Tensor out = at::empty({x.size(0), x.size(1)}, x.options());
+  excitation->pool_and_gate(x.data_ptr<float>(), x.size(0),
+                            x.size(2) * x.size(3), out.data_ptr<float>(),
+                            at_parallel());
+  return out;
+}
+
+// glibc hands free memory at the end of the heap back to the system, so that
+// each inference would have its feature maps' pages made anew. The limits from
+// which it does so rise with the largest block that was ever freed.
+void keep_heap() {
+  // Of those that count, at most 32 MiB with what malloc adds.
+  void* volatile block = std::malloc(size_t{31} << 20);
+  std::free(block);
+}
+
+}  // namespace
+}  // namespace mmcdnv2
+
+TORCH_LIBRARY(mmcdnv2, library) {
+  mmcdnv2::keep_heap();
+  library.def("kernel_names() -> str[]", mmcdnv2::kernel_names);
+  library.def("choose_kernels(str name) -> ()", mmcdnv2::choose_kernels);
+  library.def("forget(Tensor param) -> ()", mmcdnv2::forget);
+  library.def(
+      "dense_block(Tensor x, Tensor[] params, int[] spec, float[] eps, "
+      "bool pool, int new_channels) -> Tensor");
+  library.def(
+      "reactivate(Tensor old, Tensor new, Tensor[] params, int[] spec, "
+      "float[] eps) -> Tensor");
+  library.def(
+      "pool_excite(Tensor x, Tensor[] params, int[] spec, float[] eps) -> "
+      "Tensor");
+  library.def(
+      "stem(Tensor x, Tensor[] params, int[] spec, float[] eps, "
+      "int out_channels) -> Tensor");
+}
+
+TORCH_LIBRARY_IMPL(mmcdnv2, CPU, library) {
+  library.impl("dense_block", mmcdnv2::dense_block);
+  library.impl("reactivate", mmcdnv2::reactivate);
+  library.impl("pool_excite", mmcdnv2::pool_excite);
+  library.impl("stem", mmcdnv2::stem);
+}

@@ -1,0 +1,68 @@
+// Keeps what was packed from parameters until they change.
+
+#pragma once
+
+#include <ATen/ATen.h>
+
+#include <memory>
+#include <mutex>
+#include <unordered_map>
+#include <utility>
+
+#include "core/kernels.hpp"
+
+namespace mmcdnv2 {
+
+inline void* key_of(const at::Tensor& param) {
+  return param.unsafeGetTensorImpl();
+}
+
+// Keeps what was packed as long as its parameters live and are unchanged.
+class PackedCache {
+ public:
+  struct Entry {
+    uint64_t fingerprint;
+    const Kernels* kernels;
+    // Of the first parameter. One of the tensor would keep it from
+    // torch.utils.swap_tensors.
+    c10::weak_intrusive_ptr<c10::StorageImpl> storage;
+    std::shared_ptr<const void> packed;
+  };
+
+  static PackedCache& instance() {
+    // Never destroyed: threads may outlive static objects.
+    static PackedCache* cache = new PackedCache;
+    return *cache;
+  }
+
+  std::shared_ptr<const Entry> find(const void* key) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    const auto found = entries_.find(key);
+    // Where the storage is gone, another tensor may stand at its address.
+    const bool lives =
+        found != entries_.end() && !found->second->storage.expired();
+    return lives ? found->second : nullptr;
+  }
+
+  void keep(const void* key, std::shared_ptr<const Entry> entry) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    for (auto i = entries_.begin(); i != entries_.end();)
+      i = i->second->storage.expired() ? entries_.erase(i) : std::next(i);
+    entries_[key] = std::move(entry);
+  }
+
+  void forget(const void* key) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    entries_.erase(key);
+  }
+
+ private:
+  std::mutex mutex_;
+  std::unordered_map<const void*, std::shared_ptr<const Entry>> entries_;
+};
+
+inline void forget(const at::Tensor& param) {
+  PackedCache::instance().forget(key_of(param));
+}
+
+}  // namespace mmcdnv2
