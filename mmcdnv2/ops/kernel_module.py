@@ -1,7 +1,7 @@
 """Modules that run on a native kernel where it gives the same output."""
 
 import operator
-from typing import Dict, List, NamedTuple, Optional, Tuple
+from typing import TYPE_CHECKING, Dict, List, NamedTuple, Optional, Tuple, Type
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,12 @@ _BatchNorm = nn.modules.batchnorm._BatchNorm
 _training = operator.itemgetter('training')
 _eps = operator.itemgetter('eps')
 _active_functorch = torch._C._functorch.peek_interpreter_stack
+
+# A mixin stands before a class that is a module.
+if TYPE_CHECKING:
+    from torch.nn import Module as _Module
+else:
+    _Module = object
 
 # Parameters, spec and epsilons.
 KernelArgs = Tuple[List[Tensor], List[int], List[float]]
@@ -39,7 +45,7 @@ class Structure:
             *(child._forward_hooks for child in children),
             *(child._forward_pre_hooks for child in children),
         ]
-        self.kinds = list(set(map(type, children)))
+        self.kinds: List[Type[nn.Module]] = list(set(map(type, children)))
         self.forwards = [kind.forward for kind in self.kinds]
         self.attributes = list(map(vars, children))
         norms = [child for child in children if isinstance(child, _BatchNorm)]
@@ -95,7 +101,7 @@ class Plan(NamedTuple):
     reason: Optional[str] = None
 
 
-class KernelMixin:
+class KernelMixin(_Module):
     """Runs a module by a native kernel where that gives the same output.
 
     Stands before the other base class, which has the PyTorch form. A subclass
@@ -137,8 +143,10 @@ class KernelMixin:
         plan = self._plan
         if plan is None or (plan.structure and plan.structure.has_changed()):
             plan = self._plan = self._make_plan()
-        arguments, structure, reason = plan
-        if reason or structure.obstacle() or not self._has_kernels():
+        arguments, structure, _ = plan
+        if arguments is None or structure is None:
+            return None
+        if structure.obstacle() or not self._has_kernels():
             return None
         return structure.tensors(), arguments.spec, structure.eps()
 
@@ -189,7 +197,7 @@ class KernelMixin:
         if reason:
             return reason
         plan = self._make_plan()
-        return plan.reason or plan.structure.obstacle()
+        return plan.structure.obstacle() if plan.structure else plan.reason
 
     def _drop_plan(self) -> None:
         plan = self.__dict__.pop('_plan', None)
