@@ -1,40 +1,53 @@
 # Every target sets up what it needs; after the first time that takes seconds.
+# "make help" lists the targets by their "## " comments.
+.DEFAULT_GOAL := help
 VENV := .venv
 PY := $(VENV)/bin/python
 VENV_UPSTREAM := .venv-upstream
 STACKS := requirements/stacks
+# What most often breaks, without compiling, long trainings and every config.
+FAST := $(addprefix tests/,layers backbones heads necks deploy datasets \
+	test_architecture.py test_models.py test_recipes.py)
 
-.PHONY: setup demo test lint test-upstream wheel-check wheel-check-upstream \
+.PHONY: help setup demo test test-fast lint test-upstream wheel-check wheel-check-upstream \
 	kernels-check kernels-check-aarch64
 
-setup:
+help: ## list the targets
+	@sed -n 's/^\([a-z0-9-]*\):.* ## /\1 /p' $(MAKEFILE_LIST) | \
+		while read -r name text; do printf '%-22s %s\n' "$$name" "$$text"; done
+
+setup: ## create or update .venv
 	@.dev/setup_env.sh $(STACKS)/default.txt $(VENV)
 
-demo: setup
+demo: setup ## train, sparsify, condense and test a small detector
 	$(PY) -W ignore tools/demo.py
 
-lint: setup
+lint: setup ## linter, formatter and type checker
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
+	$(PY) -m mypy
 
-test: lint
+test: lint ## lint and all tests
 	$(PY) -m pytest
 
+test-fast: setup ## the tests that catch most, in under a minute
+	$(PY) -m pytest $(FAST)
+
 # The same tests on the upstream OpenMMLab packages.
-test-upstream:
+test-upstream: ## all tests on mmdet 3.3 and torch 2.1
 	@.dev/setup_env.sh $(STACKS)/upstream.txt $(VENV_UPSTREAM)
 	$(VENV_UPSTREAM)/bin/python -m pytest
 
 # The built wheel in an environment of its own, by mim's commands.
-wheel-check:
+wheel-check: ## the built wheel, by mim's commands
 	@.dev/check_wheel.sh $(STACKS)/default.txt .venv-wheel
 
-wheel-check-upstream:
+wheel-check-upstream: ## the same on mmdet 3.3 and torch 2.1
 	@.dev/check_wheel.sh $(STACKS)/upstream.txt .venv-wheel-upstream
 
 # The kernels' core under AddressSanitizer and UBSan, and on an emulated ARM.
-kernels-check: setup
+kernels-check: setup ## the kernels under sanitizers
 	$(PY) .dev/check_kernels.py
 
-kernels-check-aarch64: setup
+kernels-check-aarch64: setup ## the kernels on an emulated ARM
 	$(PY) .dev/check_kernels.py aarch64

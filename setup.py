@@ -74,7 +74,7 @@ if __name__ == '__main__':
         license='Apache-2.0',
         packages=find_packages(include=['mmcdnv2', 'mmcdnv2.*']),
         # The kernels are compiled where they are used, for the PyTorch there.
-        package_data={'mmcdnv2.ops': ['csrc/*/*.?pp']},
+        package_data={'mmcdnv2': ['py.typed'], 'mmcdnv2.ops': ['csrc/*/*.?pp']},
         python_requires='>=3.8',
         install_requires=read_requirements('runtime'),
         extras_require={

@@ -1,6 +1,6 @@
 """What all networks with sparse layers have in common."""
 
-from typing import Dict
+from typing import TYPE_CHECKING, Dict
 
 from mmengine.model import PretrainedInit
 from mmengine.runner import CheckpointLoader
@@ -30,7 +30,14 @@ def _pretrained_weights(cfg: Dict) -> Dict[str, Tensor]:
     return weights
 
 
-class CondensableMixin:
+# A mixin stands before a class that is a module.
+if TYPE_CHECKING:
+    from torch.nn import Module as _Module
+else:
+    _Module = object
+
+
+class CondensableMixin(_Module):
     """Condensing for networks built from LGC and SFR.
 
     Stands before the other base class. A network that has it takes

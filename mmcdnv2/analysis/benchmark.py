@@ -191,7 +191,7 @@ def benchmark(
         runtimes = _installed(settings.runtimes, left_out)
         torch.manual_seed(settings.seed)
         images = torch.randn(settings.batch, 3, *settings.size)
-        candidates = []
+        candidates: List[_Candidate] = []
         for name, forms in track(list(models.items()), 'Preparing'):
             candidates += _prepare(
                 name, forms, runtimes, images, settings, root, left_out
@@ -405,7 +405,7 @@ def _find_baseline(
 
 def _ceilings() -> Tuple[Dict[int, Call], Call]:
     """Return matrix products by the matrices' sides, and a copy in memory."""
-    products = {}
+    products: Dict[int, Call] = {}
     for side in MATRICES:
         a, b = torch.rand(2, side, side)
         products[side] = partial(torch.mm, a, b, out=torch.empty(side, side))

@@ -1,7 +1,7 @@
 """A picture of a benchmark: latency against published accuracy."""
 
 import math
-from typing import Dict, List
+from typing import Dict, List, cast
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -89,6 +89,11 @@ def latency_figure(report: Report) -> Figure:
     return figure
 
 
+def _height(row: Row) -> float:
+    """Return the published accuracy of a row that has one."""
+    return cast(float, row.top1)
+
+
 def _title(report: Report) -> str:
     settings = report.settings
     height, width = settings.size
@@ -105,14 +110,14 @@ def _draw_runtime(ax: Axes, rows: List[Row], handles: Dict[str, object]) -> None
         line = [row for row in rows if (row.family, row.form) == (family, form)]
         if not line:
             continue
-        line.sort(key=lambda row: row.top1)
+        line.sort(key=_height)
         quartiles = np.array([np.percentile(row.times, (25, 75)) for row in line])
         medians = np.array([row.ms for row in line])
         errors = np.abs(quartiles.T - medians)
         label = f'{family}, {FORMS.get(form, form)}' if form else family
         handle = ax.errorbar(
             medians,
-            [row.top1 for row in line],
+            [_height(row) for row in line],
             xerr=errors,
             color=colour,
             marker=MARKERS[line[0].runtime],
@@ -133,8 +138,8 @@ def _draw_runtime(ax: Axes, rows: List[Row], handles: Dict[str, object]) -> None
 
 def _name_networks(ax: Axes, rows: List[Row]) -> None:
     """Write the networks' names to the right of a panel, none over another."""
-    heights = {row.network: row.top1 for row in rows}
-    names = sorted(heights, key=heights.get)
+    heights = {row.network: _height(row) for row in rows}
+    names = sorted(heights, key=lambda name: heights[name])
     low, high = ax.get_ylim()
     gap = LINE * (high - low)
     # The mean of the two keeps the distances of both.

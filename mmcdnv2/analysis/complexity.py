@@ -3,7 +3,7 @@
 import math
 import statistics
 import time
-from typing import Callable, Iterable, List, Sequence, Tuple
+from typing import Callable, Iterable, List, Sequence, Tuple, Type
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +19,10 @@ def count_params(module: nn.Module) -> int:
 
 @torch.no_grad()
 def _call_counted(
-    module: nn.Module, inputs: Tensor, kinds: Tuple[type, ...], count: Callable
+    module: nn.Module,
+    inputs: Tensor,
+    kinds: Tuple[Type[nn.Module], ...],
+    count: Callable,
 ) -> None:
     handles = [
         layer.register_forward_hook(count)

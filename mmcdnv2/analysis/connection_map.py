@@ -155,7 +155,8 @@ def block_maps(model: nn.Module) -> List[BlockMap]:
             if not (is_dense and columns[0] in following):
                 sources = {'input': 0}
             if is_dense:
-                sources = {**sources, **dict(zip(map(labels.get, names), columns))}
+                places = (labels[name] for name in names)
+                sources = {**sources, **dict(zip(places, columns))}
             following = after[-1] if is_dense else set()
             maps = [
                 LayerMap(name, labels[name], connection_strength(layers[name]))

@@ -380,7 +380,7 @@ def _name_columns(ax: Axes, width: float, names: Sequence[str]) -> None:
     ax.set_xticks(centres[shown], [names[i] for i in shown], rotation=90)
 
 
-def _spaced(pixels: Sequence[float], gap: float) -> List[int]:
+def _spaced(pixels: Union[np.ndarray, Sequence[float]], gap: float) -> List[int]:
     """Indices of the ascending places that leave a gap between each other."""
     shown: List[int] = []
     for i, pixel in enumerate(pixels):

@@ -6,14 +6,14 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Callable, Dict, List, Tuple
+from typing import Any, Callable, Dict, List, Tuple
 
 import torch
 from torch import Tensor, nn
 
 from .. import ops
 
-Call = Callable[[], object]
+Call = Callable[[], Any]
 
 
 @dataclass(frozen=True)
@@ -133,11 +133,11 @@ RUNTIMES: Dict[str, Runtime] = {
 }
 
 
-def as_tensors(outputs: object) -> List[Tensor]:
+def as_tensors(outputs: Any) -> List[Tensor]:
     """Turn what a network or a runtime returns into tensors.
 
     Args:
-        outputs (object): A tensor, or a sequence of tensors or arrays.
+        outputs (Any): A tensor, or a sequence of tensors or arrays.
 
     Returns:
         list[Tensor]: The outputs.

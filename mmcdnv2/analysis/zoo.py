@@ -193,5 +193,5 @@ def measure(
         macs = count_macs(network, inputs)
         paper_flops = macs + count_paper_elements(network, inputs)
         counts.append((count_params(model), macs, paper_flops))
-    params, macs, paper_flops = zip(*counts)
-    return Cost(tuple(inputs.shape[-2:]), params, macs, paper_flops)
+    before, after = counts
+    return Cost(tuple(inputs.shape[-2:]), *zip(before, after))

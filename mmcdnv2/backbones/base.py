@@ -1,7 +1,16 @@
 """What the backbones that are built here, block by block, have in common."""
 
 from contextlib import contextmanager, nullcontext
-from typing import Callable, Iterator, List, Optional, Sequence, Tuple, Union
+from typing import (
+    TYPE_CHECKING,
+    Callable,
+    Iterator,
+    List,
+    Optional,
+    Sequence,
+    Tuple,
+    Union,
+)
 
 from mmengine.model import BaseModule, ModuleList
 from mmengine.utils.dl_utils.parrots_wrapper import _BatchNorm
@@ -71,7 +80,14 @@ def _statistics_held(module: nn.Module) -> Iterator[None]:
             setattr(norm, name, buffer)
 
 
-class RecomputedMixin:
+# A mixin stands before a class that is a module.
+if TYPE_CHECKING:
+    from torch.nn import Module as _Module
+else:
+    _Module = object
+
+
+class RecomputedMixin(_Module):
     """``with_cp`` for a layer: recompute it in the backward pass.
 
     Stands before the other base class, which has ``with_cp`` and either
@@ -125,7 +141,9 @@ class StagedBackbone(CondensableMixin, BaseModule):
         init_cfg: Optional[dict],
     ) -> None:
         super().__init__(init_cfg=init_cfg)
-        self.out_indices = out_indices
+        self.out_indices: Tuple[int, ...] = (
+            (out_indices,) if isinstance(out_indices, int) else tuple(out_indices)
+        )
         self.frozen_stages = frozen_stages
         self.norm_eval = norm_eval
 

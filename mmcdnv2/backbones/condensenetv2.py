@@ -1,7 +1,7 @@
 """CondenseNetV2, and CondenseNet, which is it without reactivation."""
 
 from collections import OrderedDict
-from typing import Dict, Optional, Sequence, Union
+from typing import Any, Dict, Optional, Sequence, Union
 
 import torch
 from mmcv.cnn import ConvModule, build_activation_layer, build_norm_layer
@@ -304,7 +304,7 @@ class CondenseNetV2(StagedBackbone):
         (1, 800, 2, 2)
     """
 
-    arch_settings = {
+    arch_settings: Dict[str, Dict[str, Any]] = {
         'a': dict(
             depths=(1, 1, 4, 6, 8), growth_rates=(8, 8, 16, 32, 64), **_ALL_EIGHT
         ),
@@ -355,7 +355,7 @@ class CondenseNetV2(StagedBackbone):
         )
         blocks, out_channels = [], []
         for i, (depth, growth_rate) in enumerate(zip(depths, growth_rates)):
-            act_cfg = dict(type='ReLU')
+            act_cfg: Dict[str, Any] = dict(type='ReLU')
             if hswish_from is not None and i >= hswish_from:
                 # In place, autograd would first copy the input that it needs.
                 act_cfg = dict(type='HSwish', inplace=False)

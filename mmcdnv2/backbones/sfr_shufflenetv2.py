@@ -1,6 +1,6 @@
 """ShuffleNetV2 with sparse feature reactivation."""
 
-from typing import Sequence, Union
+from typing import Any, Dict, Sequence, Union
 
 import torch
 from mmpretrain.models.backbones.shufflenet_v2 import InvertedResidual, ShuffleNetV2
@@ -95,6 +95,10 @@ class SFRShuffleNetV2(CondensableMixin, ShuffleNetV2):
         InputError: If an index or stage is out of range.
     """
 
+    # Set by the parent.
+    in_channels: int
+    layers: nn.ModuleList
+
     def __init__(
         self,
         widen_factor: float = 1.0,
@@ -106,7 +110,9 @@ class SFRShuffleNetV2(CondensableMixin, ShuffleNetV2):
         **kwargs,
     ) -> None:
         # Known before the parent builds its stages by _make_layer.
-        self._sfr_cfg = dict(groups=groups, sparse_factor=sparse_factor, deploy=deploy)
+        self._sfr_cfg: Dict[str, Any] = dict(
+            groups=groups, sparse_factor=sparse_factor, deploy=deploy
+        )
         out_indices = resolve_out_indices(out_indices, 4)
         super().__init__(widen_factor, out_indices, **kwargs)
         # What is not returned would cost time, and DDP would miss its gradients.

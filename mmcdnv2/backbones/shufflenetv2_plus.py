@@ -1,6 +1,6 @@
 """ShuffleNetV2+, with and without sparse feature reactivation."""
 
-from typing import Optional, Sequence, Union
+from typing import Optional, Sequence, Tuple, Union
 
 import torch
 from mmcv.cnn import ConvModule
@@ -16,7 +16,7 @@ _WIDTHS = dict(
     small=(36, 104, 208, 416), medium=(48, 128, 256, 512), large=(68, 168, 336, 672)
 )
 # Kernel size of each unit of each stage; 'x' stands for three separable 3x3.
-_KERNELS = (
+_KERNELS: Tuple[Tuple[Union[int, str], ...], ...] = (
     (3, 3, 'x', 5),
     (5, 5, 3, 3),
     (7, 3, 7, 5, 5, 3, 7, 3),
@@ -68,7 +68,7 @@ class PlusUnit(RecomputedMixin, BaseModule):
         passing = in_channels if stride == 2 else in_channels // 2
         width = out_channels // 2
         new_channels = out_channels - passing
-        size = 3 if kernel == 'x' else kernel
+        size = kernel if isinstance(kernel, int) else 3
 
         def pointwise(inputs: int, outputs: int) -> ConvModule:
             return ConvModule(inputs, outputs, 1, norm_cfg=norm_cfg, act_cfg=act_cfg)

@@ -110,7 +110,7 @@ def _read_ids(path: Path) -> Set[int]:
     matches = [re.search(r'(\d+)(\.jpg)?$', line) for line in lines]
     if not all(matches):
         raise InputError(f'{path} should have an image id or file name on each line.')
-    return {int(match[1]) for match in matches}
+    return {int(match[1]) for match in matches if match}
 
 
 def _select(content: Dict, ids: Set[int], inside: bool) -> Dict:

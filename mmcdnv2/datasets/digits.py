@@ -241,7 +241,8 @@ def _write_coco(
 ) -> None:
     (root / split).mkdir()
     (root / 'annotations').mkdir(exist_ok=True)
-    images, annotations = [], []
+    images: List[Dict] = []
+    annotations: List[Dict] = []
     title = f'{split}: detection images'
     for image_id in track(range(count), title):
         canvas, objects = painter.detection_image(image_size, max_digits, digit_size)

@@ -91,7 +91,11 @@ class CondensedConv2d(GroupedMatrix, _ConvNd):
         """Accept the sparse form too, if its sparsification is finished."""
         mask = state_dict.get(prefix + 'mask')
         weight = state_dict.get(prefix + 'weight')
-        if mask is not None and mask.shape == (self.groups, self.columns):
+        if (
+            mask is not None
+            and weight is not None
+            and mask.shape == (self.groups, self.columns)
+        ):
             kept = self.index.numel() // self.groups
             if (mask.sum(1) != kept).any():
                 raise InputError(

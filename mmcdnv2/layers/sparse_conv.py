@@ -1,6 +1,6 @@
 """Convolutions that sparsify themselves while they train: LGC and SFR."""
 
-from typing import Dict, Optional, Tuple, Type
+from typing import Dict, Optional, Tuple, Type, Union
 
 import torch
 from torch import Tensor, nn
@@ -48,7 +48,7 @@ class SparseConv2d(GroupedMatrix, nn.Conv2d):
     derive from it.
     """
 
-    condensed_type: Type[CondensedConv2d]
+    condensed_type: Type[Union[CondensedLGC, CondensedSFR]]
 
     def _add_mask(self, groups: int, columns: int, factor: int) -> None:
         # The convolution itself is dense: `groups` is the method's number, as
@@ -207,7 +207,11 @@ class SparseConv2d(GroupedMatrix, nn.Conv2d):
         """Accept the condensed form too; what it lacks comes back as zeros."""
         index = state_dict.get(prefix + 'index')
         weight = state_dict.get(prefix + 'weight')
-        if index is not None and weight.shape == self._condensed_shape():
+        if (
+            index is not None
+            and weight is not None
+            and weight.shape == self._condensed_shape()
+        ):
             entries = self.from_group_conv(weight, self.groups)
             matrix, mask = expand(entries, index.view(self.groups, -1), self.columns)
             state_dict[prefix + 'weight'] = self.from_matrix(matrix)

@@ -116,9 +116,9 @@ def run_all(commands: Sequence[Sequence[str]]) -> None:
         for command in commands
     ]
     outputs = [process.communicate()[0] for process in running]
-    for process, output in zip(running, outputs):
+    for command, process, output in zip(commands, running, outputs):
         if process.returncode:
-            raise BuildError(f'{" ".join(process.args)} failed:\n{output}')
+            raise BuildError(f'{" ".join(command)} failed:\n{output}')
 
 
 def library_path() -> Path:

@@ -1,6 +1,6 @@
 """What a native kernel is called with, collected from PyTorch modules."""
 
-from typing import Container, Dict, List, Sequence, Tuple
+from typing import Container, Dict, List, Sequence, Tuple, Type
 
 import torch
 from mmcv.cnn import ConvModule
@@ -13,10 +13,10 @@ NORM_FIRST = ('norm', 'act', 'conv')
 CONV_FIRST = ('conv', 'norm', 'act')
 
 # The code that the kernels replace, as it was when this package was imported.
-_forwards: Dict[type, object] = {}
+_forwards: Dict[Type[nn.Module], object] = {}
 
 
-def replaces_forward(*types: type) -> None:
+def replaces_forward(*types: Type[nn.Module]) -> None:
     """Remember the forwards that the kernels do the work of.
 
     Args:

@@ -1,7 +1,7 @@
 """Modules that run on a native kernel where it gives the same output."""
 
 import operator
-from typing import Any, Dict, List, NamedTuple, Optional, Tuple
+from typing import TYPE_CHECKING, Any, Dict, List, NamedTuple, Optional, Tuple, Type
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,12 @@ _BatchNorm = nn.modules.batchnorm._BatchNorm
 _training = operator.itemgetter('training')
 _eps = operator.itemgetter('eps')
 _active_functorch = torch._C._functorch.peek_interpreter_stack
+
+# A mixin stands before a class that is a module.
+if TYPE_CHECKING:
+    from torch.nn import Module as _Module
+else:
+    _Module = object
 
 # Parameters, spec, epsilons and the operator's options.
 KernelArgs = Tuple[Any, ...]
@@ -40,7 +46,7 @@ class Structure:
             *(child._forward_hooks for child in children),
             *(child._forward_pre_hooks for child in children),
         ]
-        self.kinds = list(set(map(type, children)))
+        self.kinds: List[Type[nn.Module]] = list(set(map(type, children)))
         self.forwards = [kind.forward for kind in self.kinds]
         self.attributes = list(map(vars, children))
         self.patched = ['forward' in attributes for attributes in self.attributes]
@@ -96,7 +102,7 @@ class Plan(NamedTuple):
     reason: Optional[str] = None
 
 
-class KernelMixin:
+class KernelMixin(_Module):
     """Runs a module by a native kernel where that gives the same output.
 
     Stands before the other base class, which has the PyTorch form. A subclass

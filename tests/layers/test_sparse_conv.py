@@ -348,3 +348,15 @@ def test_kept_fraction():
 def test_bad_arguments(build, sentence):
     with pytest.raises(InputError, match=sentence):
         build()
+
+
+@pytest.mark.parametrize('kind', [LGC, SFR])
+def test_state_without_a_weight_is_refused_in_words(kind):
+    sparse = kind(8, 8, groups=4)
+    sparse.set_progress(1)
+    condensed = sparse.condense()
+    for layer, other in ((sparse, condensed), (condensed, sparse)):
+        state = other.state_dict()
+        del state['weight']
+        with pytest.raises(RuntimeError, match=r'Missing key.*"weight"'):
+            layer.load_state_dict(state)

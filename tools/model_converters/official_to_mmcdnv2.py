@@ -34,12 +34,12 @@ def main() -> None:
     classes = state_dict['head.layers.1.fc.bias'].numel()
     if classes != 1000:
         options.append(f'model.head.num_classes={classes}')
-    options = f' --cfg-options {" ".join(options)}' if options else ''
+    overrides = f' --cfg-options {" ".join(options)}' if options else ''
     form = 'condensed' if condensed else 'sparse'
     config = f'configs/cdnv2_{arch}_8xb128_in1k.py'
     print(
         f'Wrote CondenseNetV2-{arch.upper()}, {form}, to {args.dst}. Test it with\n'
-        f'  python tools/test.py {config} {args.dst}{options}'
+        f'  python tools/test.py {config} {args.dst}{overrides}'
     )
 
 
