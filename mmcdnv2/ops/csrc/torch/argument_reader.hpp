@@ -38,7 +38,10 @@
 #include "core/packing.hpp"
 #include "core/reactivation.hpp"
 
+// Only for operators.cpp. Unnamed, so that what runs before each call is
+// inlined.
 namespace mmcdnv2 {
+namespace {
 
 // Hands out the arguments one after the other, checked.
 class ArgumentReader {
@@ -172,4 +175,5 @@ class ArgumentReader {
   size_t param_ = 0, number_ = 0, norm_ = 0;
 };
 
+}  // namespace
 }  // namespace mmcdnv2

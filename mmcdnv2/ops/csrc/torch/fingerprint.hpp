@@ -8,7 +8,10 @@
 #include <cstdint>
 #include <cstring>
 
+// Only for operators.cpp. Unnamed, so that what runs before each call is
+// inlined.
 namespace mmcdnv2 {
+namespace {
 
 // A number that differs, with a chance of 2^-64 otherwise, if parameters do.
 //
@@ -84,4 +87,5 @@ class Fingerprint {
   uint64_t lanes_[kLanes] = {};
 };
 
+}  // namespace
 }  // namespace mmcdnv2

@@ -11,11 +11,12 @@
 
 #include "core/kernels.hpp"
 
+// Only for operators.cpp. Unnamed, so that what runs before each call is
+// inlined.
 namespace mmcdnv2 {
+namespace {
 
-inline void* key_of(const at::Tensor& param) {
-  return param.unsafeGetTensorImpl();
-}
+void* key_of(const at::Tensor& param) { return param.unsafeGetTensorImpl(); }
 
 // Keeps what was packed as long as its parameters live and are unchanged.
 class PackedCache {
@@ -61,8 +62,9 @@ class PackedCache {
   std::unordered_map<const void*, std::shared_ptr<const Entry>> entries_;
 };
 
-inline void forget(const at::Tensor& param) {
+void forget(const at::Tensor& param) {
   PackedCache::instance().forget(key_of(param));
 }
 
+}  // namespace
 }  // namespace mmcdnv2
