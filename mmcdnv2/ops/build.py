@@ -24,7 +24,7 @@ _FLAGS = ('-std=c++17', '-O3', '-fPIC', '-Wall')
 
 
 class InstructionSet(NamedTuple):
-    """How the kernels are compiled for some processors.
+    """A way to compile the kernels for some processors.
 
     Attributes:
         name (str): Namespace of the compiled kernels.

@@ -88,7 +88,7 @@ class Structure:
 
 
 class Plan(NamedTuple):
-    """How a module runs on its kernel, or why it does not.
+    """The way a module runs on its kernel, or the reason why it does not.
 
     Attributes:
         arguments (KernelArguments, optional): What the kernel is called with.
