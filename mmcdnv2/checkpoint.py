@@ -41,7 +41,7 @@ def load_checkpoint(path: Union[str, Path], trust: bool = False) -> Dict[str, An
         else:
             content = _load_safely(path)
     except Exception as error:
-        # What a damaged file makes the unpickler raise is not to be foreseen.
+        # A damaged file may make the unpickler raise anything.
         refused = ('Unsupported global', 'Unsupported class', 'unrecognized function')
         if any(reason in str(error) for reason in refused):
             raise InputError(
@@ -105,7 +105,7 @@ def _history_method(owner: Any, name: str) -> Any:
 
 
 def _allowed_globals() -> Dict[str, Any]:
-    """What MMEngine's message hub adds to every training checkpoint."""
+    """Return the globals that MMEngine's message hub adds to training checkpoints."""
     reconstruct, scalar = np.zeros(1).__reduce__()[0], np.float64(0).__reduce__()[0]
     allowed = {
         'builtins.getattr': _history_method,

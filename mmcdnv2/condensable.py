@@ -1,4 +1,4 @@
-"""What all networks with sparse layers have in common."""
+"""The mixin of all networks with sparse layers."""
 
 from typing import TYPE_CHECKING, Dict
 

@@ -1,4 +1,4 @@
-"""How the package says that its input cannot be used."""
+"""The error for input that cannot be used."""
 
 import functools
 import sys

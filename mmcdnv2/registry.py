@@ -46,7 +46,7 @@ def register_hook(cls: type) -> type:
 def register_configs() -> None:
     """Let ``mmpretrain.get_model`` build the configs of our model index by name."""
     package = Path(__file__).parent
-    # A wheel carries the index in .mim, a clone beside the package.
+    # A wheel carries the index in .mim, a clone next to the package.
     for root in (package / '.mim', package.parent):
         if (root / 'model-index.yml').is_file():
             try:

@@ -7,14 +7,16 @@ from conftest import ROOT
 from mmengine.config import Config
 from mmengine.runner import Runner
 
+from mmcdnv2.deploy import condense_checkpoint
 from mmcdnv2.layers import kept_fraction
+
+README = (ROOT / 'README.md').read_text()
 
 
 def test_config_of_the_readme_trains(digits, tmp_path):
     """Nothing of MMDetection's config but backbone and FPN is touched."""
-    readme = (ROOT / 'README.md').read_text()
     config = tmp_path / 'config.py'
-    config.write_text(re.search(r'```python\n(.*?)```', readme, re.S)[1])
+    config.write_text(re.search(r'```python\n(.*?)```', README, re.S)[1])
     cfg = Config.fromfile(config)
     base = Config.fromfile(
         ROOT / 'configs' / '_base_' / 'faster_rcnn_fpn_1x_coco.py'
@@ -42,3 +44,21 @@ def test_config_of_the_readme_trains(digits, tmp_path):
     assert not torch.equal(runner.model.backbone.stem.conv.weight, before)
     # Two iterations jump over six of the seven stages.
     assert kept_fraction(runner.model) == 1 / 8
+
+
+def test_snippet_of_the_readme_detects(tiny_configs, checkpoints, digits, tmp_path):
+    report = condense_checkpoint(
+        tiny_configs['detector'], checkpoints['detector'], tmp_path
+    )
+    snippet = re.findall(r'```python\n(.*?)```', README, re.S)[1]
+    for name, path in (
+        ('OUT_DIR/CONFIG_condensed.py', report.config),
+        ('OUT_DIR/CONFIG_condensed.pth', report.checkpoint),
+        ('image.jpg', digits / 'val' / '000000.png'),
+    ):
+        assert name in snippet
+        snippet = snippet.replace(name, str(path))
+    scope = {}
+    exec(snippet, scope)
+    found = scope['found']
+    assert len(found['scores']) == len(found['labels']) == len(found['bboxes']) > 0

@@ -117,7 +117,7 @@ def condense(checkpoint: str, folder: Path) -> Dict:
 
 
 def draw(config: str, checkpoint: str, folder: Path) -> Dict:
-    """Draw ground truth beside detections."""
+    """Draw ground truth next to detections."""
     from mmcdnv2.analysis.detections import draw_detections
 
     draw_detections(config, checkpoint, WORK_DIR / 'detections.png')

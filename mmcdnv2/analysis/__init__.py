@@ -1,4 +1,4 @@
-"""Counting and timing networks; what their sparse layers connect."""
+"""Counting, timing and drawing networks and their sparse layers."""
 
 from .complexity import (
     count_macs,

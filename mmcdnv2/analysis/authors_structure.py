@@ -1,4 +1,4 @@
-"""How the authors' release lays out its condensed layers, for comparison.
+"""Condensed layers as the authors' release lays them out, for comparison.
 
 Written from what their converted checkpoints hold and what these compute; none
 of it can be built from a config.
@@ -31,7 +31,7 @@ class GatherFirstLGC(nn.Module):
         self.norm = nn.BatchNorm2d(len(conv.index), module.norm.eps)
         self.norm.load_state_dict(
             {
-                # The number of batches seen is no channel's.
+                # The number of batches seen has no channels.
                 name: value[conv.index] if value.dim() else value
                 for name, value in module.norm.state_dict().items()
             }

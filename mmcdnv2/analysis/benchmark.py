@@ -35,7 +35,7 @@ Track = Callable[[Iterable, str], Iterable]
 
 @dataclass(frozen=True)
 class Settings:
-    """What to measure, and how.
+    """Settings of a benchmark.
 
     Attributes:
         models (tuple[str]): Networks, for all of their forms, or forms of
@@ -82,14 +82,16 @@ class Row:
         runtime (str): Name of the runtime.
         family (str): See :class:`Network`.
         ms (float): Median time of a batch in milliseconds.
-        spread (float): Interquartile range of the times by their median.
-        ratio (float): Time by that of the baseline.
+        spread (float): Interquartile range of the times divided by their
+            median.
+        ratio (float): Time divided by that of the baseline.
         macs (int): MACs of one image in the network, condensed.
         gflops (float): 10^9 floating-point operations per second, two for
             each of those MACs.
-        product_share (float): ``gflops`` by those of the matrix product.
+        product_share (float): ``gflops`` divided by those of the matrix product.
         copy_share (float): 10^9 bytes per second, of the parameters and the
-            images read and the outputs written once each, by those of the copy.
+            images read and the outputs written once each, divided by those of
+            the copy.
         params (int): Parameters of the network, condensed.
         top1 (float, optional): Published ImageNet top-1 accuracy in percent.
         source (str): Where it was published.
@@ -123,7 +125,7 @@ class Row:
 
 @dataclass
 class Report:
-    """What a benchmark came to.
+    """Results of a benchmark.
 
     Attributes:
         settings (Settings): What was asked for.

@@ -14,7 +14,7 @@ from ..models import TensorMode, build_model
 from .zoo import read_zoo
 
 PARTS = ('classifier', 'backbone')
-# What a network that condenses is measured as; see docs/speed.md.
+# The forms in which a condensable network is measured; see docs/speed.md.
 CONDENSING = ('sparse', 'condensed', 'fallback')
 
 

@@ -33,7 +33,7 @@ FORMS = dict(
 # Inches: a panel, and space for labels, a line of the legend, and the title.
 PANEL = (4.6, 4.8)
 LABELS, LEGEND_LINE, TITLE = 1.5, 0.2, 0.8
-# Height of a line of small text by that of a panel.
+# Height of a line of small text divided by that of a panel.
 LINE = 0.035
 
 

@@ -1,4 +1,4 @@
-"""What a network costs: parameters, multiply-accumulates and time."""
+"""Cost of a network: parameters, multiply-accumulates and time."""
 
 import math
 import statistics
@@ -62,7 +62,7 @@ def count_macs(module: nn.Module, inputs: Tensor) -> int:
 
 
 def count_paper_elements(module: nn.Module, inputs: Tensor) -> int:
-    """What the papers of both CondenseNets count as FLOPs beside the MACs.
+    """Count the FLOPs that both CondenseNet papers add to the MACs.
 
     For each element one of a ReLU, ReLU6 or hard-swish, two of a sigmoid, and the
     window of a pooling. Maximum pooling, norms, biases, additions and

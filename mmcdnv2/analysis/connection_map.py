@@ -1,4 +1,4 @@
-"""What the sparse layers connect, and how strongly (paper, Figs. 6 and 7)."""
+"""The connections of sparse layers and their strengths (paper, Figs. 6 and 7)."""
 
 import os
 from dataclasses import dataclass
@@ -43,7 +43,7 @@ class BlockMap:
             read (LGC) or update (SFR), and its first channel: the network's
             stem, or whatever the dense connectivity begins with, called
             'input'; then the labels of the layers, those of earlier blocks
-            first. Only 'input' if the container is no dense block.
+            first. Only 'input' if the container is not a dense block.
     """
 
     kind: str
@@ -204,7 +204,7 @@ def _columns_after(model: nn.Module, container: Optional[str], name: str) -> Set
     """Numbers of channels that there may be after a layer of a dense block.
 
     They are those that it works on and the new ones. These are SFR's inputs;
-    for an LGC, they are as many as a convolution beside it computes.
+    for an LGC, they are as many as another convolution of its layer computes.
     """
     layer = model.get_submodule(name)
     if isinstance(layer, KINDS['SFR']):

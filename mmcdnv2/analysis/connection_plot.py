@@ -1,4 +1,4 @@
-"""Pictures of what the sparse layers connect (paper, Figs. 6 and 7)."""
+"""Pictures of the sparse layers' connections (paper, Figs. 6 and 7)."""
 
 from itertools import zip_longest
 from pathlib import Path
@@ -95,7 +95,7 @@ def connection_figure(
     then the strength of each layer and source, for LGC if it stands in dense
     blocks, else for SFR. Where there are no dense blocks, the strength of each
     layer instead. The strength of weights depends on their number, so there
-    each block has a colour scale of its own, which blocks beside each other
+    each block has a colour scale of its own, which neighbouring blocks
     share; and here each layer has.
 
     Args:

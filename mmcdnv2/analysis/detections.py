@@ -1,4 +1,4 @@
-"""Pictures of what a detector finds."""
+"""Pictures of a detector's detections."""
 
 from pathlib import Path
 from typing import Union
@@ -21,7 +21,7 @@ def draw_detections(
     num_images: int = 8,
     score_threshold: float = 0.5,
 ) -> None:
-    """Draw ground truth beside detections for test images that show objects.
+    """Draw ground truth next to detections for test images that show objects.
 
     Args:
         config (str | Path): Config of a detector.

@@ -18,7 +18,7 @@ Call = Callable[[], Any]
 
 @dataclass(frozen=True)
 class Job:
-    """What a runtime is to run.
+    """A network, its input and its settings for a runtime.
 
     Attributes:
         network (nn.Module): Called as ``network(inputs)``.
@@ -112,7 +112,7 @@ class Runtime:
 
     Attributes:
         prepare (Callable): Gets a job ready: returns a function that does it.
-        packages (tuple[str]): What it needs beside PyTorch.
+        packages (tuple[str]): What it needs besides PyTorch.
     """
 
     prepare: Callable[[Job], Call]

@@ -1,4 +1,4 @@
-"""What a training step costs, beside the structure of the authors' network."""
+"""Cost of a training step, compared with the authors' structure."""
 
 import json
 import statistics
@@ -25,7 +25,7 @@ VARIANTS = ('ours', 'ours, with_cp', "authors' structure")
 
 @dataclass
 class TrainingSetup:
-    """What is trained, on what.
+    """The network to train and its input.
 
     Attributes:
         config (str): Config file of a classifier or a detector.
@@ -48,7 +48,7 @@ class TrainingSetup:
 
 @dataclass
 class TrainingCost:
-    """What one variant's training step costs.
+    """Cost of one variant's training step.
 
     Attributes:
         variant (str): One of ``VARIANTS``.

@@ -1,4 +1,4 @@
-"""The networks of the model index: what they cost and what was published."""
+"""The networks of the model index: counted costs and published figures."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +18,7 @@ TOLERANCE = dict(params=0.005, flops=0.015)
 
 @dataclass
 class Cost:
-    """What a config's model costs; pairs are (sparse, condensed).
+    """Cost of a config's model; pairs are (sparse, condensed).
 
     A sparse convolution counts as the dense one that it runs as.
 

@@ -1,4 +1,4 @@
-"""What the backbones that are built here, block by block, have in common."""
+"""Parts that the backbones share: stages, freezing and recomputation."""
 
 from contextlib import contextmanager, nullcontext
 from typing import (

@@ -1,4 +1,4 @@
-"""What drives training, testing and the sparsification between them."""
+"""Runner and hooks: training, testing and sparsification."""
 
 from .channels_last_hook import ChannelsLastHook
 from .runner import ExactRunner, add_runner_arguments, build_runner

@@ -1,4 +1,4 @@
-"""Which sparse layers of a model are averages of others, and of which."""
+"""Finds the sparse layers that are averages of other layers."""
 
 import logging
 from typing import Dict, Iterator, List, Sequence, Tuple
@@ -31,7 +31,7 @@ def averaged_layers(
         dict[SparseConv2d, SparseConv2d]: The trained layer by its average.
 
     Raises:
-        InputError: If there is no such submodule, the two have not the same
+        InputError: If there is no such submodule, the two do not have the same
             sparse layers, or the averages go round in a circle.
     """
     pairs = dict(averages)

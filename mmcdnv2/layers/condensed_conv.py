@@ -1,4 +1,4 @@
-"""What LGC and SFR become for deployment: an index and a group convolution."""
+"""The condensed forms of LGC and SFR: an index and a group convolution."""
 
 from typing import Dict, Optional, Tuple, Union
 

@@ -83,7 +83,7 @@ def expand(entries: Tensor, index: Tensor, columns: int) -> Tuple[Tensor, Tensor
 
 
 class GroupedMatrix:
-    """What a layer of the family must say about its weight matrix."""
+    """Interface of a layer to the matrix view of its weight."""
 
     factor_name: str
 

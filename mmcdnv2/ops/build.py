@@ -27,7 +27,7 @@ FLAGS = ('-std=c++17', '-O3', '-fPIC', '-Wall', '-iquote', str(SOURCES))
 
 
 class InstructionSet(NamedTuple):
-    """How the kernels are compiled for some processors.
+    """A way to compile the kernels for some processors.
 
     Attributes:
         name (str): Namespace of the compiled kernels.

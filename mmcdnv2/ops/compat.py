@@ -1,4 +1,4 @@
-"""What the versions of PyTorch say in different ways."""
+"""Functions that differ between versions of PyTorch."""
 
 from functools import partial
 

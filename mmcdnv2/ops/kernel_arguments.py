@@ -1,4 +1,4 @@
-"""What a native kernel is called with, collected from PyTorch modules."""
+"""The arguments of a native kernel, collected from PyTorch modules."""
 
 from typing import Container, Dict, List, Sequence, Tuple, Type
 
@@ -35,7 +35,7 @@ class UnsupportedError(Exception):
 
 
 class KernelArguments:
-    """What a kernel is called with besides its input.
+    """The arguments of a kernel besides its input.
 
     The ``add`` methods are called in the order in which the kernel reads. The
     table in csrc/torch/argument_reader.hpp states it.

@@ -89,7 +89,7 @@ class Structure:
 
 
 class Plan(NamedTuple):
-    """How a module runs on its kernel, or why it does not.
+    """The way a module runs on its kernel, or the reason why it does not.
 
     Attributes:
         arguments (KernelArguments): What the kernel is called with.

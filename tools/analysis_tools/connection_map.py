@@ -17,7 +17,7 @@ def parse_args() -> argparse.Namespace:
         '--compare',
         nargs=2,
         metavar=('CONFIG', 'CHECKPOINT'),
-        help='draw a second model beside it',
+        help='draw a second model next to it',
     )
     add_trust_argument(parser)
     return parser.parse_args()

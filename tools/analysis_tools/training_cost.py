@@ -1,4 +1,4 @@
-"""Measure the time and memory of a training step, beside the authors' structure."""
+"""Measure a training step's time and memory, next to the authors' structure's."""
 
 import argparse
 import json
