@@ -137,7 +137,7 @@ if ! compgen -G "$wheel_glob" >/dev/null; then
     trap 'rm -rf "$build"' EXIT
     if [[ $built_for == *-cpu ]]; then
         export CUDA_VISIBLE_DEVICES=
-        say "build $mmcv with its operators (under 2 minutes of processor time, once)"
+        say "build $mmcv with its operators (about 2 minutes of processor time, once)"
         joined_wheel || {
             cp "$log" "$venv/joined.log"
             echo "    $mmcv does not build from joined sources ($venv/joined.log says why); its own build follows."
