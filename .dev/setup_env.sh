@@ -43,7 +43,8 @@ say() {
 # minutes is not a silent one.
 run() {
     "$@" 2>&1 | tee "$log" | while IFS= read -r line; do
-        if [[ $line =~ ^\ *(\[[0-9]*[05]/[0-9]+\]) ]]; then
+        # All of a few, each fifth of many.
+        if [[ $line =~ ^\ *(\[([0-9]/[0-9]|[0-9]*[05]/[0-9]+)\]) ]]; then
             printf '    compiled %s\n' "${BASH_REMATCH[1]}"
         elif [[ $line =~ ^(Collecting|Downloading|Building|Successfully|Installing) ]]; then
             printf '    %.100s\n' "$line"
@@ -52,9 +53,9 @@ run() {
 }
 
 fingerprint() {
-    { printf '%s\n' "$PWD" "$form"; cat .dev/setup_env.sh setup.py "$stack" \
-        requirements/build.txt requirements/demo.txt \
-        requirements/runtime.txt requirements/tests.txt; } | cksum
+    { printf '%s\n' "$PWD" "$form"; cat .dev/setup_env.sh \
+        .dev/join_mmcv_sources.py setup.py "$stack" requirements/build.txt \
+        requirements/demo.txt requirements/runtime.txt requirements/tests.txt; } | cksum
 }
 
 # The uninstallation makes pip take a wheel of the version that is there already.
@@ -66,6 +67,21 @@ install_wheel() {
     run "$py" -m pip uninstall -y mmcdnv2
     run "$py" -m pip install "$(compgen -G "$venv/wheel/mmcdnv2-*.whl")[demo]" \
         -r "$stack"
+}
+
+mmcv_wheel() {
+    MMCV_WITH_OPS=1 MAX_JOBS=$(nproc) run "$py" -m pip wheel -v --no-cache-dir \
+        --no-build-isolation --no-deps -w "$build" "$@"
+}
+
+# Python asks for debugging information, a third of the time. CPPFLAGS take it back;
+# CFLAGS would replace the optimization, too.
+joined_wheel() {
+    local source
+    run "$py" -m pip download --no-build-isolation --no-deps -d "$build" \
+        --no-binary :all: "$mmcv" &&
+        source=$("$py" .dev/join_mmcv_sources.py "$build"/*.tar.gz "$build" 2>"$log") &&
+        CPPFLAGS="${CPPFLAGS:-} -g0" mmcv_wheel "$source"
 }
 
 if [ -x "$py" ] && [ "$(cat "$stamp" 2>/dev/null)" = "$(fingerprint)" ]; then
@@ -92,8 +108,14 @@ rm -f "$stamp"
 
 say 'install torch and torchvision (some GB the first time)'
 run "$py" -m pip install --upgrade pip
-run "$py" -m pip install -r <(grep -E '^(torch|torchvision|setuptools|numpy)\b' "$stack") \
-    -r requirements/build.txt
+run "$py" -m pip install -c "$stack" -r requirements/build.txt -r <(grep -E \
+    '^(torch|torchvision|setuptools|numpy|(onedl-)?mmengine)\b' "$stack")
+
+# They need no more than that. It runs beside what follows, which takes longer; if
+# it fails, the last step says so. It may outlive this script without harm.
+if [ "$form" = editable ]; then
+    "$py" -P mmcdnv2/ops/build.py >"$venv/kernels.log" 2>&1 &
+fi
 
 # A wheel of mmcv fits one torch and the CPU or one kind of GPU. Its file name
 # shows neither, so the folder's does. CUDA needs a GPU and the toolkit.
@@ -110,15 +132,21 @@ wheels=${XDG_CACHE_HOME:-$HOME/.cache}/mmcdnv2/wheels/$built_for
 mmcv=$(grep -oE '^(onedl-)?mmcv==\S+' "$stack")
 wheel_glob="$wheels/$(echo "${mmcv%%==*}" | tr - _)-${mmcv##*==}-*.whl"
 if ! compgen -G "$wheel_glob" >/dev/null; then
-    say "build $mmcv with its operators (11 to 15 minutes on 2 cores, once)"
     mkdir -p "$wheels"
     build=$(mktemp -d "$wheels/build.XXXXXX")
     trap 'rm -rf "$build"' EXIT
     if [[ $built_for == *-cpu ]]; then
         export CUDA_VISIBLE_DEVICES=
+        say "build $mmcv with its operators (about 2 minutes of processor time, once)"
+        joined_wheel || {
+            cp "$log" "$venv/joined.log"
+            echo "    $mmcv does not build from joined sources ($venv/joined.log says why); its own build follows."
+        }
     fi
-    MMCV_WITH_OPS=1 MAX_JOBS=$(nproc) run "$py" -m pip wheel -v --no-cache-dir \
-        --no-build-isolation --no-deps -w "$build" --no-binary :all: "$mmcv"
+    if ! compgen -G "$build/*.whl" >/dev/null; then
+        say "build $mmcv by its own build (11 to 15 minutes on 2 cores, once)"
+        mmcv_wheel --no-binary :all: "$mmcv"
+    fi
     mv "$build"/*.whl "$wheels"/
 fi
 
@@ -137,6 +165,7 @@ else
     run "$py" -m pip install --no-deps -e .
 
     say 'check that everything imports, and compile the kernels'
+    wait
     "$py" -c 'import mmcv.ops, mmdet, mmpretrain, mmcdnv2.ops
 print(mmcdnv2.ops.describe())'
 fi
