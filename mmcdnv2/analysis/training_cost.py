@@ -13,7 +13,7 @@ from mmcv.cnn import ConvModule
 from mmpretrain.models import BaseClassifier
 from torch import Tensor, nn
 
-from ..backbones.condensenetv2 import DenseLayer
+from ..backbones.dense_block import DenseLayer
 from ..config import load_config
 from ..errors import InputError
 from ..layers import sparse_layers

@@ -3,233 +3,35 @@
 from collections import OrderedDict
 from typing import Any, Dict, Optional, Sequence, Union
 
-import torch
-from mmcv.cnn import ConvModule, build_activation_layer, build_norm_layer
-from mmengine.model import BaseModule, Sequential
+from mmcv.cnn import build_activation_layer, build_norm_layer
 from mmengine.utils import is_seq_of
-from mmpretrain.models.utils import SELayer
-from torch import Tensor, nn
-from torch.nn.modules.utils import _pair
+from torch import nn
 
 from ..errors import InputError
-from ..layers import CondensedLGC, OrderedConvModule, SFRModule
-from ..layers.se_layer import add_se
-from ..ops.kernel_arguments import (
-    CONV_FIRST,
-    NORM_FIRST,
-    KernelArguments,
-    UnsupportedError,
-    check_conv_module,
-    check_type,
-    replaces_forward,
-)
-from ..ops.kernel_module import KernelMixin
 from ..registry import register_model
-from .base import RecomputedMixin, StagedBackbone
+from .base import StagedBackbone
+from .dense_block import DenseBlock, DenseLayer, Stem
 
-_ALL_EIGHT = dict(groups=8, condense_factor=8, sparse_factor=8)
-_ALL_SIX = dict(groups=6, condense_factor=6, sparse_factor=6)
-# CondenseNet, the first version.
-_V1 = dict(sparse_factor=None, hswish_from=None, se_from=None)
+# CIFAR's networks have ReLU alone and no squeeze-and-excite.
 _CIFAR = dict(
     growth_rates=(8, 16, 32),
     groups=4,
     condense_factor=4,
+    sparse_factor=4,
+    sfr_order=('conv', 'norm', 'act'),
     stem_stride=1,
     hswish_from=None,
     se_from=None,
 )
-_CIFAR_V2 = dict(_CIFAR, sparse_factor=4, sfr_order=('conv', 'norm', 'act'))
-_LARGE = dict(depths=(4, 6, 8, 10, 8), growth_rates=(8, 16, 32, 64, 128))
-
-
-class DenseLayer(RecomputedMixin, BaseModule):
-    """Compute new features from all earlier ones and reactivate those.
-
-    LGC (C -> bottleneck * k), 3x3 group convolution (-> k), optionally
-    squeeze-and-excite, then ``cat([x + SFR(new), new])`` (paper, Sec. 3) or,
-    as in CondenseNet, ``cat([x, new])``. LGC and the 3x3 convolution come
-    after their norm and activation.
-
-    Args:
-        in_channels (int): Number of channels so far, C.
-        growth_rate (int): Number of new channels, k.
-        groups (int): Groups of the LGC and the 3x3 convolution.
-        condense_factor (int): See :class:`~mmcdnv2.layers.LGC`.
-        sfr_groups (int): Groups of the reactivation.
-        sparse_factor (int, optional): See :class:`~mmcdnv2.layers.SFR`. None
-            leaves the reactivation out.
-        sfr_order (Sequence[str]): Order of the reactivation's convolution,
-            norm and activation.
-        bottleneck (int): Width of the LGC's output in growth rates.
-        use_se (bool): Whether to squeeze and excite the new features.
-        norm_cfg (dict): Config of the norm layers.
-        act_cfg (dict): Config of the activation layers.
-        with_cp (bool): Whether to recompute the layer in the backward pass.
-        deploy (bool): Whether to build the condensed form.
-    """
-
-    def __init__(
-        self,
-        in_channels: int,
-        growth_rate: int,
-        groups: int,
-        condense_factor: int,
-        sfr_groups: int,
-        sparse_factor: Optional[int],
-        sfr_order: Sequence[str],
-        bottleneck: int,
-        use_se: bool,
-        norm_cfg: dict,
-        act_cfg: dict,
-        with_cp: bool,
-        deploy: bool,
-    ) -> None:
-        super().__init__()
-        self.with_cp = with_cp
-        pre_act = dict(
-            groups=groups,
-            bias=False,
-            norm_cfg=norm_cfg,
-            act_cfg=act_cfg,
-            order=('norm', 'act', 'conv'),
-        )
-        width = bottleneck * growth_rate
-        self.lgc = OrderedConvModule(
-            in_channels,
-            width,
-            1,
-            conv_cfg=dict(
-                type='CondensedLGC' if deploy else 'LGC',
-                condense_factor=condense_factor,
-            ),
-            **pre_act,
-        )
-        self.conv = OrderedConvModule(width, growth_rate, 3, padding=1, **pre_act)
-        self.se = (
-            SELayer(growth_rate, squeeze_channels=growth_rate, bias=False)
-            if use_se
-            else nn.Identity()
-        )
-        if sparse_factor is None:
-            self.sfr = None
-        else:
-            self.sfr = SFRModule(
-                growth_rate,
-                in_channels,
-                groups=sfr_groups,
-                sparse_factor=sparse_factor,
-                order=sfr_order,
-                norm_cfg=norm_cfg,
-                act_cfg=act_cfg,
-                deploy=deploy,
-            )
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (N, C, H, W) to (N, C + k, H, W)."""
-        # In two parts that end with a convolution each: see _recomputed().
-        new = self.se(self._recomputed(lambda x: self.conv(self.lgc(x)), x))
-        old = x if self.sfr is None else self._recomputed(self.sfr, x, new)
-        return torch.cat([old, new], dim=1)
-
-    def add_to(self, arguments: KernelArguments) -> None:
-        """Add the layer to the arguments of a block's kernel.
-
-        Args:
-            arguments (KernelArguments): The block's.
-
-        Raises:
-            UnsupportedError: If the kernel does not take it.
-        """
-        check_type(self.lgc, OrderedConvModule)
-        check_type(self.conv, OrderedConvModule)
-        lgc = check_conv_module(self.lgc, CondensedLGC, NORM_FIRST)
-        conv = check_conv_module(self.conv, nn.Conv2d, NORM_FIRST)
-        if lgc.groups != conv.groups:
-            raise UnsupportedError('its two convolutions differ in groups')
-        has_se = type(self.se) is not nn.Identity
-        arguments.spec.append(lgc.groups)
-        arguments.add_act(self.lgc.activate)
-        arguments.add_act(self.conv.activate)
-        arguments.spec += [int(has_se), int(self.sfr is not None)]
-        arguments.add_norm(self.lgc.norm)
-        arguments.add_conv(lgc, 1)
-        arguments.add_norm(self.conv.norm)
-        arguments.add_conv(conv, 3)
-        if has_se:
-            add_se(arguments, self.se)
-        else:
-            check_type(self.se, nn.Identity)
-        if self.sfr is not None:
-            check_type(self.sfr, SFRModule)
-            self.sfr.add_to(arguments)
-
-
-replaces_forward(DenseLayer)
-
-
-class Stem(KernelMixin, ConvModule):
-    """First convolution; see :class:`mmcv.cnn.ConvModule`."""
-
-    _only_if_loaded = True
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (N, C, H, W) to (N, C', H', W')."""
-        args = self.kernel_args(x)
-        if args is not None:
-            return torch.ops.mmcdnv2.stem(x, *args)
-        return super().forward(x)
-
-    def _kernel_arguments(self) -> KernelArguments:
-        check_type(self.conv, nn.Conv2d)
-        if self.with_activation or self.order != CONV_FIRST or self.conv.groups != 1:
-            raise UnsupportedError('it is more than a convolution and a norm')
-        arguments = KernelArguments()
-        arguments.spec.append(int(self.with_norm))
-        arguments.add_conv(self.conv, 3, stride=2)
-        if self.with_norm:
-            arguments.add_norm(self.norm)
-        arguments.options = (self.conv.weight.size(0),)
-        return arguments
-
-
-class DenseBlock(KernelMixin, Sequential):
-    """Dense layers one after another, what is between blocks included.
-
-    The children run in their order: 'pool' if there is one, the layers, and in
-    the last block 'norm' and 'act'. Condensed and in inference, one native
-    kernel runs them all.
-    """
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (N, C, H, W) to (N, C', H', W'), halved if there is a 'pool'."""
-        args = self.kernel_args(x)
-        if args is not None:
-            return torch.ops.mmcdnv2.dense_block(x, *args)
-        return super().forward(x)
-
-    def _kernel_arguments(self) -> KernelArguments:
-        children = dict(self.named_children())
-        pool = children.pop('pool', None)
-        norm, act = children.pop('norm', None), children.pop('act', None)
-        arguments = KernelArguments()
-        arguments.spec.append(int(norm is not None))
-        if pool is not None:
-            check_type(pool, nn.AvgPool2d)
-            sizes = map(_pair, (pool.kernel_size, pool.stride, pool.padding))
-            plain = tuple(sizes) == ((2, 2), (2, 2), (0, 0)) and not pool.ceil_mode
-            if not plain or pool.divisor_override is not None:
-                raise UnsupportedError('its pooling is not over 2x2 pixels')
-        new_channels = 0
-        for layer in children.values():
-            check_type(layer, DenseLayer)
-            layer.add_to(arguments)
-            new_channels += layer.conv.conv.weight.size(0)
-        if norm is not None:
-            check_type(act, nn.ReLU)
-            arguments.add_norm(norm)
-        arguments.options = (pool is not None, new_channels)
-        return arguments
+# CondenseNet, the first version, has no reactivation either.
+_V1_CIFAR = dict(_CIFAR, sparse_factor=None)
+_V1_IMAGENET = dict(
+    depths=(4, 6, 8, 10, 8),
+    growth_rates=(8, 16, 32, 64, 128),
+    sparse_factor=None,
+    hswish_from=None,
+    se_from=None,
+)
 
 
 @register_model
@@ -306,20 +108,36 @@ class CondenseNetV2(StagedBackbone):
 
     arch_settings: Dict[str, Dict[str, Any]] = {
         'a': dict(
-            depths=(1, 1, 4, 6, 8), growth_rates=(8, 8, 16, 32, 64), **_ALL_EIGHT
+            depths=(1, 1, 4, 6, 8),
+            growth_rates=(8, 8, 16, 32, 64),
+            groups=8,
+            condense_factor=8,
+            sparse_factor=8,
         ),
-        'b': dict(depths=(2, 4, 6, 8, 6), growth_rates=(6, 12, 24, 48, 96), **_ALL_SIX),
-        'c': dict(**_LARGE, **_ALL_EIGHT),
-        'cifar-110': dict(depths=(12, 12, 12), **_CIFAR_V2),
-        'cifar-146': dict(depths=(16, 16, 16), **_CIFAR_V2),
-        'v1-74-g4': dict(**_LARGE, groups=4, condense_factor=4, **_V1),
-        'v1-74-g8': dict(**_LARGE, groups=8, condense_factor=8, **_V1),
-        **{
-            f'v1-cifar-{6 * depth + 2}': dict(
-                depths=(depth,) * 3, **dict(_CIFAR, **_V1)
-            )
-            for depth in (8, 12, 14, 16, 18, 20)
-        },
+        'b': dict(
+            depths=(2, 4, 6, 8, 6),
+            growth_rates=(6, 12, 24, 48, 96),
+            groups=6,
+            condense_factor=6,
+            sparse_factor=6,
+        ),
+        'c': dict(
+            depths=(4, 6, 8, 10, 8),
+            growth_rates=(8, 16, 32, 64, 128),
+            groups=8,
+            condense_factor=8,
+            sparse_factor=8,
+        ),
+        'cifar-110': dict(depths=(12, 12, 12), **_CIFAR),
+        'cifar-146': dict(depths=(16, 16, 16), **_CIFAR),
+        'v1-74-g4': dict(groups=4, condense_factor=4, **_V1_IMAGENET),
+        'v1-74-g8': dict(groups=8, condense_factor=8, **_V1_IMAGENET),
+        'v1-cifar-50': dict(depths=(8, 8, 8), **_V1_CIFAR),
+        'v1-cifar-74': dict(depths=(12, 12, 12), **_V1_CIFAR),
+        'v1-cifar-86': dict(depths=(14, 14, 14), **_V1_CIFAR),
+        'v1-cifar-98': dict(depths=(16, 16, 16), **_V1_CIFAR),
+        'v1-cifar-110': dict(depths=(18, 18, 18), **_V1_CIFAR),
+        'v1-cifar-122': dict(depths=(20, 20, 20), **_V1_CIFAR),
     }
 
     def __init__(
@@ -344,15 +162,7 @@ class CondenseNetV2(StagedBackbone):
         norm_cfg = norm_cfg or dict(type='BN')
 
         channels = 2 * growth_rates[0]
-        stem = Stem(
-            in_channels,
-            channels,
-            3,
-            stride=stem_stride,
-            padding=1,
-            bias=False,
-            act_cfg=None,
-        )
+        stem = Stem(in_channels, channels, 3, stem_stride, 1, bias=False, act_cfg=None)
         blocks, out_channels = [], []
         for i, (depth, growth_rate) in enumerate(zip(depths, growth_rates)):
             act_cfg: Dict[str, Any] = dict(type='ReLU')

@@ -14,7 +14,7 @@ from torch import nn
 
 from mmcdnv2 import ops
 from mmcdnv2.backbones import CondenseNetV2
-from mmcdnv2.backbones.condensenetv2 import DenseLayer
+from mmcdnv2.backbones.dense_block import DenseLayer
 from mmcdnv2.layers import kernel_report
 
 pytestmark = pytest.mark.skipif(
