@@ -142,7 +142,7 @@ def test_model(name, form, tiny_configs):
 
 
 @torch.no_grad()
-@pytest.mark.skipif(not ops.is_available(), reason=f'no kernels: {ops.describe()}')
+@pytest.mark.skipif(not ops.load(), reason=f'no kernels: {ops.describe()}')
 @pytest.mark.parametrize('name', ['a', 'shufflenet'])
 def test_condensed_networks_stay_on_the_kernels(name):
     model = in_form(NETWORKS[name](), 'condensed')

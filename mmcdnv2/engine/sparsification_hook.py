@@ -56,10 +56,10 @@ class SparsificationHook(Hook):
     epochs has done ``epoch + batch_idx / len(dataloader)`` of its
     ``max_epochs``, any other loop ``iter`` of its ``max_iters``.
 
-    The hook has no state of its own: the masks and the loop's count are in
-    every checkpoint. So a resumed training goes on by the schedule, with
-    another batch size, on more ranks or from the middle of an epoch too, and
-    what is pruned stays pruned.
+    Nothing of the hook is saved: the masks and the loop's count are in every
+    checkpoint, and the rest is found anew when a training begins. So a resumed
+    training goes on by the schedule, with another batch size, on more ranks or
+    from the middle of an epoch too, and what is pruned stays pruned.
 
     What is an average of something else does not prune by its own weights
     but gets the same masks: the model of :class:`mmengine.hooks.EMAHook`,
@@ -140,11 +140,11 @@ class SparsificationHook(Hook):
         progress = training_progress(runner.train_loop, batch_idx)
         changed = False
         for name, layer in self._layers.items():
-            # Masks live on the device: look at them only when a stage begins.
+            # The masks are on the device: look at them only when a stage begins.
             stage = stage_of(progress, layer.factor)
             if stage > self._stages.get(name, -1):
                 self._stages[name] = stage
-                changed |= layer.set_progress(progress)
+                changed |= layer.set_stage(stage)
         if changed:
             self._masks_changed(runner)
         runner.message_hub.update_scalar('train/kept_fraction', self._kept_fraction)

@@ -57,12 +57,20 @@ class CondensedConv2d(GroupedMatrix, _ConvNd):
             bias=False,
             padding_mode='zeros',
         )
-        # Compiles them if need be: not in the middle of the first inference.
-        library.is_available()
+
+    def train(self, mode: bool = True) -> nn.Module:
+        """Set the mode; have the kernels ready if inference may follow.
+
+        They may have to be compiled. Here that neither delays the first
+        inference nor keeps those waiting who only build the layer.
+        """
+        if not mode and self.weight.is_cpu:
+            library.load()
+        return super().train(mode)
 
     def __setstate__(self, state: Dict) -> None:
         super().__setstate__(state)
-        library.is_available()
+        self.train(self.training)
 
     def matrix_and_mask(self) -> Tuple[Tensor, Tensor]:
         entries = self.from_group_conv(self.weight, self.groups)

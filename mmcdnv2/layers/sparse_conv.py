@@ -12,6 +12,7 @@ from .grouping import (
     FilterGroups,
     GroupedMatrix,
     InputGroups,
+    compress,
     expand,
     kept_columns,
 )
@@ -42,20 +43,23 @@ def stage_of(progress: float, factor: int) -> int:
 class SparseConv2d(GroupedMatrix, nn.Conv2d):
     """Base of LGC and SFR: a 1x1 convolution under a shared, grouped mask.
 
-    The weight keeps its dense shape (out_channels, in_channels, 1, 1). All
-    that sparsification adds is ``mask``, a bool buffer of shape (groups,
-    columns) that says which columns a group keeps; stage and kept counts
-    derive from it.
+    The weight keeps its dense shape (out_channels, in_channels, 1, 1), and
+    ``groups`` is the 1 of a dense convolution, as everything knows it that
+    counts or rewrites convolutions. All that sparsification adds is ``mask``,
+    a bool buffer of shape (mask_groups, columns) that says which columns a
+    group keeps; stage and kept counts derive from it.
     """
 
     condensed_type: Type[Union[CondensedLGC, CondensedSFR]]
 
     def _add_mask(self, groups: int, columns: int, factor: int) -> None:
-        # The convolution itself is dense: `groups` is the method's number, as
-        # the condensed form and mmcv's ConvModule know it.
-        self.groups = groups
         self.factor = factor
         self.register_buffer('mask', torch.ones(groups, columns, dtype=torch.bool))
+
+    @property
+    def mask_groups(self) -> int:
+        """int: Number of groups of LGC's filters or SFR's inputs."""
+        return self.mask.size(0)
 
     @property
     def columns(self) -> int:
@@ -130,14 +134,8 @@ class SparseConv2d(GroupedMatrix, nn.Conv2d):
         """
         return self._group_norms(2)[self.mask].sum()
 
-    @torch.no_grad()
     def set_progress(self, progress: float) -> bool:
         """Prune down to the count of the stage that ``progress`` lies in.
-
-        However many stages were skipped, the count is met; each group loses
-        the columns of smallest L1 norm. Nothing pruned ever returns: a smaller
-        progress than before changes nothing, and a group that keeps fewer
-        already, by another pruning, goes on with those.
 
         Args:
             progress (float): Fraction of the training that is done.
@@ -148,7 +146,31 @@ class SparseConv2d(GroupedMatrix, nn.Conv2d):
         Raises:
             InputError: If ``progress`` is not in [0, 1].
         """
-        stage = stage_of(progress, self.factor)
+        return self.set_stage(stage_of(progress, self.factor))
+
+    @torch.no_grad()
+    def set_stage(self, stage: int) -> bool:
+        """Prune down to the count of a stage.
+
+        However many stages were skipped, the count is met; each group loses
+        the columns of smallest L1 norm. Nothing pruned ever returns: an earlier
+        stage than before changes nothing, and a group that keeps fewer
+        already, by another pruning, goes on with those.
+
+        Args:
+            stage (int): From 0 (dense) to ``factor - 1`` (final).
+
+        Returns:
+            bool: Whether the mask changed.
+
+        Raises:
+            InputError: If there is no such stage.
+        """
+        if not 0 <= stage < self.factor:
+            raise InputError(
+                f'{type(self).__name__} has the stages 0 to {self.factor - 1}, got '
+                f'{stage}.'
+            )
         kept = kept_columns(self.columns, self.factor, stage)
         if self.kept <= kept:
             return False
@@ -189,16 +211,17 @@ class SparseConv2d(GroupedMatrix, nn.Conv2d):
             self.stride,
             self.padding,
             self.dilation,
-            self.groups,
+            self.mask_groups,
             self.bias is not None,
             self.factor,
         )
-        condensed.to(self.weight).train(self.training)
-        # A condensed layer loads the sparse form; the sparse one need not
-        # know how.
         mask = self._mask_of_largest(self.mask.int(), self.final_kept)
-        state = dict(self.state_dict(), weight=self.masked_weight(), mask=mask)
-        condensed.load_state_dict(state)
+        entries, index = compress(self.to_matrix(self.masked_weight()), mask)
+        condensed.to(self.weight).train(self.training)
+        condensed.weight.copy_(self.to_group_conv(entries))
+        condensed.index.copy_(index.flatten())
+        if self.bias is not None:
+            condensed.bias.copy_(self.bias)
         return condensed
 
     def _load_from_state_dict(
@@ -212,8 +235,9 @@ class SparseConv2d(GroupedMatrix, nn.Conv2d):
             and weight is not None
             and weight.shape == self._condensed_shape()
         ):
-            entries = self.from_group_conv(weight, self.groups)
-            matrix, mask = expand(entries, index.view(self.groups, -1), self.columns)
+            groups = self.mask_groups
+            entries = self.from_group_conv(weight, groups)
+            matrix, mask = expand(entries, index.view(groups, -1), self.columns)
             state_dict[prefix + 'weight'] = self.from_matrix(matrix)
             state_dict[prefix + 'mask'] = mask
             del state_dict[prefix + 'index']
@@ -221,14 +245,16 @@ class SparseConv2d(GroupedMatrix, nn.Conv2d):
 
     def _condensed_shape(self) -> torch.Size:
         entries = torch.empty(
-            self.groups, self.members, self.final_kept, device=torch.device('meta')
+            self.mask_groups, self.members, self.final_kept, device='meta'
         )
         return self.to_group_conv(entries).shape
 
     def extra_repr(self) -> str:
         """Show how far the sparsification has come."""
-        kept = f'kept={self.kept}/{self.columns}'
-        return f'{super().extra_repr()}, {self.factor_name}={self.factor}, {kept}'
+        return (
+            f'{super().extra_repr()}, mask_groups={self.mask_groups}, '
+            f'{self.factor_name}={self.factor}, kept={self.kept}/{self.columns}'
+        )
 
 
 @register_model
@@ -382,7 +408,7 @@ def kept_fraction(module: nn.Module) -> float:
     """
     layers = sparse_layers(module).values()
     total = sum(layer.weight.numel() for layer in layers)
-    kept = sum(layer.weight.numel() * layer.kept / layer.columns for layer in layers)
+    kept = sum(layer.members * int(layer.mask.sum()) for layer in layers)
     return kept / total if total else 1.0
 
 

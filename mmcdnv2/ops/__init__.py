@@ -1,5 +1,5 @@
 """The native kernels for condensed layers: whether and which are used."""
 
-from .library import describe, is_available, use_kernels
+from .library import describe, load, use_kernels
 
-__all__ = ['describe', 'is_available', 'use_kernels']
+__all__ = ['describe', 'load', 'use_kernels']

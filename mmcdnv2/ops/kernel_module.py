@@ -63,8 +63,8 @@ class Structure:
             for owner, name in arguments.sources
         ]
 
-    def obstacle(self) -> Optional[str]:
-        """Say what a kernel would skip; None if nothing."""
+    def skipped_by_kernel(self) -> Optional[str]:
+        """Name what is set on a module inside and a kernel would skip, if any."""
         if any(self.hooks):
             return 'a module inside of it has a hook'
         if any(map(_training, self.norms)):
@@ -146,7 +146,7 @@ class KernelMixin(_Module):
         if plan is None or plan.structure.has_changed():
             plan = self._plan = self._make_plan()
         arguments, structure, reason = plan
-        if reason or structure.obstacle() or not self._has_kernels():
+        if reason or structure.skipped_by_kernel() or not self._has_kernels():
             return None
         return (
             structure.tensors(),
@@ -174,7 +174,7 @@ class KernelMixin(_Module):
     def _has_kernels(self) -> bool:
         if self._only_if_loaded:
             return library.is_loaded()
-        return library.is_available()
+        return library.load()
 
     def _suits(self, *inputs: Tensor) -> bool:
         """Whether a kernel may run now, on these inputs."""
@@ -198,13 +198,19 @@ class KernelMixin(_Module):
             return Plan(nothing, Structure(self, nothing), str(reason))
         return Plan(arguments, Structure(self, arguments))
 
-    def kernel_obstacle(self) -> Optional[str]:
-        """Say why the module runs on PyTorch in inference; None if it does not."""
-        reason = library.obstacle()
-        if reason:
-            return reason
-        plan = self._make_plan()
-        return plan.reason or plan.structure.obstacle()
+    def runs_on(self) -> str:
+        """Say what the module runs on in inference.
+
+        Returns:
+            str: 'native kernels (...)' or 'PyTorch operators (...)', with the
+            instruction set or the reason.
+        """
+        if library.load():
+            plan = self._make_plan()
+            reason = plan.reason or plan.structure.skipped_by_kernel()
+            if reason:
+                return f'PyTorch operators ({reason})'
+        return library.describe()
 
     def _drop_plan(self) -> None:
         plan = self.__dict__.pop('_plan', None)
@@ -237,15 +243,12 @@ def kernel_report(model: nn.Module) -> Dict[str, str]:
         model (nn.Module): Any model.
 
     Returns:
-        dict[str, str]: By the names of its dense blocks and reactivations:
-        'native kernels (...)' or 'PyTorch operators (...)', with the reason.
+        dict[str, str]: :meth:`KernelMixin.runs_on` by the names of its dense
+        blocks and reactivations.
     """
     report: Dict[str, str] = {}
     for name, module in model.named_modules():
         inside = any(name.startswith(f'{outer}.') for outer in report)
         if isinstance(module, KernelMixin) and not inside:
-            reason = module.kernel_obstacle()
-            report[name] = (
-                f'PyTorch operators ({reason})' if reason else library.describe()
-            )
+            report[name] = module.runs_on()
     return report

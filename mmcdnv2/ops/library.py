@@ -19,8 +19,9 @@ _lock = threading.Lock()
 # does the same, but not in torch 2.1.
 _library = torch.library.Library('mmcdnv2', 'FRAGMENT')
 _enabled = True
-# Why they cannot be used; None: they can; '?': nobody asked yet.
-_obstacle: Optional[str] = '?'
+_tried = False
+# Why the kernels cannot be used; None once they are loaded.
+_failure: Optional[str] = 'not loaded yet'
 
 
 def _fake_dense_block(
@@ -62,7 +63,8 @@ def _fake_stem(
     return x.new_empty(x.size(0), out_channels, height, width)
 
 
-def _load() -> Optional[str]:
+def _try_to_load() -> Optional[str]:
+    """Load the kernels; return why they cannot be used, or None."""
     choice = os.environ.get(VARIABLE, '').strip().lower()
     if choice in ('0', 'off', 'false'):
         return f'turned off by {VARIABLE}={choice}'
@@ -88,22 +90,26 @@ def _load() -> Optional[str]:
     return None
 
 
-def obstacle() -> Optional[str]:
-    """Say why the kernels cannot be used; None if they can.
+def load() -> bool:
+    """Load the kernels, and compile them if no process has done so yet.
 
-    The first call compiles them, unless another process has, and loads them.
+    The first call may take half a minute; all others return at once.
+
+    Returns:
+        bool: Whether the kernels can be used and are not turned off.
     """
-    global _obstacle
-    if _obstacle == '?':
+    global _tried, _failure
+    if not _tried:
         with _lock:
-            if _obstacle == '?':
-                _obstacle = _load()
-    return _obstacle if _enabled or _obstacle else 'turned off by use_kernels(False)'
+            if not _tried:
+                _failure = _try_to_load()
+                _tried = True
+    return is_loaded()
 
 
 def is_loaded() -> bool:
-    """Whether they can be used at once, with nothing left to compile."""
-    return _enabled and _obstacle is None
+    """Whether the kernels are loaded and not turned off."""
+    return _enabled and _failure is None
 
 
 def forget(params: Sequence[Tensor]) -> None:
@@ -112,19 +118,14 @@ def forget(params: Sequence[Tensor]) -> None:
     Args:
         params (Sequence[Tensor]): What an operator was called with.
     """
-    if _obstacle is None:
+    if _failure is None:
         torch.ops.mmcdnv2.forget(params[0])
 
 
-def is_available() -> bool:
-    """Whether the kernels can be used and are not turned off."""
-    return obstacle() is None
-
-
 def describe() -> str:
-    """Say in one line what condensed layers run on."""
-    reason = obstacle()
-    if reason:
+    """Load the kernels; say in one line what condensed layers run on."""
+    if not load():
+        reason = _failure or 'turned off by use_kernels(False)'
         return f'PyTorch operators ({reason})'
     chosen = os.environ.get(VARIABLE, '').strip().lower()
     names = torch.ops.mmcdnv2.kernel_names()

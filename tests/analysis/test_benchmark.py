@@ -116,7 +116,7 @@ def test_input_errors(settings, sentence):
 
 def test_what_cannot_run_is_left_out(monkeypatch):
     monkeypatch.setattr(library, 'find_spec', lambda package: None)
-    monkeypatch.setattr(library.ops, 'is_available', lambda: False)
+    monkeypatch.setattr(library.ops, 'load', lambda: False)
     # A structure that computes something else.
     monkeypatch.setattr(
         library,

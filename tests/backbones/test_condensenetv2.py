@@ -430,8 +430,8 @@ def test_v1_condenses_and_runs():
 def test_reactivation_has_groups_of_its_own():
     def groups(arch):
         layers = sparse_layers(CondenseNetV2(arch)).items()
-        lgc = {layer.groups for name, layer in layers if '.lgc.' in name}
-        return lgc, {layer.groups for name, layer in layers if '.sfr.' in name}
+        lgc = {layer.mask_groups for name, layer in layers if '.lgc.' in name}
+        return lgc, {layer.mask_groups for name, layer in layers if '.sfr.' in name}
 
     assert groups(TINY) == ({4}, {4})
     assert groups(dict(TINY, sfr_groups=2)) == ({4}, {2})

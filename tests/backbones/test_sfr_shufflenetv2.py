@@ -170,7 +170,7 @@ def test_bad_indices(name):
 
 def test_groups_fall_and_counts_round_up():
     backbone = SFRShuffleNetV2(1.0)
-    groups = [layer.groups for layer in sparse_layers(backbone).values()]
+    groups = [layer.mask_groups for layer in sparse_layers(backbone).values()]
     kept = [layer.final_kept for layer in sparse_layers(backbone).values()]
     assert groups == [2] * 3 + [4] * 7 + [8] * 3
     assert kept == [8] * 3 + [15] * 7 + [29] * 3

@@ -26,9 +26,9 @@ def naive_masked_weight(layer):
     for o in range(layer.out_channels):
         for i in range(layer.in_channels):
             if isinstance(layer, LGC):
-                keep = layer.mask[o % layer.groups, i]
+                keep = layer.mask[o % layer.mask_groups, i]
             else:
-                keep = layer.mask[i % layer.groups, o]
+                keep = layer.mask[i % layer.mask_groups, o]
             if not keep:
                 weight[o, i] = 0
     return weight
@@ -89,12 +89,12 @@ def test_sparse_and_condensed_agree_with_the_definition(layer):
         stage = stage_of(progress, layer.factor)
         # ceil(columns * (factor - stage) / factor), the same in every group
         kept = -(-columns * (layer.factor - stage) // layer.factor)
-        assert layer.mask.sum(1).tolist() == [kept] * layer.groups
+        assert layer.mask.sum(1).tolist() == [kept] * layer.mask_groups
         assert layer.stage >= stage
     condensed = layer.condense()
     torch.testing.assert_close(condensed(x), expected, atol=1e-5, rtol=1e-5)
     members = layer.weight.numel() // layer.mask.numel()
-    assert condensed.weight.numel() == layer.groups * members * layer.final_kept
+    assert condensed.weight.numel() == layer.mask_groups * members * layer.final_kept
 
 
 def test_pruning_takes_the_smallest_l1_norms():
@@ -137,7 +137,7 @@ def test_skipped_stages_are_made_up_for():
 def test_sfr_rule_for_indivisible_channels():
     # ShuffleNetV2 1.0x: 58 outputs, sparse_factor 8; 58 = 2 * 29 inputs.
     layer = SFR(58, 58, groups=8, sparse_factor=8)
-    assert layer.groups == 2
+    assert layer.mask_groups == 2
     layer.set_progress(1)
     assert layer.kept == 8
 
@@ -227,12 +227,12 @@ def test_either_form_loads_either_form(layer):
 
     factor = {layer.factor_name: layer.factor}
     arguments = (layer.in_channels, layer.out_channels)
-    fresh = type(layer)(*arguments, groups=layer.groups, **factor)
+    fresh = type(layer)(*arguments, groups=layer.mask_groups, **factor)
     fresh.load_state_dict(condensed.state_dict())
     assert torch.equal(fresh.mask, layer.mask)
     torch.testing.assert_close(fresh(x), layer(x))
 
-    deployed = layer.condensed_type(*arguments, groups=layer.groups, **factor)
+    deployed = layer.condensed_type(*arguments, groups=layer.mask_groups, **factor)
     deployed.load_state_dict(layer.state_dict())
     assert torch.equal(deployed.index, condensed.index)
     assert torch.equal(deployed(x), condensed(x))
@@ -305,7 +305,7 @@ def test_groups_that_keep_different_numbers(layer):
     assert layer.is_finished
     condensed = layer.condense()
     torch.testing.assert_close(condensed(x), layer(x), atol=1e-5, rtol=1e-5)
-    index = condensed.index.view(layer.groups, -1)
+    index = condensed.index.view(layer.mask_groups, -1)
     for columns, mask in zip(index.tolist(), layer.mask):
         assert len(set(columns)) == layer.final_kept
         assert set(mask.nonzero().flatten().tolist()) <= set(columns)
@@ -332,6 +332,29 @@ def test_kept_fraction():
     model[0].set_progress(1)
     assert kept_fraction(model) == 0.25
     assert kept_fraction(model[1]) == 1
+    # Pruned further by something else, in one of its groups.
+    model[0].mask[0] = False
+    assert kept_fraction(model) == 0.25 * 3 / 4
+
+
+@pytest.mark.parametrize('kind', [LGC, SFR])
+def test_is_a_dense_convolution_to_others(kind):
+    """The counters of others take groups and channels, not the weight's shape."""
+    layer = kind(16, 24, groups=4)
+    filters = layer.out_channels // layer.groups
+    assert layer.in_channels * filters == layer.weight.numel()
+    module = ConvModule(16, 24, 1, groups=4, conv_cfg=dict(type=kind.__name__))
+    assert module.groups == 1
+    assert module.conv.mask_groups == 4
+
+
+def test_stages():
+    layer = LGC(16, 8, groups=4)
+    assert layer.set_stage(2)
+    assert (layer.stage, layer.kept) == (2, 8)
+    assert not layer.set_stage(1)
+    with pytest.raises(InputError, match='has the stages 0 to 3, got 4'):
+        layer.set_stage(4)
 
 
 @pytest.mark.parametrize(

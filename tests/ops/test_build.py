@@ -165,7 +165,7 @@ def test_falls_back_and_says_why(monkeypatch, variables, sentence):
     with pytest.warns(
         UserWarning, match=f'(?s)native kernels cannot.*{sentence}'
     ) as all:
-        assert library._load()
+        assert library._try_to_load()
     assert len(all) == 1
 
 
@@ -177,7 +177,7 @@ def test_falls_back_without_a_home(monkeypatch):
 
     monkeypatch.setattr(Path, 'home', home)
     with pytest.warns(UserWarning, match='there is no home .*set XDG_CACHE_HOME'):
-        assert library._load()
+        assert library._try_to_load()
 
 
 def test_a_compiler_may_speak_another_encoding(compiler):

@@ -18,7 +18,7 @@ from mmcdnv2.backbones.dense_block import DenseLayer
 from mmcdnv2.layers import kernel_report
 
 pytestmark = pytest.mark.skipif(
-    not ops.is_available(), reason=f'no kernels here: {ops.describe()}'
+    not ops.load(), reason=f'no kernels here: {ops.describe()}'
 )
 
 

@@ -21,15 +21,21 @@ from torch import nn
 
 from mmcdnv2 import ops
 from mmcdnv2.backbones import CondenseNetV2, SFRShuffleNetV2
-from mmcdnv2.layers import SFRModule, kernel_report
+from mmcdnv2.layers import (
+    SFRModule,
+    condense_layers,
+    kernel_report,
+    sparse_layers,
+)
 from mmcdnv2.necks import SEGlobalAveragePooling
+from mmcdnv2.ops import library
 from mmcdnv2.ops.build import library_path
 
 pytestmark = pytest.mark.skipif(
-    not ops.is_available(), reason=f'no kernels here: {ops.describe()}'
+    not ops.load(), reason=f'no kernels here: {ops.describe()}'
 )
 
-KERNELS = torch.ops.mmcdnv2.kernel_names() if ops.is_available() else []
+KERNELS = torch.ops.mmcdnv2.kernel_names() if ops.load() else []
 
 
 @pytest.fixture
@@ -380,6 +386,33 @@ def test_threads_are_pytorchs():
     # at::parallel_for is serial if its user is compiled without OpenMP.
     content = library_path().read_bytes()
     assert b'GOMP_parallel' in content or b'__kmpc_fork_call' in content
+
+
+def test_are_loaded_for_inference_only(monkeypatch):
+    """Who only builds a network, or runs it elsewhere, does not wait for them."""
+    calls = []
+    monkeypatch.setattr(library, 'load', lambda: calls.append(1))
+    backbone = CondenseNetV2('a', deploy=True)
+    backbone.train()
+    with torch.device('meta'):
+        CondenseNetV2('a', deploy=True).eval()
+    assert not calls
+    backbone.eval()
+    assert calls
+    for make in (
+        lambda: pickle.loads(pickle.dumps(backbone)),
+        lambda: condense_layers(finished_network().eval()),
+    ):
+        calls.clear()
+        make()
+        assert calls
+
+
+def finished_network():
+    backbone = CondenseNetV2('a')
+    for layer in sparse_layers(backbone).values():
+        layer.set_progress(1)
+    return backbone
 
 
 PROGRAM = """
