@@ -1,4 +1,4 @@
-"""Parts that the backbones share: stages, freezing and recomputation."""
+"""Parts that the backbones share: blocks, freezing and recomputation."""
 
 from contextlib import contextmanager, nullcontext
 from typing import (
@@ -23,13 +23,13 @@ from ..ops.compat import is_compiling
 
 
 def resolve_out_indices(
-    out_indices: Union[int, Sequence[int]], stages: int
+    out_indices: Union[int, Sequence[int]], num_blocks: int
 ) -> Tuple[int, ...]:
-    """Check the indices of stages and count negative ones from the last.
+    """Check the indices of blocks and count negative ones from the last.
 
     Args:
         out_indices (int | Sequence[int]): One or more indices.
-        stages (int): Number of stages.
+        num_blocks (int): Number of blocks that can be returned.
 
     Returns:
         tuple[int]: The indices, from 0 up, in the given order.
@@ -38,27 +38,27 @@ def resolve_out_indices(
         InputError: If there are none or one is out of range.
     """
     indices = (out_indices,) if isinstance(out_indices, int) else tuple(out_indices)
-    if not indices or not all(-stages <= i < stages for i in indices):
+    if not indices or not all(-num_blocks <= i < num_blocks for i in indices):
         raise InputError(
-            f'out_indices must be in [{-stages}, {stages - 1}] for {stages} '
-            f'stages, got {indices}.'
+            f'out_indices must be in [{-num_blocks}, {num_blocks - 1}] for '
+            f'{num_blocks} blocks, got {indices}.'
         )
-    return tuple(i % stages for i in indices)
+    return tuple(i % num_blocks for i in indices)
 
 
-def check_frozen_stages(frozen_stages: int, stages: int) -> None:
-    """Refuse to freeze stages that are not there.
+def check_frozen_stages(frozen_stages: int, num_blocks: int) -> None:
+    """Refuse to freeze blocks that are not there.
 
     Args:
-        frozen_stages (int): Number of stages to freeze, or -1.
-        stages (int): Number of stages.
+        frozen_stages (int): Number of blocks to freeze, or -1.
+        num_blocks (int): Number of blocks that can be frozen.
 
     Raises:
         InputError: If it is out of range.
     """
-    if not -1 <= frozen_stages <= stages:
+    if not -1 <= frozen_stages <= num_blocks:
         raise InputError(
-            f'frozen_stages must be in [-1, {stages}], got {frozen_stages}.'
+            f'frozen_stages must be in [-1, {num_blocks}], got {frozen_stages}.'
         )
 
 
@@ -118,7 +118,7 @@ class RecomputedMixin(_Module):
         )
 
 
-class StagedBackbone(CondensableMixin, BaseModule):
+class BlockBackbone(CondensableMixin, BaseModule):
     """A stem and then blocks, of which some return their output.
 
     A subclass builds the parts and hands them to :meth:`_assemble`.
@@ -158,7 +158,7 @@ class StagedBackbone(CondensableMixin, BaseModule):
             out_channels (list[int]): Number of output channels of each block.
 
         Raises:
-            InputError: If an index or a stage is out of range.
+            InputError: If an index or ``frozen_stages`` is out of range.
         """
         self.stem = stem
         self.blocks = ModuleList(blocks)
@@ -194,7 +194,7 @@ class StagedBackbone(CondensableMixin, BaseModule):
             module.eval()
             module.requires_grad_(False)
 
-    def train(self, mode: bool = True) -> 'StagedBackbone':
+    def train(self, mode: bool = True) -> 'BlockBackbone':
         """Set the mode; what is frozen stays in evaluation mode."""
         super().train(mode)
         if mode:

@@ -9,7 +9,7 @@ from torch import nn
 
 from ..errors import InputError
 from ..registry import register_model
-from .base import StagedBackbone
+from .base import BlockBackbone
 from .dense_block import DenseBlock, DenseLayer, Stem
 
 # CIFAR's networks have ReLU alone and no squeeze-and-excite.
@@ -35,7 +35,7 @@ _V1_IMAGENET = dict(
 
 
 @register_model
-class CondenseNetV2(StagedBackbone):
+class CondenseNetV2(BlockBackbone):
     """CondenseNetV2 and CondenseNet backbone.
 
     `CondenseNet V2: Sparse Feature Reactivation for Deep Networks
@@ -86,7 +86,7 @@ class CondenseNetV2(StagedBackbone):
 
     Raises:
         InputError: If the arch is unknown or incomplete, a depth or growth rate
-            is not a positive integer, an index or stage is out of range, or
+            is not a positive integer, an index is out of range, or
             channels cannot be split into the groups.
 
     Note:

@@ -10,7 +10,7 @@ from torch import Tensor
 from ..errors import InputError
 from ..layers import NormedSELayer, SFRModule
 from ..registry import register_model
-from .base import RecomputedMixin, StagedBackbone
+from .base import RecomputedMixin, BlockBackbone
 
 _WIDTHS = dict(
     small=(36, 104, 208, 416), medium=(48, 128, 256, 512), large=(68, 168, 336, 672)
@@ -130,7 +130,7 @@ class PlusUnit(RecomputedMixin, BaseModule):
 
 
 @register_model
-class ShuffleNetV2Plus(StagedBackbone):
+class ShuffleNetV2Plus(BlockBackbone):
     """ShuffleNetV2+ backbone, and SFR-ShuffleNetV2+ by a sparse factor.
 
     Megvii's `ShuffleNetV2+
@@ -162,8 +162,7 @@ class ShuffleNetV2Plus(StagedBackbone):
             convolutions are Kaiming normal with fan-out and norm weights one.
 
     Raises:
-        InputError: If the arch is unknown, or an index or stage is out of
-            range.
+        InputError: If the arch is unknown, or an index is out of range.
     """
 
     def __init__(

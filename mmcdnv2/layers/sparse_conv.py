@@ -47,7 +47,7 @@ class SparseConv2d(GroupedMatrix, nn.Conv2d):
     ``groups`` is the 1 of a dense convolution, as everything knows it that
     counts or rewrites convolutions. All that sparsification adds is ``mask``,
     a bool buffer of shape (mask_groups, columns) that says which columns a
-    group keeps; stage and kept counts derive from it.
+    group keeps; the pruning stage and the kept counts derive from it.
     """
 
     condensed_type: Type[Union[CondensedLGC, CondensedSFR]]
@@ -135,7 +135,7 @@ class SparseConv2d(GroupedMatrix, nn.Conv2d):
         return self._group_norms(2)[self.mask].sum()
 
     def set_progress(self, progress: float) -> bool:
-        """Prune down to the count of the stage that ``progress`` lies in.
+        """Prune down to the count of the pruning stage that ``progress`` lies in.
 
         Args:
             progress (float): Fraction of the training that is done.
@@ -150,7 +150,7 @@ class SparseConv2d(GroupedMatrix, nn.Conv2d):
 
     @torch.no_grad()
     def set_stage(self, stage: int) -> bool:
-        """Prune down to the count of a stage.
+        """Prune down to the count of a pruning stage.
 
         However many stages were skipped, the count is met; each group loses
         the columns of smallest L1 norm. Nothing pruned ever returns: an earlier

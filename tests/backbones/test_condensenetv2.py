@@ -379,7 +379,7 @@ def test_resolves_under_both_scopes(scope, prefix):
         (dict(arch=None), 'Unknown arch None'),
         (dict(arch=dict(TINY, condense_factor=64)), 'condense_factor must be in'),
         (dict(arch=TINY, out_indices=(3,)), r'out_indices must be in \[-3, 2\]'),
-        (dict(arch=TINY, out_indices=()), 'for 3 stages, got'),
+        (dict(arch=TINY, out_indices=()), 'for 3 blocks, got'),
         (dict(arch=TINY, frozen_stages=4), r'frozen_stages must be in \[-1, 3\]'),
     ],
 )
