@@ -10,7 +10,7 @@ from torch import Tensor
 from ..errors import InputError
 from ..layers import NormedSELayer, SFRModule
 from ..registry import register_model
-from .base import RecomputedMixin, BlockBackbone
+from .base import BlockBackbone, RecomputedMixin
 
 _WIDTHS = dict(
     small=(36, 104, 208, 416), medium=(48, 128, 256, 512), large=(68, 168, 336, 672)
