@@ -5,7 +5,7 @@ from pathlib import Path
 
 from mmdet.registry import HOOKS as MMDET_HOOKS
 from mmdet.registry import MODELS as MMDET_MODELS
-from mmengine.registry import HOOKS, MODELS
+from mmengine.registry import HOOKS, MODELS, Registry
 from mmpretrain.apis import ModelHub
 from mmpretrain.registry import HOOKS as MMPRETRAIN_HOOKS
 from mmpretrain.registry import MODELS as MMPRETRAIN_MODELS
@@ -24,9 +24,7 @@ def register_model(cls: type) -> type:
     Returns:
         type: The module.
     """
-    for registry in (MODELS, MMDET_MODELS, MMPRETRAIN_MODELS):
-        registry.register_module(module=cls)
-    return cls
+    return _register(cls, MODELS, MMDET_MODELS, MMPRETRAIN_MODELS)
 
 
 def register_hook(cls: type) -> type:
@@ -38,7 +36,11 @@ def register_hook(cls: type) -> type:
     Returns:
         type: The hook.
     """
-    for registry in (HOOKS, MMDET_HOOKS, MMPRETRAIN_HOOKS):
+    return _register(cls, HOOKS, MMDET_HOOKS, MMPRETRAIN_HOOKS)
+
+
+def _register(cls: type, *registries: Registry) -> type:
+    for registry in registries:
         registry.register_module(module=cls)
     return cls
 

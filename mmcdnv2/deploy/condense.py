@@ -2,11 +2,9 @@
 
 import copy
 import inspect
-import io
-from dataclasses import dataclass, field
-from functools import partial
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Callable, Dict, Iterable, Optional, Tuple, Union
+from typing import Dict, Optional, Tuple, Union
 
 import torch
 from mmengine.config import Config
@@ -14,7 +12,6 @@ from mmengine.logging import print_log
 from mmengine.registry import MODELS, init_default_scope
 from torch import nn
 
-from ..analysis import count_macs, count_params, median_latency
 from ..checkpoint import load_checkpoint, load_weights, weights_of
 from ..condensable import CondensableMixin
 from ..config import load_config, type_of, typed_dicts
@@ -28,7 +25,8 @@ from ..layers import (
     sparse_layers,
     unfinished_layers,
 )
-from ..models import TensorMode, build_model, make_inputs
+from ..models import build_model, make_inputs
+from .costs import Costs, measure_costs
 from .proof import largest_difference, record_calls
 
 # Largest difference of an output that passes, relative to the largest value.
@@ -36,8 +34,8 @@ TOLERANCE = 1e-4
 
 
 @dataclass
-class CondenseReport:
-    """What condensing a model came to; pairs are (sparse, condensed).
+class CondenseReport(Costs):
+    """Result of condensing a model.
 
     Attributes:
         config (Path): The written config.
@@ -47,19 +45,10 @@ class CondenseReport:
             of the sparse and of the condensed model, relative to that
             output's largest value.
         kept_fraction (float): Fraction of the sparse layers' weights kept.
-        params (tuple[int]): Parameters of the model.
-        macs (tuple[int], optional): Multiply-accumulates of the model. None,
-            like the others that are optional, where they cannot be measured.
-        backbone_macs (tuple[int], optional): Those of its backbone.
-        megabytes (tuple[float]): Size of a checkpoint with weights only.
-        latency (tuple[float], optional): Milliseconds per image, whole model.
-        backbone_latency (tuple[float], optional): Milliseconds per image,
-            backbone.
         runs_on (dict[str, str]): What the condensed parts run on here, by
             their names; see :func:`~mmcdnv2.layers.kernel_report`.
         compared (tuple[str]): Names of the parts whose outputs were compared,
-            in the order of execution. Each sparse layer was compared beside.
-        unmeasured (dict[str, str]): Why a value above is None, by its name.
+            in the order of execution. Each sparse layer was compared besides.
     """
 
     config: Path
@@ -67,15 +56,8 @@ class CondenseReport:
     input_shape: Tuple[int, int]
     max_difference: float
     kept_fraction: float
-    params: Tuple[int, int]
-    macs: Optional[Tuple[int, int]]
-    backbone_macs: Optional[Tuple[int, int]]
-    megabytes: Tuple[float, float]
-    latency: Optional[Tuple[float, float]]
-    backbone_latency: Optional[Tuple[float, float]]
     runs_on: Dict[str, str]
-    compared: Tuple[str, ...] = ()
-    unmeasured: Dict[str, str] = field(default_factory=dict)
+    compared: Tuple[str, ...]
 
 
 def condense_checkpoint(
@@ -163,42 +145,15 @@ def condense_checkpoint(
                 'is a bug of mmcdnv2, please report it.'
             )
     print_log('Equal. Counting and timing both.')
-    models = (sparse, condensed)
-    networks = [TensorMode(model, samples) for model in models]
-    unmeasured: Dict[str, str] = {}
-
-    def measured(name: str, measure: Callable[[], Iterable]) -> Optional[tuple]:
-        # The files stand, and what a model of another package raises without
-        # annotations, or at a small input, is not to be foreseen.
-        try:
-            return tuple(measure())
-        except Exception as error:
-            reason = str(error).strip().partition('\n')[0]
-            unmeasured[name] = f'{type(error).__name__}: {reason}'
-            return None
-
     return CondenseReport(
         config=config_path,
         checkpoint=checkpoint_path,
         input_shape=tuple(inputs.shape[-2:]),
         max_difference=difference,
         kept_fraction=kept_fraction(sparse),
-        params=tuple(count_params(model) for model in models),
-        macs=measured('macs', lambda: [count_macs(n, inputs) for n in networks]),
-        backbone_macs=measured(
-            'backbone_macs', lambda: [count_macs(m.backbone, inputs) for m in models]
-        ),
-        megabytes=tuple(_megabytes(model) for model in models),
-        latency=measured(
-            'latency', lambda: median_latency([partial(n, inputs) for n in networks])
-        ),
-        backbone_latency=measured(
-            'backbone_latency',
-            lambda: median_latency([partial(m.backbone, inputs) for m in models]),
-        ),
         runs_on=kernel_report(condensed),
         compared=tuple(dict.fromkeys(call.name for call in calls)),
-        unmeasured=unmeasured,
+        **vars(measure_costs(sparse, condensed, inputs, samples)),
     )
 
 
@@ -234,13 +189,6 @@ def condensed_config(cfg: Config) -> Config:
     cfg.load_from = None
     cfg.resume = False
     return cfg
-
-
-def _megabytes(model: nn.Module) -> float:
-    """Size of the model's weights as a file, in 10^6 bytes."""
-    buffer = io.BytesIO()
-    torch.save(model.state_dict(), buffer)
-    return buffer.tell() / 1e6
 
 
 def _condensed_copy(model: nn.Module) -> nn.Module:
