@@ -30,7 +30,7 @@ def _pretrained_weights(cfg: Dict) -> Dict[str, Tensor]:
     return weights
 
 
-# A mixin stands before a class that is a module.
+# A mixin is listed before a base class that is a module.
 if TYPE_CHECKING:
     from torch.nn import Module as _Module
 else:

@@ -80,7 +80,7 @@ def _statistics_held(module: nn.Module) -> Iterator[None]:
             setattr(norm, name, buffer)
 
 
-# A mixin stands before a class that is a module.
+# A mixin is listed before a base class that is a module.
 if TYPE_CHECKING:
     from torch.nn import Module as _Module
 else:

@@ -72,9 +72,9 @@ class SFRShuffleNetV2(CondensableMixin, ShuffleNetV2):
     """SFR-ShuffleNetV2 backbone (paper, Sec. 4).
 
     mmpretrain's ShuffleNetV2 with a reactivation in each unit of stride 1;
-    the down-sampling units are as they were. The details stand in an appendix
-    that we did not have: that ``sparse_factor=8`` gives the paper's FLOPs is
-    what speaks for this reading.
+    the down-sampling units are unchanged. The details are in an appendix that
+    we did not have. Our evidence for this reading is that ``sparse_factor=8``
+    gives the paper's FLOPs.
 
     Args:
         widen_factor (float): 0.5, 1.0, 1.5 or 2.0. Defaults to 1.0.

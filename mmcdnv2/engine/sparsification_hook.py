@@ -61,8 +61,8 @@ class SparsificationHook(Hook):
     training goes on by the schedule, with another batch size, on more ranks or
     from the middle of an epoch too, and what is pruned stays pruned.
 
-    What is an average of something else does not prune by its own weights
-    but gets the same masks: the model of :class:`mmengine.hooks.EMAHook`,
+    Averages of other weights do not prune by their own weights but get the
+    same masks: the model of :class:`mmengine.hooks.EMAHook`,
     the teacher of mmdet's ``MeanTeacherHook`` and, inside the model,
     MMEngine's averaged models such as mmpretrain's momentum encoders.
 

@@ -25,9 +25,9 @@ from .grouping import (
 class CondensedConv2d(GroupedMatrix, _ConvNd):
     """Base of the condensed forms.
 
-    It is no ``nn.Conv2d``: its weight does not stand in the order of its
-    outputs, so what works on the weights of those, as mmcv's ``fuse_conv_bn``
-    does, would spoil it without a word.
+    It is not an ``nn.Conv2d``, because the rows of its weight are not in the
+    order of its outputs. Code that rewrites the weights of ``nn.Conv2d``, such
+    as mmcv's ``fuse_conv_bn``, would silently corrupt it.
 
     ``index`` is an int64 buffer of shape (groups * kept,) with the columns
     that each group kept. A fresh layer deals the columns out evenly; a

@@ -415,7 +415,7 @@ def kept_fraction(module: nn.Module) -> float:
 def condense_layers(module: nn.Module) -> None:
     """Replace every sparse convolution in a module by its condensed form.
 
-    What is shared remains shared.
+    A layer that is shared remains shared.
 
     Args:
         module (nn.Module): Changed in place.
@@ -425,7 +425,7 @@ def condense_layers(module: nn.Module) -> None:
             changed then.
     """
     condensed = {layer: layer.condense() for layer in sparse_layers(module).values()}
-    # A layer may have several names: one condensed form stands under all of them.
+    # A shared layer has several names; its one condensed form gets them all.
     for name, layer in list(module.named_modules(remove_duplicate=False)):
         if layer in condensed:
             parent, _, attribute = name.rpartition('.')

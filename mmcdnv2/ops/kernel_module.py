@@ -17,7 +17,7 @@ _training = operator.itemgetter('training')
 _eps = operator.itemgetter('eps')
 _active_functorch = torch._C._functorch.peek_interpreter_stack
 
-# A mixin stands before a class that is a module.
+# A mixin is listed before a base class that is a module.
 if TYPE_CHECKING:
     from torch.nn import Module as _Module
 else:

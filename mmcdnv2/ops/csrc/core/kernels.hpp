@@ -24,14 +24,14 @@ struct Range {
   int64_t begin, end;
 };
 
-// Channel c's pixel p stands at data[c * stride + p - origin].
+// Channel c's pixel p is at data[c * stride + p - origin].
 struct Plane {
   float* data;
   int64_t stride;
   int64_t origin;
 };
 
-// Learned group convolution with what stands around it: norm and activation
+// Learned group convolution with its surroundings: norm and activation
 // of the gathered inputs, and norm (in weight and shift) and activation of the
 // outputs, which the 3x3 convolution reads.
 struct GatherConv {

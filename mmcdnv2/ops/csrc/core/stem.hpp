@@ -65,7 +65,7 @@ class Stem {
           width_(width),
           out_width_(halved(width)),
           padded_(round_up(out_width_)),
-          // A zero stands before the odd columns.
+          // A zero precedes the odd columns.
           stride_(2 * padded_ + 2 * kAlign),
           columns_(3 * stem.in_channels * stride_),
           out_(stem.out_channels * padded_) {

@@ -10,7 +10,8 @@ namespace mmcdnv2 {
 namespace MMCDNV2_ISA {
 
 constexpr int kLanes = MMCDNV2_LANES;
-// Accumulators that fit beside a row of inputs and a broadcast weight.
+// Accumulators that fit into the registers with a row of inputs and a
+// broadcast weight.
 constexpr int kAccumulators = MMCDNV2_REGISTERS == 32 ? 24 : 12;
 constexpr int kMaxBlock = MMCDNV2_REGISTERS == 32 ? 8 : 4;
 

@@ -1,8 +1,8 @@
-// What an operator is called with besides its inputs, and its reader.
+// The arguments of an operator besides its inputs, and their reader.
 //
 // The Python modules collect the arguments in the order of this table, the one
 // place that states it. `spec` holds what a module is, `params` its tensors,
-// `eps` that of each norm. A part's own rows stand where its name does.
+// `eps` that of each norm. A part's own rows replace its name.
 //
 //                 spec                          params, eps
 //   activation    0 none, 1 ReLU, 2 hard-swish

@@ -39,7 +39,7 @@ class PackedCache {
   std::shared_ptr<const Entry> find(const void* key) {
     const std::lock_guard<std::mutex> lock(mutex_);
     const auto found = entries_.find(key);
-    // Where the storage is gone, another tensor may stand at its address.
+    // Once the storage is gone, another tensor may have its address.
     const bool lives =
         found != entries_.end() && !found->second->storage.expired();
     return lives ? found->second : nullptr;
