@@ -105,14 +105,14 @@ class CondensedConv2d(GroupedMatrix, _ConvNd):
             and mask.shape == (self.groups, self.columns)
         ):
             kept = self.index.numel() // self.groups
-            if (mask.sum(1) != kept).any():
+            if (mask.sum(1) > kept).any():
                 raise InputError(
                     f'{prefix}mask keeps {mask.sum(1).tolist()} of {self.columns} '
                     f'channels in its groups where a condensed layer has {kept}: '
                     'finish the sparsification before loading the checkpoint with '
                     'deploy=True.'
                 )
-            entries, index = compress(self.to_matrix(weight), mask)
+            entries, index = compress(self.to_matrix(weight), mask, kept)
             state_dict[prefix + 'weight'] = self.to_group_conv(entries)
             state_dict[prefix + 'index'] = index.flatten()
             del state_dict[prefix + 'mask']

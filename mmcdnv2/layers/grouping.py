@@ -44,21 +44,23 @@ def channel_shuffle(x: Tensor, groups: int) -> Tensor:
     return x.unflatten(1, (groups, -1)).transpose(1, 2).flatten(1, 2)
 
 
-def compress(matrix: Tensor, mask: Tensor) -> Tuple[Tensor, Tensor]:
+def compress(matrix: Tensor, mask: Tensor, kept: int) -> Tuple[Tensor, Tensor]:
     """Take the kept entries out of a masked matrix.
 
     Args:
         matrix (Tensor): Shape (members * groups, columns), rows interleaved.
-        mask (Tensor): Bool, shape (groups, columns), the same number of
-            columns kept in each group.
+        mask (Tensor): Bool, shape (groups, columns).
+        kept (int): Number of columns to take from each group. Where the mask
+            keeps fewer, pruned columns fill up, as zeros.
 
     Returns:
         tuple[Tensor, Tensor]: The kept entries, shape (groups, members,
-        kept), and the columns that they stood in, shape (groups, kept).
+        kept), and their columns, ascending, shape (groups, kept).
     """
     groups, columns = mask.shape
-    index = mask.nonzero()[:, 1].view(groups, -1)
-    members = matrix.reshape(-1, groups, columns).transpose(0, 1)
+    kept_first = mask.int().sort(dim=1, descending=True, stable=True).indices
+    index = kept_first[:, :kept].sort(dim=1).values
+    members = matrix.reshape(-1, groups, columns).masked_fill(~mask, 0).transpose(0, 1)
     gather = index.unsqueeze(1).expand(-1, members.size(1), -1)
     return members.gather(2, gather), index
 

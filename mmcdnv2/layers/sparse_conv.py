@@ -101,23 +101,22 @@ class SparseConv2d(GroupedMatrix, nn.Conv2d):
 
     def masked_weight(self) -> Tensor:
         """Return the weight with zeros where it is pruned, shape as it is."""
-        matrix = self.to_matrix(self.weight)
+        return self._masked(self.weight)
+
+    def _masked(self, weight: Tensor) -> Tensor:
+        matrix = self.to_matrix(weight)
         # A group's rows share its mask without a copy of it for each. A product
         # of floats, being vectorised, is faster than one with a bool.
         members = matrix.reshape(-1, *self.mask.shape)
         masked = members * self.mask.to(matrix.dtype)
         return self.from_matrix(masked.flatten(0, 1))
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (N, in_channels, H, W) to (N, out_channels, H', W')."""
-        return nn.functional.conv2d(
-            x,
-            self.masked_weight(),
-            self.bias,
-            self.stride,
-            self.padding,
-            self.dilation,
-        )
+    def _conv_forward(
+        self, x: Tensor, weight: Tensor, bias: Optional[Tensor]
+    ) -> Tensor:
+        # Here, not in forward(): mmcv's efficient_conv_bn_eval brings a weight with
+        # the norm folded in.
+        return super()._conv_forward(x, self._masked(weight), bias)
 
     def _group_norms(self, order: int) -> Tensor:
         """Norm of each (group, column) pair's weights, shape as the mask."""
@@ -175,14 +174,10 @@ class SparseConv2d(GroupedMatrix, nn.Conv2d):
         if self.kept <= kept:
             return False
         norms = self._group_norms(1).masked_fill(~self.mask, -1)
-        self.mask &= self._mask_of_largest(norms, kept)
-        return True
-
-    def _mask_of_largest(self, scores: Tensor, kept: int) -> Tensor:
-        """Mask of the columns with the largest scores in each group."""
         # Stable, so that ties fall alike on every device.
-        order = scores.sort(dim=1, descending=True, stable=True).indices
-        return torch.zeros_like(self.mask).scatter_(1, order[:, :kept], True)
+        order = norms.sort(dim=1, descending=True, stable=True).indices
+        self.mask.scatter_(1, order[:, kept:], False)
+        return True
 
     @torch.no_grad()
     def condense(self) -> CondensedConv2d:
@@ -215,8 +210,7 @@ class SparseConv2d(GroupedMatrix, nn.Conv2d):
             self.bias is not None,
             self.factor,
         )
-        mask = self._mask_of_largest(self.mask.int(), self.final_kept)
-        entries, index = compress(self.to_matrix(self.masked_weight()), mask)
+        entries, index = compress(*self.matrix_and_mask(), self.final_kept)
         condensed.to(self.weight).train(self.training)
         condensed.weight.copy_(self.to_group_conv(entries))
         condensed.index.copy_(index.flatten())

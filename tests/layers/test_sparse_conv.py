@@ -5,6 +5,7 @@ import random
 
 import pytest
 import torch
+from conftest import randomise_norms
 from mmcv.cnn import ConvModule, build_conv_layer
 from torch import nn
 
@@ -309,6 +310,31 @@ def test_groups_that_keep_different_numbers(layer):
     for columns, mask in zip(index.tolist(), layer.mask):
         assert len(set(columns)) == layer.final_kept
         assert set(mask.nonzero().flatten().tolist()) <= set(columns)
+    deployed = layer.condensed_type(
+        layer.in_channels, layer.out_channels, groups=4, **{layer.factor_name: 4}
+    )
+    deployed.load_state_dict(layer.state_dict())
+    assert torch.equal(deployed(x), condensed(x))
+
+
+@pytest.mark.parametrize('kind', ['LGC', 'SFR'])
+@torch.no_grad()
+def test_efficient_norms_of_mmcv(kind):
+    """mmcv folds the norm into the weight of each call."""
+    module = ConvModule(
+        16,
+        8,
+        1,
+        groups=4,
+        conv_cfg=dict(type=kind),
+        norm_cfg=dict(type='BN'),
+        efficient_conv_bn_eval=True,
+    ).eval()
+    randomise_norms(module)
+    module.conv.set_progress(1)
+    x = torch.randn(1, 16, 4, 4)
+    expected = module.activate(module.norm(module.conv(x)))
+    torch.testing.assert_close(module(x), expected, atol=1e-5, rtol=1e-5)
 
 
 def test_mask_is_a_small_bool_buffer_that_survives():
