@@ -178,7 +178,8 @@ def measure(
         Cost: What it costs.
 
     Raises:
-        InputError: If there is no such config or the shape is too small.
+        InputError: If there is no such config, the shape is too small or the
+            model needs more than images to run.
     """
     cfg = load_config(str(config))
     model = build_model(cfg)
@@ -190,8 +191,17 @@ def measure(
             for layer in sparse_layers(model).values():
                 layer.set_progress(1)
             condense_layers(model)
-        macs = count_macs(network, inputs)
-        paper_flops = macs + count_paper_elements(network, inputs)
+        try:
+            macs = count_macs(network, inputs)
+            paper_flops = macs + count_paper_elements(network, inputs)
+        except Exception as error:
+            # A model of another package may raise anything without annotations.
+            reason = str(error).strip().partition('\n')[0]
+            raise InputError(
+                f'{config} cannot be counted, as its model does not run on images '
+                f'alone ({type(error).__name__}: {reason}); count a config of its '
+                'backbone alone.'
+            ) from error
         counts.append((count_params(model), macs, paper_flops))
     before, after = counts
     return Cost(tuple(inputs.shape[-2:]), *zip(before, after))

@@ -5,7 +5,9 @@ import torch
 from conftest import TINY_BACKBONE, randomise_norms
 from mmengine.config import Config
 
+from mmcdnv2.analysis import measure
 from mmcdnv2.deploy import condense_checkpoint
+from mmcdnv2.errors import InputError
 from mmcdnv2.layers import sparse_layers
 from mmcdnv2.models import build_model
 
@@ -122,6 +124,9 @@ def test_condenses(tmp_path, kind, compared, unmeasured, reason):
         assert pair is None if name in unmeasured else min(pair) > 0
     for name in unmeasured:
         assert reason in report.unmeasured[name]
+    if 'macs' in unmeasured:
+        with pytest.raises(InputError, match='cannot be counted'):
+            measure(config, (32, 32))
     condensed = build_model(Config.fromfile(report.config))
     weights = torch.load(report.checkpoint, weights_only=True)['state_dict']
     condensed.load_state_dict(weights)
