@@ -5,7 +5,7 @@ import argparse
 import torch
 
 from mmcdnv2.checkpoint import add_trust_argument, load_checkpoint
-from mmcdnv2.deploy.official import convert_official
+from mmcdnv2.converters import convert_official
 from mmcdnv2.errors import exit_on_input_error
 from mmcdnv2.files import replace_when_done
 
