@@ -15,6 +15,7 @@ from mmengine.registry import MODELS, init_default_scope
 from torch import nn
 
 from ..analysis import count_macs, count_params, median_latency
+from ..builder import TensorMode, build_model, make_inputs
 from ..checkpoint import load_checkpoint, load_weights, weights_of
 from ..condensable import CondensableMixin
 from ..config import load_config, type_of, typed_dicts
@@ -28,7 +29,6 @@ from ..layers import (
     sparse_layers,
     unfinished_layers,
 )
-from ..models import TensorMode, build_model, make_inputs
 from .proof import largest_difference, record_calls
 
 # Largest difference of an output that passes, relative to the largest value.
