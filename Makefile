@@ -6,8 +6,8 @@ PY := $(VENV)/bin/python
 VENV_UPSTREAM := .venv-upstream
 STACKS := requirements/stacks
 # What most often breaks, without compiling, long trainings and every config.
-FAST := $(addprefix tests/,layers backbones heads necks deploy datasets \
-	test_architecture.py test_models.py test_recipes.py)
+FAST := $(addprefix tests/,layers backbones heads necks deploy converters datasets \
+	test_architecture.py test_builder.py test_recipes.py)
 
 .PHONY: help setup demo test test-fast lint test-upstream wheel-check wheel-check-upstream \
 	kernels-check kernels-check-aarch64

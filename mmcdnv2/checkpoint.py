@@ -4,7 +4,6 @@ import codecs
 import os
 import pickle
 import types
-from argparse import ArgumentParser
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any, Dict, Union
@@ -53,20 +52,6 @@ def load_checkpoint(path: Union[str, Path], trust: bool = False) -> Dict[str, An
     if not isinstance(content, dict):
         raise InputError(f'{path} is not a checkpoint: it holds no state dict.')
     return content
-
-
-def add_trust_argument(parser: ArgumentParser) -> None:
-    """Add the option by which the user vouches for a checkpoint.
-
-    Args:
-        parser (ArgumentParser): Extended in place; its ``trust_checkpoint`` is
-            what :func:`load_checkpoint` takes as ``trust``.
-    """
-    parser.add_argument(
-        '--trust-checkpoint',
-        action='store_true',
-        help='load a checkpoint that holds more than tensors; it can run code',
-    )
 
 
 def weights_of(content: Dict[str, Any]) -> Dict[str, Tensor]:

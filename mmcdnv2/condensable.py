@@ -1,34 +1,12 @@
 """The mixin of all networks with sparse layers."""
 
-from typing import TYPE_CHECKING, Dict
+from typing import TYPE_CHECKING, Any, Dict, List
 
 from mmengine.model import PretrainedInit
-from mmengine.runner import CheckpointLoader
-from mmengine.runner.checkpoint import _load_checkpoint_with_prefix
 from torch import Tensor
-from torch.nn.modules.utils import consume_prefix_in_state_dict_if_present
 
-from .checkpoint import weights_of
 from .errors import InputError
 from .layers import condense_layers, sparse_layers
-
-
-def _pretrained_weights(cfg: Dict) -> Dict[str, Tensor]:
-    """Read the weights that MMEngine finds by an init_cfg, named as it does."""
-    checkpoint, prefix = cfg['checkpoint'], cfg.get('prefix')
-    if prefix is not None:
-        try:
-            return _load_checkpoint_with_prefix(prefix, checkpoint, 'cpu')
-        except AssertionError:
-            # That is how it says that no name has the prefix.
-            return {}
-    content = CheckpointLoader.load_checkpoint(checkpoint, 'cpu', 'silent')
-    if not isinstance(content, dict):
-        raise InputError(f'{checkpoint} is not a checkpoint: it holds no state dict.')
-    weights = dict(weights_of(content))
-    consume_prefix_in_state_dict_if_present(weights, 'module.')
-    return weights
-
 
 # A mixin is listed before a base class that is a module.
 if TYPE_CHECKING:
@@ -60,11 +38,46 @@ class CondensableMixin(_Module):
         if not pretrained:
             super().init_weights()
             return
-        weights: Dict[str, Tensor] = {}
-        for cfg in pretrained:
-            weights.update(_pretrained_weights(cfg))
-        missing = [name for name, _ in self.named_parameters() if name not in weights]
         source = ' and '.join(cfg['checkpoint'] for cfg in pretrained)
+        weights: Dict[str, Tensor] = {}
+        # MMEngine finds, reads and renames the weights; this sees what it loads.
+        handle = self._register_load_state_dict_pre_hook(
+            lambda state_dict, *_: weights.update(state_dict)
+        )
+        # MMEngine would load nothing in a second call, but some networks draw
+        # random weights in each.
+        self.is_init = False
+        try:
+            super().init_weights()
+        except AssertionError as error:
+            if 'is not in the pretrained model' in str(error):
+                # No name has the prefix.
+                self._check_names(weights, pretrained, source)
+            raise
+        except RuntimeError as error:
+            if 'No state_dict found' in str(error):
+                raise InputError(
+                    f'{source} is not a checkpoint: it holds no state dict.'
+                ) from error
+            raise
+        finally:
+            handle.remove()
+        self._check_names(weights, pretrained, source)
+        try:
+            # MMEngine has done it, but goes on where a shape differs, and some
+            # networks draw random weights afterwards.
+            self.load_state_dict(weights, strict=False)
+        except RuntimeError as error:
+            reason = str(error).splitlines()[-1].strip()
+            raise InputError(
+                f'{source} belongs to another {type(self).__name__}: {reason}'
+            ) from error
+
+    def _check_names(
+        self, weights: Dict[str, Tensor], pretrained: List[Dict[str, Any]], source: str
+    ) -> None:
+        """Raise unless there are weights for all parameters."""
+        missing = [name for name, _ in self.named_parameters() if name not in weights]
         if missing:
             prefix = (pretrained[-1].get('prefix') or '').rstrip('.')
             example = f'{prefix}.{missing[0]}' if prefix else missing[0]
@@ -73,15 +86,6 @@ class CondensableMixin(_Module):
                 f'{type(self).__name__}, for example {example}: it belongs to '
                 'another network, or init_cfg needs another prefix.'
             )
-        super().init_weights()
-        try:
-            # MMEngine has done it, but goes on where a shape differs.
-            self.load_state_dict(weights, strict=False)
-        except RuntimeError as error:
-            reason = str(error).splitlines()[-1].strip()
-            raise InputError(
-                f'{source} belongs to another {type(self).__name__}: {reason}'
-            ) from error
 
     @property
     def deploy(self) -> bool:

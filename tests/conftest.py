@@ -9,9 +9,9 @@ import torch
 from mmengine.config import Config
 from mmengine.visualization import Visualizer
 
+from mmcdnv2.builder import build_model
 from mmcdnv2.datasets.digits import make_digits
 from mmcdnv2.layers import sparse_layers
-from mmcdnv2.models import build_model
 
 # Test files are imported by path; this makes `reference` importable.
 sys.path.insert(0, str(Path(__file__).parent))

@@ -10,6 +10,7 @@ from mmengine.utils.dl_utils.parrots_wrapper import _BatchNorm
 
 from mmcdnv2 import ops
 from mmcdnv2.backbones import CondenseNetV2, SFRShuffleNetV2, ShuffleNetV2Plus
+from mmcdnv2.builder import build_model
 from mmcdnv2.errors import InputError
 from mmcdnv2.layers import (
     OrderedConvModule,
@@ -18,7 +19,6 @@ from mmcdnv2.layers import (
     kernel_report,
     sparse_layers,
 )
-from mmcdnv2.models import build_model
 
 CONV_FIRST, NORM_FIRST = ('conv', 'norm', 'act'), ('norm', 'act', 'conv')
 FACTORS = dict(LGC='condense_factor', SFR='sparse_factor')

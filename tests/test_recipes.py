@@ -13,7 +13,7 @@ from mmengine.optim import build_optim_wrapper
 from mmengine.registry import PARAM_SCHEDULERS, init_default_scope
 from mmpretrain.datasets import RandAugment
 
-from mmcdnv2.models import build_model
+from mmcdnv2.builder import build_model
 
 # The authors augment by timm's 'rand-m9-mstd0.5'. With timm 1.0.31, the
 # photographs below as RGB and

@@ -12,10 +12,10 @@ from mmpretrain.structures import DataSample
 from mmcdnv2.analysis import measure as measure_anew
 from mmcdnv2.analysis import read_zoo
 from mmcdnv2.backbones import CondenseNetV2
+from mmcdnv2.builder import build_model
 from mmcdnv2.condensable import CondensableMixin
 from mmcdnv2.deploy import condense_checkpoint
 from mmcdnv2.layers import sparse_layers
-from mmcdnv2.models import build_model
 
 measure = lru_cache(measure_anew)
 CONFIGS = ROOT / 'configs'

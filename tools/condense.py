@@ -7,9 +7,8 @@ from dataclasses import asdict
 from rich.console import Console
 from rich.table import Table
 
-from mmcdnv2.checkpoint import add_trust_argument
+from mmcdnv2.cli import add_input_shape_argument, add_trust_argument, command_line
 from mmcdnv2.deploy import CondenseReport, condense_checkpoint
-from mmcdnv2.errors import exit_on_input_error
 from mmcdnv2.files import replace_when_done
 
 
@@ -20,12 +19,8 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('checkpoint', help='its checkpoint, sparsification finished')
     parser.add_argument('out_dir', help='folder for the condensed config and weights')
     parser.add_argument('--image', help='image to compare on (default: random pixels)')
-    parser.add_argument(
-        '--input-shape',
-        type=int,
-        nargs=2,
-        metavar=('HEIGHT', 'WIDTH'),
-        help="input size in pixels (default: that of the config's test data)",
+    add_input_shape_argument(
+        parser, "input size in pixels (default: that of the config's test data)"
     )
     parser.add_argument('--json', help='file to write the report to as well')
     add_trust_argument(parser)
@@ -73,10 +68,9 @@ def show(report: CondenseReport) -> None:
     )
 
 
-@exit_on_input_error
-def main() -> None:
+@command_line(parse_args)
+def main(args: argparse.Namespace) -> None:
     """Condense."""
-    args = parse_args()
     report = condense_checkpoint(
         args.config,
         args.checkpoint,

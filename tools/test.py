@@ -4,9 +4,14 @@ import argparse
 
 from mmengine.evaluator import DumpResults
 
+from mmcdnv2.cli import (
+    add_runner_arguments,
+    apply_runner_arguments,
+    command_line,
+)
 from mmcdnv2.config import load_config
-from mmcdnv2.engine import ExactRunner, add_runner_arguments, build_runner
-from mmcdnv2.errors import InputError, exit_on_input_error
+from mmcdnv2.engine import ExactRunner, build_runner
+from mmcdnv2.errors import InputError
 
 
 def parse_args() -> argparse.Namespace:
@@ -21,10 +26,9 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-@exit_on_input_error
-def main() -> None:
+@command_line(parse_args)
+def main(args: argparse.Namespace) -> None:
     """Test."""
-    args = parse_args()
     if args.out and not args.out.endswith(('.pkl', '.pickle')):
         raise InputError(f'--out expects a .pkl or .pickle file, got {args.out}.')
     cfg = load_config(args.config, args.cfg_options)
@@ -41,8 +45,8 @@ def main() -> None:
                 else dict(draw=True, test_out_dir=args.show_dir)
             ),
         )
-    runner = build_runner(cfg, args, ('test_dataloader',), ExactRunner)
-    runner.trust_checkpoint = args.trust_checkpoint
+    options = apply_runner_arguments(args)
+    runner = build_runner(cfg, ('test_dataloader',), runner_type=ExactRunner, **options)
     if args.out:
         runner.test_evaluator.metrics.append(DumpResults(out_file_path=args.out))
     runner.test()

@@ -4,9 +4,14 @@ import argparse
 
 from mmengine.device import get_device
 
+from mmcdnv2.cli import (
+    add_runner_arguments,
+    apply_runner_arguments,
+    command_line,
+)
 from mmcdnv2.config import load_config
-from mmcdnv2.engine import add_runner_arguments, build_runner
-from mmcdnv2.errors import InputError, exit_on_input_error
+from mmcdnv2.engine import build_runner
+from mmcdnv2.errors import InputError
 
 
 def parse_args() -> argparse.Namespace:
@@ -31,10 +36,9 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-@exit_on_input_error
-def main() -> None:
+@command_line(parse_args)
+def main(args: argparse.Namespace) -> None:
     """Train."""
-    args = parse_args()
     cfg = load_config(args.config, args.cfg_options)
     if args.amp:
         # AmpOptimWrapper refuses every other device, for bfloat16 too.
@@ -56,7 +60,8 @@ def main() -> None:
     if args.resume:
         cfg.resume = True
         cfg.load_from = None if args.resume == 'auto' else args.resume
-    runner = build_runner(cfg, args, ('train_dataloader', 'val_dataloader'))
+    loaders = ('train_dataloader', 'val_dataloader')
+    runner = build_runner(cfg, loaders, **apply_runner_arguments(args))
     runner.train()
 
 

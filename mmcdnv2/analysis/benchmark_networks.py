@@ -8,9 +8,9 @@ import torch
 from mmengine.hub import get_config
 from torch import nn
 
+from ..builder import TensorMode, build_model
 from ..config import load_config
 from ..layers import sparse_layers
-from ..models import TensorMode, build_model
 from .zoo import read_zoo
 
 PARTS = ('classifier', 'backbone')

@@ -14,11 +14,11 @@ from matplotlib.patches import Patch
 from matplotlib.text import Text
 from matplotlib.ticker import MaxNLocator
 
+from ..builder import build_model
 from ..checkpoint import load_checkpoint, load_weights, weights_of
 from ..config import load_config
 from ..errors import InputError
 from ..files import replace_when_done
-from ..models import build_model
 from .connection_map import (
     KINDS,
     BlockMap,

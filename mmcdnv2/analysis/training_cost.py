@@ -14,10 +14,10 @@ from mmpretrain.models import BaseClassifier
 from torch import Tensor, nn
 
 from ..backbones.dense_block import DenseLayer
+from ..builder import build_model
 from ..config import load_config
 from ..errors import InputError
 from ..layers import sparse_layers
-from ..models import build_model
 from .complexity import time_rounds
 
 VARIANTS = ('ours', 'ours, with_cp', "authors' structure")

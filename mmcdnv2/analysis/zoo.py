@@ -6,10 +6,10 @@ from typing import Dict, List, Optional, Tuple, Union
 
 from mmengine.fileio import load
 
+from ..builder import TensorMode, build_model, make_inputs
 from ..config import load_config
 from ..errors import InputError
 from ..layers import condense_layers, sparse_layers
-from ..models import TensorMode, build_model, make_inputs
 from .complexity import count_macs, count_paper_elements, count_params
 
 # How far a figure may be from the published one before it needs a note.

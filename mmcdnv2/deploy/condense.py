@@ -12,6 +12,7 @@ from mmengine.logging import print_log
 from mmengine.registry import MODELS, init_default_scope
 from torch import nn
 
+from ..builder import build_model, make_inputs
 from ..checkpoint import load_checkpoint, load_weights, weights_of
 from ..condensable import CondensableMixin
 from ..config import load_config, type_of, typed_dicts
@@ -25,7 +26,6 @@ from ..layers import (
     sparse_layers,
     unfinished_layers,
 )
-from ..models import build_model, make_inputs
 from .costs import Costs, measure_costs
 from .proof import largest_difference, record_calls
 

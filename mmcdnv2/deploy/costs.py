@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..analysis import count_macs, count_params, median_latency
-from ..models import TensorMode
+from ..builder import TensorMode
 
 
 @dataclass

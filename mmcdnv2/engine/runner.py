@@ -1,23 +1,17 @@
-"""From a config file to a runner, for training and testing alike."""
+"""From a config to a runner, for training and testing alike."""
 
 import logging
 import os
-from argparse import ArgumentParser, Namespace
 from pathlib import Path
 from typing import Any, Dict, Optional, Tuple, Type
 
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 from mmengine.logging import print_log
 from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from torch import nn
 
-from ..checkpoint import (
-    add_trust_argument,
-    load_checkpoint,
-    load_weights,
-    weights_of,
-)
+from ..checkpoint import load_checkpoint, load_weights, weights_of
 from ..config import type_of, typed_dicts
 from ..errors import InputError
 
@@ -63,42 +57,26 @@ class ExactRunner(Runner):
         return checkpoint
 
 
-def add_runner_arguments(parser: ArgumentParser) -> None:
-    """Add the options that training and testing have in common.
-
-    Args:
-        parser (ArgumentParser): Extended in place; pass what it parses to
-            :func:`build_runner`.
-    """
-    parser.add_argument(
-        '--work-dir', help='folder for logs and results (default: by config name)'
-    )
-    add_trust_argument(parser)
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=DictAction,
-        help='config settings to override, key=value ...',
-    )
-    parser.add_argument(
-        '--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none'
-    )
-    parser.add_argument('--local-rank', '--local_rank', type=int, default=0)
-
-
 def build_runner(
     cfg: Config,
-    args: Namespace,
     loaders: Tuple[str, ...],
+    *,
+    work_dir: Optional[str] = None,
+    launcher: str = 'none',
+    trust_checkpoint: bool = False,
     runner_type: Type[Runner] = Runner,
 ) -> Runner:
     """Build the runner of a config, after a look at its data and checkpoint.
 
     Args:
         cfg (Config): The config; its ``work_dir`` and ``launcher`` are filled in.
-        args (Namespace): ``config``, the path that names the default work dir
-            ``work_dirs/CONFIG_NAME``, and :func:`add_runner_arguments`.
         loaders (tuple[str]): Names of the data loaders that will be used.
+        work_dir (str, optional): Folder for logs and results. Defaults to the
+            config's or, if it has none, to ``work_dirs/CONFIG_NAME``.
+        launcher (str): What started the processes: 'none', 'pytorch', 'slurm'
+            or 'mpi'. Defaults to 'none'.
+        trust_checkpoint (bool): Whether the config's checkpoint may hold more
+            than tensors and plain data. Defaults to False.
         runner_type (type): Class of the runner. Defaults to MMEngine's.
 
     Returns:
@@ -108,21 +86,24 @@ def build_runner(
         InputError: If data that the config names is missing, or its
             checkpoint cannot be used.
     """
-    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     for loader in loaders:
         check_data(cfg, loader)
     path = cfg.get('load_from')
     if path and '://' not in path:
-        content = load_checkpoint(path, args.trust_checkpoint)
+        content = load_checkpoint(path, trust_checkpoint)
         if cfg.get('resume') and 'iter' not in content.get('meta', {}):
             raise InputError(
                 f'{path} holds weights only, so no training can be resumed from it: '
                 'load it with --cfg-options load_from instead.'
             )
-    cfg.launcher = args.launcher
-    default = f'work_dirs/{Path(args.config).stem}'
-    cfg.work_dir = args.work_dir or cfg.get('work_dir') or default
-    return runner_type.from_cfg(cfg)
+    cfg.launcher = launcher
+    # A config that is from no file has no name.
+    name = Path(cfg.filename or 'unnamed').stem
+    cfg.work_dir = work_dir or cfg.get('work_dir') or f'work_dirs/{name}'
+    runner = runner_type.from_cfg(cfg)
+    if isinstance(runner, ExactRunner):
+        runner.trust_checkpoint = trust_checkpoint
+    return runner
 
 
 def check_data(cfg: Config, loader: str) -> None:

@@ -12,11 +12,11 @@ from PIL import Image
 
 from mmcdnv2.analysis.connection_map import BlockMap, LayerMap
 from mmcdnv2.analysis.connection_plot import connection_figure, draw_connection_maps
+from mmcdnv2.builder import build_model
 from mmcdnv2.checkpoint import load_checkpoint, load_weights
 from mmcdnv2.deploy.condense import condensed_config
 from mmcdnv2.errors import InputError
 from mmcdnv2.layers import condense_layers
-from mmcdnv2.models import build_model
 
 NAN = float('nan')
 COLOURS = dict(

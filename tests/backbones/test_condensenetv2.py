@@ -20,7 +20,7 @@ from reference import (
 
 from mmcdnv2.analysis import count_macs, count_params
 from mmcdnv2.backbones import CondenseNetV2
-from mmcdnv2.deploy.official import convert_official
+from mmcdnv2.converters import convert_official
 from mmcdnv2.errors import InputError
 from mmcdnv2.layers import LGC, condense_layers, sparse_layers
 

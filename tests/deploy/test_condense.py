@@ -15,13 +15,13 @@ from mmpretrain.apis import ImageClassificationInferencer, get_model
 import mmcdnv2.deploy.condense as module
 from mmcdnv2.analysis import count_params
 from mmcdnv2.backbones import CondenseNetV2
+from mmcdnv2.builder import build_model
 from mmcdnv2.checkpoint import load_checkpoint
 from mmcdnv2.deploy import condense_checkpoint
 from mmcdnv2.deploy.condense import condensed_config
 from mmcdnv2.engine import SparsificationHook
 from mmcdnv2.errors import InputError
 from mmcdnv2.layers import SFR, CondensedSFR, sparse_layers
-from mmcdnv2.models import build_model
 
 
 @pytest.fixture

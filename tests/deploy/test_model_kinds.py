@@ -6,10 +6,10 @@ from conftest import TINY_BACKBONE, randomise_norms
 from mmengine.config import Config
 
 from mmcdnv2.analysis import measure
+from mmcdnv2.builder import build_model
 from mmcdnv2.deploy import condense_checkpoint
 from mmcdnv2.errors import InputError
 from mmcdnv2.layers import sparse_layers
-from mmcdnv2.models import build_model
 
 BACKBONE = TINY_BACKBONE.format(options='_delete_=True')
 MAPS = TINY_BACKBONE.format(options='_delete_=True, out_indices=(0, 1, 2)')

@@ -8,10 +8,10 @@ from mmdet.apis import init_detector
 from torch import nn
 
 import mmcdnv2.deploy.condense as module
+from mmcdnv2.builder import make_inputs
 from mmcdnv2.deploy import condense_checkpoint
 from mmcdnv2.deploy.proof import Call, largest_difference
 from mmcdnv2.errors import InputError
-from mmcdnv2.models import make_inputs
 
 # The layer of the backbone whose output is the last to be computed.
 LAST = 'backbone.blocks.2.1.sfr'

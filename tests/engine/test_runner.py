@@ -1,13 +1,16 @@
 """The look at a config's data before a runner is built."""
 
 import os
+from pathlib import Path
 
 import pytest
 from mmengine.config import Config
 from mmengine.dataset import BaseDataset
 from mmengine.logging import MMLogger
 from mmpretrain.datasets import CustomDataset, ImageNet
+from toy import ToyModel
 
+from mmcdnv2.engine import ExactRunner, build_runner
 from mmcdnv2.engine.runner import check_data
 from mmcdnv2.errors import InputError
 
@@ -122,3 +125,24 @@ def test_images_elsewhere_are_not_refused(root, caplog, kind, settings):
     check(dict(type=kind.__name__, data_root=str(root), **settings))
     MMLogger.get_current_instance().removeHandler(caplog.handler)
     assert f'expects its images in {dataset.img_prefix}' in caplog.text
+
+
+@pytest.mark.parametrize(
+    ('filename', 'own', 'asked', 'expected'),
+    [
+        ('configs/a.py', None, None, 'work_dirs/a'),
+        ('configs/a.py', 'own', None, 'own'),
+        ('configs/a.py', 'own', 'asked', 'asked'),
+        (None, None, None, 'work_dirs/unnamed'),
+    ],
+)
+def test_build_runner(monkeypatch, tmp_path, filename, own, asked, expected):
+    monkeypatch.chdir(tmp_path)
+    content = dict(model=dict(type=ToyModel), experiment_name=tmp_path.name)
+    content.update(dict(work_dir=own) if own else {})
+    cfg = Config(content, cfg_text='# as read', filename=filename)
+    options = dict(trust_checkpoint=True, runner_type=ExactRunner)
+    runner = build_runner(cfg, (), work_dir=asked, **options)
+    assert Path(runner.work_dir) == tmp_path / expected
+    assert runner.launcher == 'none'
+    assert runner.trust_checkpoint

@@ -2,20 +2,16 @@
 
 import argparse
 import json
-import os
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 
-from rich.console import Console
-from rich.progress import track
 from rich.table import Table
 
 from mmcdnv2.analysis.benchmark import Report, Settings, benchmark
 from mmcdnv2.analysis.benchmark_networks import NETWORKS, PARTS
 from mmcdnv2.analysis.benchmark_plot import latency_figure
 from mmcdnv2.analysis.runtimes import RUNTIMES
-from mmcdnv2.errors import exit_on_input_error
+from mmcdnv2.cli import command_line, report_console, track_progress
 from mmcdnv2.files import replace_when_done
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -105,10 +101,7 @@ def show(report: Report) -> None:
             f'{row.params / 1e6:.2f}',
             '' if row.top1 is None else f'{row.top1:.1f}',
         )
-    console = Console(soft_wrap=True)
-    if not console.is_terminal and 'COLUMNS' not in os.environ:
-        # In a file, no column needs to be squeezed.
-        console.width = 160
+    console = report_console(160, soft_wrap=True)
     console.print(table)
     console.print(
         f'Largest matrix product: {report.product_gflops:.1f} GFLOP/s. '
@@ -123,10 +116,9 @@ def show(report: Report) -> None:
         console.print(f'Left out: {", ".join(names)}: {reason}', markup=False)
 
 
-@exit_on_input_error
-def main() -> None:
+@command_line(parse_args)
+def main(args: argparse.Namespace) -> None:
     """Time."""
-    args = parse_args()
     reports = []
     for size in args.size or [Settings().size]:
         settings = Settings(
@@ -139,8 +131,7 @@ def main() -> None:
             rounds=args.rounds,
             baseline=args.baseline,
         )
-        progress = partial(track, console=Console(stderr=True), transient=True)
-        report = benchmark(settings, ROOT, progress)
+        report = benchmark(settings, ROOT, track_progress)
         show(report)
         reports.append(report)
         name = '{}_{}x{}.png'.format(settings.part, *settings.size)

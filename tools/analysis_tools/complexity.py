@@ -1,16 +1,18 @@
 """Count parameters and FLOPs of configs, or of every classifier in the zoo."""
 
 import argparse
-import os
 from pathlib import Path
 from typing import Dict, List, Optional
 
-from rich.console import Console
-from rich.progress import track
 from rich.table import Table
 
 from mmcdnv2.analysis import Comparison, ZooModel, measure, read_zoo
-from mmcdnv2.errors import exit_on_input_error
+from mmcdnv2.cli import (
+    add_input_shape_argument,
+    command_line,
+    report_console,
+    track_progress,
+)
 
 ROOT = Path(__file__).resolve().parents[2]
 COLUMNS = (
@@ -33,12 +35,8 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         'configs', nargs='*', help='config files (default: all classifiers)'
     )
-    parser.add_argument(
-        '--input-shape',
-        type=int,
-        nargs=2,
-        metavar=('HEIGHT', 'WIDTH'),
-        help="input size in pixels (default: that of each config's test data)",
+    add_input_shape_argument(
+        parser, "input size in pixels (default: that of each config's test data)"
     )
     return parser.parse_args()
 
@@ -84,10 +82,9 @@ def notes_on(model: ZooModel, compared: Dict[str, Comparison]) -> List[str]:
     return notes
 
 
-@exit_on_input_error
-def main() -> None:
+@command_line(parse_args)
+def main(args: argparse.Namespace) -> None:
     """Count."""
-    args = parse_args()
     models = select(args.configs)
     shape = args.input_shape and tuple(args.input_shape)
     table = Table(title='Parameters and FLOPs in millions, batch 1')
@@ -95,13 +92,8 @@ def main() -> None:
     for column in ('input', *COLUMNS):
         table.add_column(column, justify='right', overflow='fold')
     footnotes: List[str] = []
-    console = Console()
-    if not console.is_terminal and 'COLUMNS' not in os.environ:
-        # In a file, no column needs to be squeezed.
-        console.width = 200
-    for model in track(
-        models, 'Counting', console=Console(stderr=True), transient=True
-    ):
+    console = report_console(200)
+    for model in track_progress(models, 'Counting'):
         cost = measure(model.config, shape)
         # What was published holds for the size that it was published for.
         compared = (

@@ -3,8 +3,7 @@
 import argparse
 
 from mmcdnv2.analysis.connection_plot import draw_connection_maps
-from mmcdnv2.checkpoint import add_trust_argument
-from mmcdnv2.errors import exit_on_input_error
+from mmcdnv2.cli import add_trust_argument, command_line
 
 
 def parse_args() -> argparse.Namespace:
@@ -23,10 +22,9 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-@exit_on_input_error
-def main() -> None:
+@command_line(parse_args)
+def main(args: argparse.Namespace) -> None:
     """Draw."""
-    args = parse_args()
     models = [(args.config, args.checkpoint)]
     if args.compare:
         models.append(tuple(args.compare))

@@ -10,7 +10,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from mmcdnv2.analysis.training_cost import VARIANTS, TrainingSetup, measure_training
-from mmcdnv2.errors import exit_on_input_error
+from mmcdnv2.cli import add_input_shape_argument, command_line
 from mmcdnv2.files import replace_when_done
 
 CONFIG = Path(__file__).resolve().parents[2] / 'configs' / 'cdnv2_c_8xb128_in1k.py'
@@ -32,13 +32,8 @@ def parse_args() -> argparse.Namespace:
         help="what to train; of a detector's config only the backbone",
     )
     parser.add_argument('--batch', type=int, default=16, help='images (default: 16)')
-    parser.add_argument(
-        '--input-shape',
-        type=int,
-        nargs=2,
-        default=(224, 224),
-        metavar=('HEIGHT', 'WIDTH'),
-        help='their size in pixels (default: 224 224)',
+    add_input_shape_argument(
+        parser, 'their size in pixels (default: 224 224)', (224, 224)
     )
     parser.add_argument('--threads', type=int, default=1, help='default: 1')
     parser.add_argument(
@@ -56,10 +51,9 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-@exit_on_input_error
-def main() -> None:
+@command_line(parse_args)
+def main(args: argparse.Namespace) -> None:
     """Measure."""
-    args = parse_args()
     shape = tuple(args.input_shape)
     setup = TrainingSetup(
         args.config, args.part, args.batch, shape, args.threads, args.channels_last

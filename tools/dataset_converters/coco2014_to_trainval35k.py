@@ -5,8 +5,8 @@ docs/detection.md tells how to train and test on them.
 
 import argparse
 
+from mmcdnv2.cli import command_line
 from mmcdnv2.datasets.coco2014 import make_trainval35k
-from mmcdnv2.errors import exit_on_input_error
 
 
 def parse_args() -> argparse.Namespace:
@@ -21,10 +21,9 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-@exit_on_input_error
-def main() -> None:
+@command_line(parse_args)
+def main(args: argparse.Namespace) -> None:
     """Build and check the two files."""
-    args = parse_args()
     for name, count in make_trainval35k(args.ann_dir, args.minival).items():
         print(f'{name}: {count.images} images, {count.annotations} annotations')
 

@@ -2,8 +2,8 @@
 
 import argparse
 
+from mmcdnv2.cli import command_line
 from mmcdnv2.datasets.digits import make_digits
-from mmcdnv2.errors import exit_on_input_error
 
 
 def parse_args() -> argparse.Namespace:
@@ -17,10 +17,10 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-@exit_on_input_error
-def main() -> None:
+@command_line(parse_args)
+def main(args: argparse.Namespace) -> None:
     """Make the data set."""
-    make_digits(**vars(parse_args()))
+    make_digits(**vars(args))
 
 
 if __name__ == '__main__':

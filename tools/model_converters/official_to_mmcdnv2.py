@@ -4,9 +4,9 @@ import argparse
 
 import torch
 
-from mmcdnv2.checkpoint import add_trust_argument, load_checkpoint
-from mmcdnv2.deploy.official import convert_official
-from mmcdnv2.errors import exit_on_input_error
+from mmcdnv2.checkpoint import load_checkpoint
+from mmcdnv2.cli import add_trust_argument, command_line
+from mmcdnv2.converters import convert_official
 from mmcdnv2.files import replace_when_done
 
 
@@ -19,10 +19,9 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-@exit_on_input_error
-def main() -> None:
+@command_line(parse_args)
+def main(args: argparse.Namespace) -> None:
     """Convert."""
-    args = parse_args()
     arch, condensed, state_dict = convert_official(
         load_checkpoint(args.src, args.trust_checkpoint)
     )

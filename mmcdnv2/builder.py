@@ -1,4 +1,4 @@
-"""A config's model, and something to run it on."""
+"""Building a config's model, and an input for it."""
 
 import copy
 import os

@@ -3,7 +3,7 @@
 import pytest
 from mmengine.config import Config
 
-from mmcdnv2.models import build_model, input_shape_of, make_inputs
+from mmcdnv2.builder import build_model, input_shape_of, make_inputs
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from reference import (
     reference_images,
 )
 
-from mmcdnv2.deploy.official import convert_official
+from mmcdnv2.converters import convert_official
 from mmcdnv2.errors import InputError
 from mmcdnv2.layers import sparse_layers
 

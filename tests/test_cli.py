@@ -1,0 +1,71 @@
+"""What the command-line tools share."""
+
+import os
+from argparse import ArgumentParser, Namespace
+
+import pytest
+from rich.console import Console
+
+from mmcdnv2.cli import (
+    add_input_shape_argument,
+    add_runner_arguments,
+    apply_runner_arguments,
+    command_line,
+    report_console,
+    track_progress,
+)
+from mmcdnv2.errors import InputError
+
+
+def test_only_input_errors_become_one_sentence():
+    def run(error):
+        @command_line(lambda: Namespace(error=error))
+        def main(args):
+            """Fail."""
+            if args.error:
+                raise args.error
+
+        assert main.__doc__ == 'Fail.'
+        main()
+
+    run(None)
+    with pytest.raises(SystemExit, match=r'^error: Do this instead\.$'):
+        run(InputError('Do this instead.'))
+    with pytest.raises(ValueError, match='a bug'):
+        run(ValueError('a bug'))
+
+
+@pytest.mark.parametrize('spelling', ['--local-rank', '--local_rank'])
+def test_runner_arguments(monkeypatch, spelling):
+    parser = ArgumentParser()
+    add_runner_arguments(parser)
+    monkeypatch.delenv('LOCAL_RANK', raising=False)
+    args = parser.parse_args([f'{spelling}=3', '--launcher', 'pytorch'])
+    options = dict(work_dir=None, launcher='pytorch', trust_checkpoint=False)
+    assert apply_runner_arguments(args) == options
+    assert os.environ['LOCAL_RANK'] == '3'
+    # The launcher that sets the variable itself knows best.
+    monkeypatch.setenv('LOCAL_RANK', '1')
+    args = parser.parse_args(['--work-dir', 'here', '--trust-checkpoint'])
+    options = dict(work_dir='here', launcher='none', trust_checkpoint=True)
+    assert apply_runner_arguments(args) == options
+    assert os.environ['LOCAL_RANK'] == '1'
+
+
+def test_input_shape_argument():
+    for default in (None, (224, 224)):
+        parser = ArgumentParser()
+        add_input_shape_argument(parser, 'size of the input', default)
+        assert parser.parse_args([]).input_shape == default
+        assert parser.parse_args(['--input-shape', '32', '64']).input_shape == [32, 64]
+
+
+def test_consoles(monkeypatch, capsys):
+    monkeypatch.delenv('COLUMNS', raising=False)
+    monkeypatch.delenv('FORCE_COLOR', raising=False)
+    assert report_console(160).width == 160
+    # The progress is not mixed into what the tool reports.
+    assert list(track_progress([1, 2], 'Counting')) == [1, 2]
+    assert capsys.readouterr().out == ''
+    monkeypatch.setenv('COLUMNS', '90')
+    assert report_console(160).width == Console().width == 90
