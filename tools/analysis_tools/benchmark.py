@@ -11,10 +11,15 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from mmcdnv2.analysis.benchmark import Report, Settings, benchmark
-from mmcdnv2.analysis.benchmark_networks import NETWORKS, PARTS
-from mmcdnv2.analysis.benchmark_plot import latency_figure
-from mmcdnv2.analysis.runtimes import RUNTIMES
+from mmcdnv2.benchmark import (
+    NETWORKS,
+    PARTS,
+    RUNTIMES,
+    Report,
+    Settings,
+    latency_figure,
+    measure_latency,
+)
 from mmcdnv2.errors import exit_on_input_error
 from mmcdnv2.files import replace_when_done
 
@@ -140,7 +145,7 @@ def main() -> None:
             baseline=args.baseline,
         )
         progress = partial(track, console=Console(stderr=True), transient=True)
-        report = benchmark(settings, ROOT, progress)
+        report = measure_latency(settings, ROOT, progress)
         show(report)
         reports.append(report)
         name = '{}_{}x{}.png'.format(settings.part, *settings.size)

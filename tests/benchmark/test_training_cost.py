@@ -3,14 +3,14 @@
 import pytest
 import torch
 
-from mmcdnv2.analysis.training_cost import (
+from mmcdnv2.backbones import CondenseNetV2
+from mmcdnv2.benchmark.training_cost import (
     VARIANTS,
     TrainingSetup,
     as_the_authors,
     measure_training,
     peak_memory,
 )
-from mmcdnv2.backbones import CondenseNetV2
 from mmcdnv2.errors import InputError
 
 

@@ -13,12 +13,12 @@ from mmcv.cnn import ConvModule
 from mmpretrain.models import BaseClassifier
 from torch import Tensor, nn
 
+from ..analysis import time_rounds
 from ..backbones.condensenetv2 import DenseLayer
 from ..config import load_config
 from ..errors import InputError
 from ..layers import sparse_layers
 from ..models import build_model
-from .complexity import time_rounds
 
 VARIANTS = ('ours', 'ours, with_cp', "authors' structure")
 
