@@ -4,9 +4,16 @@ import copy
 
 import torch
 from conftest import randomise_norms
+from torch import nn
 
 from mmcdnv2.backbones import CondenseNetV2
-from mmcdnv2.benchmark.authors_structure import GatherFirstLGC, with_authors_structure
+from mmcdnv2.benchmark.authors_structure import (
+    ComposedHardswish,
+    FloatMaskConv2d,
+    GatherFirstLGC,
+    condensed_as_the_authors,
+    trained_as_the_authors,
+)
 from mmcdnv2.layers import CondensedSFR, sparse_layers
 
 TINY = dict(
@@ -20,7 +27,7 @@ TINY = dict(
 
 
 @torch.no_grad()
-def test_authors_structure_gives_the_same_output():
+def test_condensed_gives_the_same_output():
     torch.manual_seed(0)
     model = CondenseNetV2(TINY, out_indices=(0, 1))
     randomise_norms(model)
@@ -29,7 +36,7 @@ def test_authors_structure_gives_the_same_output():
     model.switch_to_deploy()
     model.eval()
     before = copy.deepcopy(model.state_dict())
-    theirs = with_authors_structure(model)
+    theirs = condensed_as_the_authors(model)
     x = torch.randn(2, 3, 16, 16)
     for expected, actual in zip(model(x), theirs(x)):
         torch.testing.assert_close(actual, expected, atol=1e-5, rtol=1e-5)
@@ -41,3 +48,18 @@ def test_authors_structure_gives_the_same_output():
     assert not [m for m in theirs.modules() if isinstance(m, CondensedSFR)]
     # The condensed model is as it was.
     assert before.keys() == model.state_dict().keys()
+
+
+def test_trained_gives_the_same_output():
+    torch.manual_seed(0)
+    backbone = CondenseNetV2('a').train()
+    x = torch.randn(2, 3, 64, 64)
+    expected = backbone(x)[0]
+    theirs = trained_as_the_authors(backbone)
+    torch.testing.assert_close(theirs(x)[0], expected)
+
+    kinds = {type(module) for module in theirs.modules()}
+    assert {ComposedHardswish, FloatMaskConv2d} <= kinds
+    assert not sparse_layers(theirs)
+    assert nn.Hardswish not in kinds
+    assert sparse_layers(backbone)

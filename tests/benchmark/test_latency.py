@@ -82,7 +82,7 @@ def test_what_cannot_run_is_left_out(monkeypatch):
     # A structure that computes something else.
     monkeypatch.setattr(
         library,
-        'with_authors_structure',
+        'condensed_as_the_authors',
         lambda model: torch.nn.Sequential(model, torch.nn.Tanh()),
     )
     threads = torch.get_num_threads()
