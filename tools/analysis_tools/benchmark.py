@@ -7,10 +7,15 @@ from pathlib import Path
 
 from rich.table import Table
 
-from mmcdnv2.analysis.benchmark import Report, Settings, benchmark
-from mmcdnv2.analysis.benchmark_networks import NETWORKS, PARTS
-from mmcdnv2.analysis.benchmark_plot import latency_figure
-from mmcdnv2.analysis.runtimes import RUNTIMES
+from mmcdnv2.benchmark import (
+    NETWORKS,
+    PARTS,
+    RUNTIMES,
+    Report,
+    Settings,
+    latency_figure,
+    measure_latency,
+)
 from mmcdnv2.cli import command_line, report_console, track_progress
 from mmcdnv2.files import replace_when_done
 
@@ -131,7 +136,7 @@ def main(args: argparse.Namespace) -> None:
             rounds=args.rounds,
             baseline=args.baseline,
         )
-        report = benchmark(settings, ROOT, track_progress)
+        report = measure_latency(settings, ROOT, track_progress)
         show(report)
         reports.append(report)
         name = '{}_{}x{}.png'.format(settings.part, *settings.size)

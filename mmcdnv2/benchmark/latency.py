@@ -17,11 +17,11 @@ import torch
 from torch import Tensor, nn
 
 from .. import ops
+from ..analysis import count_macs, count_params, time_rounds
 from ..errors import InputError
 from ..layers import condense_layers
-from .authors_structure import with_authors_structure
-from .benchmark_networks import NETWORKS, Network, build_network, read_top1
-from .complexity import count_macs, count_params, time_rounds
+from .authors_structure import condensed_as_the_authors
+from .networks import NETWORKS, Network, build_network, read_top1
 from .runtimes import RUNTIMES, Call, Job, as_tensors
 
 # Largest difference of an output that passes, relative to the largest value.
@@ -169,7 +169,7 @@ def model_names() -> List[str]:
 
 
 @torch.no_grad()
-def benchmark(
+def measure_latency(
     settings: Settings, root: Path, track: Track = lambda steps, text: steps
 ) -> Report:
     """Time networks against each other, all in the same rounds.
@@ -370,7 +370,7 @@ def _forms_of(network: Network, first: nn.Module) -> Dict[str, nn.Module]:
     condense_layers(condensed)
     modules = dict(sparse=first, condensed=condensed, fallback=condensed)
     if 'authors' in network.forms:
-        modules['authors'] = with_authors_structure(condensed)
+        modules['authors'] = condensed_as_the_authors(condensed)
     return modules
 
 

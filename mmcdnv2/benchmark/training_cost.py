@@ -9,16 +9,15 @@ from tempfile import TemporaryDirectory
 from typing import Callable, List, Tuple
 
 import torch
-from mmcv.cnn import ConvModule
 from mmpretrain.models import BaseClassifier
-from torch import Tensor, nn
+from torch import nn
 
-from ..backbones.dense_block import DenseLayer
+from ..analysis import time_rounds
+from ..backbones import CondenseNetV2
 from ..builder import build_model
 from ..config import load_config
 from ..errors import InputError
-from ..layers import sparse_layers
-from .complexity import time_rounds
+from .authors_structure import trained_as_the_authors
 
 VARIANTS = ('ours', 'ours, with_cp', "authors' structure")
 
@@ -63,58 +62,6 @@ class TrainingCost:
     peak_megabytes: float
 
 
-class _MaskedConv(nn.Module):
-    """A sparse layer as the authors run it: a float mask, shape as the weight."""
-
-    def __init__(self, layer: nn.Conv2d) -> None:
-        super().__init__()
-        self.weight = layer.weight
-        self.register_buffer('mask', torch.ones_like(layer.weight))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return nn.functional.conv2d(x, self.weight * self.mask)
-
-
-class _HardSwish(nn.Module):
-    """Hard-swish as the authors compute it."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x * nn.functional.relu6(x + 3, inplace=True) / 6
-
-
-class _AuthorsDenseLayer(nn.Module):
-    """A dense layer as the authors run it."""
-
-    def __init__(self, layer: DenseLayer) -> None:
-        super().__init__()
-        self.layer = layer
-
-    def forward(self, x: Tensor) -> Tensor:
-        new = self.layer.se(self.layer.conv(self.layer.lgc(x)))
-        if self.layer.sfr is None:
-            return torch.cat([x, new], 1)
-        return torch.cat([x + ConvModule.forward(self.layer.sfr, new), new], 1)
-
-
-def as_the_authors(model: nn.Module) -> None:
-    """Give a model the structure of the authors' code.
-
-    It computes the same, as long as nothing is pruned.
-
-    Args:
-        model (nn.Module): Changed in place.
-    """
-    layers = sparse_layers(model).values()
-    for module in list(model.modules()):
-        for name, child in module.named_children():
-            if child in layers:
-                setattr(module, name, _MaskedConv(child))
-            elif isinstance(child, nn.Hardswish):
-                setattr(module, name, _HardSwish())
-            elif isinstance(child, DenseLayer):
-                setattr(module, name, _AuthorsDenseLayer(child))
-
-
 def training_step(setup: TrainingSetup, variant: str) -> Callable[[], None]:
     """Build a variant's model and what trains it.
 
@@ -130,20 +77,21 @@ def training_step(setup: TrainingSetup, variant: str) -> Callable[[], None]:
     """
     torch.manual_seed(0)
     model = build_model(load_config(setup.config))
-    layers = [layer for layer in model.modules() if isinstance(layer, DenseLayer)]
-    if not layers:
+    backbone = getattr(model, 'backbone', None)
+    if not isinstance(backbone, CondenseNetV2):
         raise InputError(f'{setup.config} has no CondenseNetV2 to train.')
     if setup.part == 'classifier' and not isinstance(model, BaseClassifier):
         raise InputError(
             f'{setup.config} is no classifier: only its backbone can be measured.'
         )
-    for layer in layers:
-        layer.with_cp = variant == 'ours, with_cp'
+    for layer in backbone.modules():
+        if hasattr(layer, 'with_cp'):
+            layer.with_cp = variant == 'ours, with_cp'
     if setup.part == 'backbone':
-        model = model.backbone
+        model = backbone
     model.train()
     if variant == "authors' structure":
-        as_the_authors(model)
+        model = trained_as_the_authors(model)
     if setup.channels_last:
         model.to(memory_format=torch.channels_last)
     images = torch.randn(setup.batch, 3, *setup.shape)

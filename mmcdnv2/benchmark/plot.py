@@ -8,8 +8,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
-from .benchmark import Report, Row
-from .benchmark_networks import NETWORKS
+from .latency import Report, Row
+from .networks import NETWORKS
 
 MARKERS = dict(eager='o', compile='D', onnxruntime='s', openvino='^')
 # A hue for each family, the darkest shade for what is deployed.

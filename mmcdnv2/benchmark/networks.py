@@ -8,10 +8,10 @@ import torch
 from mmengine.hub import get_config
 from torch import nn
 
+from ..analysis import read_zoo
 from ..builder import TensorMode, build_model
 from ..config import load_config
 from ..layers import sparse_layers
-from .zoo import read_zoo
 
 PARTS = ('classifier', 'backbone')
 # The forms in which a condensable network is measured; see docs/speed.md.
