@@ -75,8 +75,7 @@ if __name__ == '__main__':
         packages=find_packages(include=['mmcdnv2', 'mmcdnv2.*']),
         # The kernels are compiled where they are used, for the PyTorch there.
         package_data={'mmcdnv2': ['py.typed'], 'mmcdnv2.ops': ['csrc/*/*.?pp']},
-        # The oldest that mmdet 3.3 and torch 2.1 run on, and ruff's target version.
-        # The pinned environments of the Makefile have Python 3.11.
+        # The oldest of all that requirements/stacks run on, and ruff's target version.
         python_requires='>=3.8',
         install_requires=read_requirements('runtime'),
         extras_require={

@@ -7,6 +7,9 @@
 # STACK_FILE pins torch, torchvision and the OpenMMLab packages (see
 # requirements/stacks). A second call with nothing changed returns at once.
 #
+# PYTHON=COMMAND chooses the Python. Without it an environment keeps the one that it
+# has; a new one gets the first to be had of those in STACK_FILE's "# Python:" line.
+#
 # With "wheel" the package is built and installed as its users get it: beside
 # the stack there is only what the wheel itself (and its extra "demo") asks for.
 # The wheel is built anew on every call.
@@ -84,23 +87,49 @@ joined_wheel() {
         CPPFLAGS="${CPPFLAGS:-} -g0" mmcv_wheel "$source"
 }
 
-if [ -x "$py" ] && [ "$(cat "$stamp" 2>/dev/null)" = "$(fingerprint)" ]; then
+version_of() {
+    "$1" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null || true
+}
+
+has_wanted_python() {
+    [ -z "${PYTHON:-}" ] || [ "$(version_of "$PYTHON")" = "$(version_of "$py")" ]
+}
+
+if [ -x "$py" ] && [ "$(cat "$stamp" 2>/dev/null)" = "$(fingerprint)" ] &&
+    has_wanted_python; then
     if [ "$form" = wheel ]; then
         install_wheel
     fi
     exit 0
 fi
 
-python=${PYTHON:-$(command -v python3.11 || command -v python3 || true)}
-say 'look for Python 3.11'
-if ! "$python" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null; then
-    echo "Python 3.11 was expected, found: $("$python" --version 2>&1 || echo none). Install it or set PYTHON=/path/to/python3.11." >&2
-    false
-fi
-
-say "create $venv"
+supported=$(sed -n 's/^# Python: //p' "$stack")
+say "look for Python ${supported// /, }"
+# An environment that was copied or whose Python is gone is of no use.
 if ! "$py" -c "import os, sys, pip; sys.exit(
         os.path.realpath(sys.prefix) != os.path.realpath('$venv'))" 2>/dev/null; then
+    rm -rf "$venv"
+fi
+if [ -n "${PYTHON:-}" ]; then
+    candidates=("$PYTHON")
+else
+    candidates=("$py" $(printf 'python%s ' $supported) python3)
+fi
+fits=
+for python in "${candidates[@]}"; do
+    version=$(version_of "$python")
+    if [[ -n $version && " $supported " == *" $version "* ]]; then
+        fits=yes
+        break
+    fi
+done
+if [ -z "$fits" ]; then
+    echo "$stack needs Python ${supported// /, }, but found: ${version:-none}. Install one of them or set PYTHON=/path/to/python${supported%% *}." >&2
+    exit 1
+fi
+
+if [ "$(version_of "$py")" != "$version" ]; then
+    say "create $venv with Python $version"
     rm -rf "$venv"
     "$python" -m venv "$venv"
 fi
@@ -114,11 +143,11 @@ run "$py" -m pip install -c "$stack" -r requirements/build.txt -r <(grep -E \
 # They need no more than that. It runs beside what follows, which takes longer; if
 # it fails, the last step says so. It may outlive this script without harm.
 if [ "$form" = editable ]; then
-    "$py" -P mmcdnv2/ops/build.py >"$venv/kernels.log" 2>&1 &
+    "$py" -I mmcdnv2/ops/build.py >"$venv/kernels.log" 2>&1 &
 fi
 
-# A wheel of mmcv fits one torch and the CPU or one kind of GPU. Its file name
-# shows neither, so the folder's does. CUDA needs a GPU and the toolkit.
+# A wheel of mmcv fits one Python, which its file name shows, one torch and the CPU or
+# one kind of GPU, which the folder's name shows. CUDA needs a GPU and the toolkit.
 built_for=$("$py" - <<'PY'
 import torch
 from torch.utils.cpp_extension import CUDA_HOME
@@ -130,7 +159,7 @@ PY
 )
 wheels=${XDG_CACHE_HOME:-$HOME/.cache}/mmcdnv2/wheels/$built_for
 mmcv=$(grep -oE '^(onedl-)?mmcv==\S+' "$stack")
-wheel_glob="$wheels/$(echo "${mmcv%%==*}" | tr - _)-${mmcv##*==}-*.whl"
+wheel_glob="$wheels/$(echo "${mmcv%%==*}" | tr - _)-${mmcv##*==}-cp${version/./}-*.whl"
 if ! compgen -G "$wheel_glob" >/dev/null; then
     mkdir -p "$wheels"
     build=$(mktemp -d "$wheels/build.XXXXXX")

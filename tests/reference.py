@@ -44,7 +44,7 @@ def official_state_dict(arch):
     return state_dict
 
 
-def official_converted(arch, state_dict, masks):
+def official_converted(state_dict, masks):
     """What the authors' conversion makes of a pruned network.
 
     Written from the description: per group a gathered norm and a group

@@ -8,5 +8,10 @@ from conftest import ROOT
 def test_the_oldest_python_is_the_same_everywhere():
     setup = (ROOT / 'setup.py').read_text()
     pyproject = (ROOT / 'pyproject.toml').read_text()
-    oldest = re.search(r"python_requires='>=3\.(\d+)'", setup)[1]
-    assert re.search(r'target-version = "py3(\d+)"', pyproject)[1] == oldest
+    stacks = [
+        re.search(r'^# Python: (.*)', path.read_text(), re.M)[1].split()
+        for path in (ROOT / 'requirements' / 'stacks').glob('*.txt')
+    ]
+    oldest = min(int(version[len('3.') :]) for stack in stacks for version in stack)
+    assert f"python_requires='>=3.{oldest}'" in setup
+    assert f'target-version = "py3{oldest}"' in pyproject

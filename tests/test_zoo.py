@@ -45,7 +45,8 @@ def test_cost(name):
     if model.published:
         for comparison in model.published.compare(cost).values():
             noted = comparison.name in model.published.notes
-            assert comparison.agrees != noted, comparison
+            agrees = comparison.is_near or comparison.rounds_to_printed
+            assert agrees != noted, comparison
 
 
 @pytest.mark.parametrize(
@@ -115,9 +116,7 @@ def test_table_4_is_in_the_original_setting():
 
 @pytest.mark.parametrize('name', DETECTORS)
 def test_detector(name):
-    config = ZOO[name].config
-    assert len(config.read_text().splitlines()) < 15
-    cfg = Config.fromfile(config)
+    cfg = Config.fromfile(ZOO[name].config)
     model = build_model(cfg)
     has_sparse_layers = 'cdnv2' in name or 'sfr' in name
     assert isinstance(model.backbone, CondensableMixin) == has_sparse_layers

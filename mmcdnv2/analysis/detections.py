@@ -13,12 +13,14 @@ from ..files import replace_when_done
 matplotlib.use('Agg')
 from matplotlib import pyplot as plt  # noqa: E402
 
+# At most as many are drawn, taken evenly.
+NUM_IMAGES = 8
+
 
 def draw_detections(
     config: Union[str, Path],
     checkpoint: Union[str, Path],
     out: Union[str, Path],
-    num_images: int = 8,
     score_threshold: float = 0.5,
 ) -> None:
     """Draw ground truth next to detections for test images that show objects.
@@ -27,8 +29,6 @@ def draw_detections(
         config (str | Path): Config of a detector.
         checkpoint (str | Path): Its checkpoint.
         out (str | Path): Picture to write.
-        num_images (int): Number of images at most, taken evenly from those
-            with objects. Defaults to 8.
         score_threshold (float): Detections with a lower score are not drawn.
             Defaults to 0.5.
     """
@@ -37,7 +37,7 @@ def draw_detections(
     classes = dataset.metainfo['classes']
     items = [dataset.get_data_info(i) for i in range(len(dataset))]
     items = [item for item in items if item['instances']]
-    items = items[:: max(1, len(items) // num_images)][:num_images]
+    items = items[:: max(1, len(items) // NUM_IMAGES)][:NUM_IMAGES]
     columns = 2
     rows = -(-len(items) // columns)
     figure, axes = plt.subplots(

@@ -103,11 +103,6 @@ class Comparison:
         """bool: Whether ours is within the tolerance."""
         return abs(self.difference) <= TOLERANCE[self.name]
 
-    @property
-    def agrees(self) -> bool:
-        """bool: Whether ours is within the tolerance or rounds to it."""
-        return self.is_near or self.rounds_to_printed
-
 
 @dataclass
 class ZooModel:

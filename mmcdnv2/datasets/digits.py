@@ -19,6 +19,13 @@ from rich.progress import track
 from ..errors import InputError
 
 CLASSES = tuple(str(digit) for digit in range(10))
+# Width and height of the images in pixels.
+DETECTION_SIZE = 192
+CLASSIFICATION_SIZE = 48
+# The most digits in a detection image.
+MAX_DIGITS = 6
+# Smallest and largest size of a digit's 8x8 raster there, in pixels.
+DIGIT_SIZE = (24, 71)
 # Ink fainter than this is not part of a digit's box.
 _INK = 0.3
 
@@ -117,17 +124,15 @@ class DigitPainter:
             int(rows.max() - y + 1),
         )
 
-    def classification_image(self, size: int) -> Tuple[np.ndarray, int]:
+    def classification_image(self) -> Tuple[np.ndarray, int]:
         """Paint one digit that fills most of the image, on a dimmed photograph.
-
-        Args:
-            size (int): Width and height in pixels.
 
         Returns:
             tuple[np.ndarray, int]: RGB image, uint8, and the label.
         """
         # A network that starts from nothing finds digits among clutter only if it
         # sees some with hardly any clutter.
+        size = CLASSIFICATION_SIZE
         dimmed = self.background(size) * self.rng.rand() ** 2
         canvas = dimmed.astype(np.uint8)
         index = self.rng.randint(len(self.digits))
@@ -138,28 +143,22 @@ class DigitPainter:
         self.paint(canvas, ink, left - margin, top - margin)
         return canvas, int(self.labels[index])
 
-    def detection_image(
-        self, size: int, max_digits: int, digit_size: Tuple[int, int]
-    ) -> Tuple[np.ndarray, List[Dict]]:
-        """Paint up to ``max_digits`` digits that hardly overlap.
+    def detection_image(self) -> Tuple[np.ndarray, List[Dict]]:
+        """Paint up to ``MAX_DIGITS`` digits that hardly overlap.
 
-        Args:
-            size (int): Width and height in pixels.
-            max_digits (int): The most digits in an image; one image in
-                ``max_digits + 1`` stays empty.
-            digit_size (tuple[int]): Smallest and largest size of a digit's
-                8x8 raster in pixels.
+        One image in ``MAX_DIGITS + 1`` stays empty.
 
         Returns:
             tuple[np.ndarray, list[dict]]: RGB image, uint8, and annotations
             with ``bbox`` (x, y, width, height) and ``label``.
         """
+        size = DETECTION_SIZE
         canvas = self.background(size)
         taken = np.zeros((size, size), bool)
         objects: List[Dict] = []
-        for _ in range(self.rng.randint(max_digits + 1)):
+        for _ in range(self.rng.randint(MAX_DIGITS + 1)):
             index = self.rng.randint(len(self.digits))
-            side = self.rng.randint(digit_size[0], digit_size[1] + 1)
+            side = self.rng.randint(DIGIT_SIZE[0], DIGIT_SIZE[1] + 1)
             margin = side // 8
             # A quarter of a digit may lie beyond the border.
             left, top = self.rng.randint(-side // 4, size - side * 3 // 4, 2)
@@ -179,10 +178,6 @@ def make_digits(
     num_train: int = 1600,
     num_val: int = 200,
     num_classification: int = 6000,
-    image_size: int = 192,
-    classification_size: int = 48,
-    max_digits: int = 6,
-    digit_size: Tuple[int, int] = (24, 71),
     seed: int = 0,
 ) -> None:
     """Write both data sets; the same arguments give the same files.
@@ -199,11 +194,6 @@ def make_digits(
         num_val (int): Number of detection images to test on.
         num_classification (int): Number of classification images to train
             on; a fifth as many to test on.
-        image_size (int): Width and height of detection images in pixels.
-        classification_size (int): Width and height of classification images
-            in pixels.
-        max_digits (int): The most digits in a detection image.
-        digit_size (tuple[int]): Smallest and largest digit in pixels.
         seed (int): Seed of all randomness.
 
     Raises:
@@ -219,38 +209,27 @@ def make_digits(
     try:
         for split, count in (('train', num_train), ('val', num_val)):
             painter = DigitPainter(split, seed)
-            _write_coco(
-                partial, split, count, painter, image_size, max_digits, digit_size
-            )
+            _write_coco(partial, split, count, painter)
             share = num_classification if split == 'train' else num_classification // 5
-            _write_folders(partial, split, share, painter, classification_size)
+            _write_folders(partial, split, share, painter)
         partial.chmod(0o755)
         os.replace(partial, out_dir)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def _write_coco(
-    root: Path,
-    split: str,
-    count: int,
-    painter: DigitPainter,
-    image_size: int,
-    max_digits: int,
-    digit_size: Tuple[int, int],
-) -> None:
+def _write_coco(root: Path, split: str, count: int, painter: DigitPainter) -> None:
     (root / split).mkdir()
     (root / 'annotations').mkdir(exist_ok=True)
     images: List[Dict] = []
     annotations: List[Dict] = []
     title = f'{split}: detection images'
     for image_id in track(range(count), title):
-        canvas, objects = painter.detection_image(image_size, max_digits, digit_size)
+        canvas, objects = painter.detection_image()
         name = f'{image_id:06d}.png'
         cv2.imwrite(str(root / split / name), canvas[..., ::-1])
-        images.append(
-            dict(id=image_id, file_name=name, width=image_size, height=image_size)
-        )
+        height, width = canvas.shape[:2]
+        images.append(dict(id=image_id, file_name=name, width=width, height=height))
         for item in objects:
             _, _, width, height = item['bbox']
             annotations.append(
@@ -271,14 +250,12 @@ def _write_coco(
     (root / 'annotations' / f'{split}.json').write_text(json.dumps(content))
 
 
-def _write_folders(
-    root: Path, split: str, count: int, painter: DigitPainter, image_size: int
-) -> None:
+def _write_folders(root: Path, split: str, count: int, painter: DigitPainter) -> None:
     folder = root / 'classification' / split
     for name in CLASSES:
         (folder / name).mkdir(parents=True)
     title = f'{split}: classification images'
     for i in track(range(count), title):
-        canvas, label = painter.classification_image(image_size)
+        canvas, label = painter.classification_image()
         path = folder / CLASSES[label] / f'{i:06d}.png'
         cv2.imwrite(str(path), canvas[..., ::-1])

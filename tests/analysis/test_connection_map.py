@@ -32,9 +32,9 @@ class Unit(nn.Module):
         self.sfr = SFR(channels, updated, groups=4)
 
 
-def make_net(progress=1.0, depths=(1, 3), growth_rates=(4, 8)):
+def make_net(progress=1.0, depths=(1, 3)):
     torch.manual_seed(0)
-    arch = dict(depths=depths, growth_rates=growth_rates, groups=4)
+    arch = dict(depths=depths, growth_rates=(4, 8), groups=4)
     net = CondenseNetV2(dict(arch, condense_factor=4, sparse_factor=4, se_from=9))
     for layer in sparse_layers(net).values():
         layer.set_progress(progress)

@@ -15,7 +15,7 @@ def test_draws_truth_and_detections(tiny_configs, checkpoints, tmp_path):
     for threshold in (0, 1):
         path = tmp_path / f'{threshold}.png'
         files = (tiny_configs['detector'], checkpoints['detector'])
-        draw_detections(*files, path, num_images=3, score_threshold=threshold)
+        draw_detections(*files, path, score_threshold=threshold)
         pictures.append(cv2.imread(str(path)))
     lime, yellow = (0, 255, 0), (0, 255, 255)
     # No score is above 1, so only the truth is left.

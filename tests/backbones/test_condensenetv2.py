@@ -247,7 +247,7 @@ def test_initial_weights():
     assert all((m.weight == 1).all() and (m.bias == 0).all() for m in norms)
 
 
-def test_frozen_stages_and_norm_eval(tiny):
+def test_frozen_stages_and_norm_eval():
     x = torch.randn(2, 3, 32, 32)
     backbone = CondenseNetV2(TINY, frozen_stages=2, norm_eval=True).train()
     before = copy.deepcopy(backbone.state_dict())

@@ -70,7 +70,7 @@ def test_averaged_masks(pruned):
 
 
 def test_converted(pruned):
-    converted = official_converted('a', *pruned)
+    converted = official_converted(*pruned)
     names = load_reference('a')['converted']['state_dict']
     assert {name: list(value.shape) for name, value in converted.items()} == dict(names)
     assert_gives_reference(dict(state_dict=converted), deploy=True)
@@ -103,7 +103,7 @@ def test_foreign_checkpoints(checkpoint, sentence):
 
 
 def test_index_that_is_no_permutation_matrix(pruned):
-    converted = official_converted('a', *pruned)
+    converted = official_converted(*pruned)
     name = next(name for name in converted if name.endswith('sfr.index'))
     converted[name] = converted[name] * 2
     with pytest.raises(InputError, match='a single 1 in each row'):
