@@ -14,7 +14,7 @@ from mmengine.logging import HistoryBuffer
 from mmengine.utils import digit_version
 from torch import Tensor, nn
 
-from .errors import InputError
+from .errors import InputError, UntrustedError
 
 
 def load_checkpoint(path: Union[str, Path], trust: bool = False) -> Dict[str, Any]:
@@ -29,8 +29,8 @@ def load_checkpoint(path: Union[str, Path], trust: bool = False) -> Dict[str, An
         dict: The checkpoint, on the CPU.
 
     Raises:
-        InputError: If the file is missing, damaged, no checkpoint, or holds
-            objects that only ``trust`` may load.
+        UntrustedError: If the file holds objects that only ``trust`` may load.
+        InputError: If it is missing, damaged or no checkpoint.
     """
     if not os.path.isfile(path):
         raise InputError(f'There is no checkpoint {path}.')
@@ -43,10 +43,10 @@ def load_checkpoint(path: Union[str, Path], trust: bool = False) -> Dict[str, An
         # A damaged file may make the unpickler raise anything.
         refused = ('Unsupported global', 'Unsupported class', 'unrecognized function')
         if any(reason in str(error) for reason in refused):
-            raise InputError(
+            raise UntrustedError(
                 f'{path} holds more than tensors and plain data, which may run code '
-                'when it is loaded: if you trust where it comes from, repeat with '
-                '--trust-checkpoint.'
+                'when it is loaded: if you trust where it comes from, load it with '
+                'trust=True.'
             ) from error
         raise InputError(f'{path} is damaged or not a checkpoint.') from error
     if not isinstance(content, dict):

@@ -10,9 +10,23 @@ from mmengine.config import DictAction
 from rich.console import Console
 from rich.progress import track
 
-from .errors import InputError
+from .errors import ConfigError, InputError, UntrustedError
 
 T = TypeVar('T')
+
+# What is added to errors of tools that have the option; the library names none.
+_HINTS = (
+    (
+        UntrustedError,
+        'trust_checkpoint',
+        'On the command line, that is --trust-checkpoint.',
+    ),
+    (
+        ConfigError,
+        'cfg_options',
+        'Set keys of the config with --cfg-options KEY=VALUE ...',
+    ),
+)
 
 
 def command_line(
@@ -26,7 +40,7 @@ def command_line(
     Returns:
         Callable: A decorator for a function of the parsed options. What it
         returns takes no arguments and turns an :class:`InputError` into an
-        exit status of 1.
+        exit status of 1, and tells which of the tool's options would help.
     """
 
     def decorate(main: Callable[[Namespace], None]) -> Callable[[], None]:
@@ -36,7 +50,12 @@ def command_line(
             try:
                 main(args)
             except InputError as error:
-                sys.exit(f'error: {error}')
+                hints = [
+                    hint
+                    for kind, option, hint in _HINTS
+                    if isinstance(error, kind) and option in args
+                ]
+                sys.exit(' '.join(['error:', str(error), *hints]))
 
         return wrapper
 

@@ -1,4 +1,6 @@
-"""The map of the modules stays complete."""
+"""The map of the modules stays complete, and imports and words go one way."""
+
+import re
 
 from conftest import ROOT
 
@@ -15,3 +17,11 @@ def test_every_module_has_its_line():
         if path.name != '__init__.py'
     }
     assert modules <= listed, f'not in ARCHITECTURE.md: {sorted(modules - listed)}'
+
+
+def test_only_cli_speaks_of_command_lines():
+    for path in PACKAGE.rglob('*.py'):
+        if path.name != 'cli.py':
+            text = path.read_text()
+            assert not re.search(r'--[a-z]+-[a-z]', text), path
+            assert not re.search(r'argparse|import cli|\.cli\b', text), path

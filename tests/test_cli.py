@@ -14,12 +14,15 @@ from mmcdnv2.cli import (
     report_console,
     track_progress,
 )
-from mmcdnv2.errors import InputError
+from mmcdnv2.errors import ConfigError, InputError, UntrustedError
 
 
-def test_only_input_errors_become_one_sentence():
-    def run(error):
-        @command_line(lambda: Namespace(error=error))
+@pytest.fixture
+def run():
+    """Run a tool with these options that raises an error."""
+
+    def run_tool(error, **options):
+        @command_line(lambda: Namespace(error=error, **options))
         def main(args):
             """Fail."""
             if args.error:
@@ -28,11 +31,29 @@ def test_only_input_errors_become_one_sentence():
         assert main.__doc__ == 'Fail.'
         main()
 
+    return run_tool
+
+
+def test_only_input_errors_become_one_sentence(run):
     run(None)
     with pytest.raises(SystemExit, match=r'^error: Do this instead\.$'):
         run(InputError('Do this instead.'))
     with pytest.raises(ValueError, match='a bug'):
         run(ValueError('a bug'))
+
+
+@pytest.mark.parametrize(
+    ('error', 'option', 'hint'),
+    [
+        (UntrustedError, 'trust_checkpoint', 'On the command line, that is'),
+        (ConfigError, 'cfg_options', 'Set keys of the config with --cfg-options'),
+    ],
+)
+def test_errors_name_the_options_that_a_tool_has(run, error, option, hint):
+    with pytest.raises(SystemExit, match=rf'^error: Do this\. {hint}'):
+        run(error('Do this.'), **{option: None})
+    with pytest.raises(SystemExit, match=r'^error: Do this\.$'):
+        run(error('Do this.'), other=None)
 
 
 @pytest.mark.parametrize('spelling', ['--local-rank', '--local_rank'])

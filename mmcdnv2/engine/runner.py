@@ -13,7 +13,7 @@ from torch import nn
 
 from ..checkpoint import load_checkpoint, load_weights, weights_of
 from ..config import type_of, typed_dicts
-from ..errors import InputError
+from ..errors import ConfigError
 
 # mmpretrain's data sets that, without annotations, list the images in a folder.
 LISTING_DATASETS = ('CustomDataset', 'ImageNet', 'ImageNet21k')
@@ -83,8 +83,9 @@ def build_runner(
         Runner: Ready to train or test.
 
     Raises:
-        InputError: If data that the config names is missing, or its
-            checkpoint cannot be used.
+        ConfigError: If data that the config names is missing, or a training
+            cannot be resumed from its checkpoint.
+        InputError: If the checkpoint cannot be used.
     """
     for loader in loaders:
         check_data(cfg, loader)
@@ -92,9 +93,9 @@ def build_runner(
     if path and '://' not in path:
         content = load_checkpoint(path, trust_checkpoint)
         if cfg.get('resume') and 'iter' not in content.get('meta', {}):
-            raise InputError(
+            raise ConfigError(
                 f'{path} holds weights only, so no training can be resumed from it: '
-                'load it with --cfg-options load_from instead.'
+                'to start from these weights, set load_from without resume.'
             )
     cfg.launcher = launcher
     # A config that is from no file has no name.
@@ -120,7 +121,7 @@ def check_data(cfg: Config, loader: str) -> None:
             'train_dataloader'.
 
     Raises:
-        InputError: If such a file or folder is missing.
+        ConfigError: If such a file or folder is missing.
     """
     parts = list(typed_dicts((cfg.get(loader) or {}).get('dataset')))
     if any(part.get('backend_args') or part.get('file_client_args') for part in parts):
@@ -130,10 +131,9 @@ def check_data(cfg: Config, loader: str) -> None:
         annotations, images = _annotations_and_images(dataset, root)
         lists_images = not annotations and type_of(dataset) in LISTING_DATASETS
         if path := _missing(root, images if lists_images else annotations):
-            raise InputError(
+            raise ConfigError(
                 f'{loader} expects its data in {path}, which does not exist: put it '
-                f'there or set {loader}.dataset.data_root (and '
-                'ann_file, data_prefix) with --cfg-options.'
+                f'there or set {loader}.dataset.data_root (and ann_file, data_prefix).'
             )
         if images and (path := _missing(root, images)):
             print_log(

@@ -20,7 +20,7 @@ from mmcdnv2.checkpoint import load_checkpoint
 from mmcdnv2.deploy import condense_checkpoint
 from mmcdnv2.deploy.condense import condensed_config
 from mmcdnv2.engine import SparsificationHook
-from mmcdnv2.errors import InputError
+from mmcdnv2.errors import InputError, UntrustedError
 from mmcdnv2.layers import SFR, CondensedSFR, sparse_layers
 
 
@@ -178,7 +178,7 @@ def test_training_checkpoints_load_on_old_and_new_torch(tmp_path, version, monke
     monkeypatch.setattr(torch, '__version__', version)
     assert torch.equal(load_checkpoint(path)['state_dict']['w'], torch.ones(2))
     torch.save(dict(content, extra=Dangerous()), path)
-    with pytest.raises(InputError, match='--trust-checkpoint'):
+    with pytest.raises(UntrustedError, match='trust=True'):
         load_checkpoint(path)
 
 
@@ -204,7 +204,7 @@ class Dangerous:
 def test_code_in_a_checkpoint_runs_only_if_trusted(tmp_path, capsys):
     path = tmp_path / 'dangerous.pth'
     torch.save(dict(state_dict={}, extra=Dangerous()), path)
-    with pytest.raises(InputError, match='--trust-checkpoint'):
+    with pytest.raises(UntrustedError, match='trust=True'):
         load_checkpoint(path)
     assert capsys.readouterr().out == ''
     assert load_checkpoint(path, trust=True)['state_dict'] == {}

@@ -8,7 +8,6 @@ from mmengine.config import Config
 from mmengine.dataset import BaseDataset
 from mmengine.logging import MMLogger
 from mmpretrain.datasets import CustomDataset, ImageNet
-from toy import ToyModel
 
 from mmcdnv2.engine import ExactRunner, build_runner
 from mmcdnv2.engine.runner import check_data
@@ -138,7 +137,10 @@ def test_images_elsewhere_are_not_refused(root, caplog, kind, settings):
 )
 def test_build_runner(monkeypatch, tmp_path, filename, own, asked, expected):
     monkeypatch.chdir(tmp_path)
-    content = dict(model=dict(type=ToyModel), experiment_name=tmp_path.name)
+    content = dict(
+        model=dict(type='SEGlobalAveragePooling', channels=16),
+        experiment_name=tmp_path.name,
+    )
     content.update(dict(work_dir=own) if own else {})
     cfg = Config(content, cfg_text='# as read', filename=filename)
     options = dict(trust_checkpoint=True, runner_type=ExactRunner)

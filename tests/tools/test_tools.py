@@ -276,7 +276,47 @@ def test_bad_input_gets_one_sentence(
     assert isinstance(error, str)
     assert error.startswith('error: ')
     assert sentence in error
+    if 'expects its data' in sentence or 'resumed' in sentence:
+        assert '--cfg-options' in error
     assert not (tmp_path / 'out').exists()
+
+
+class Opaque:
+    """What only a trusted checkpoint may hold."""
+
+
+@pytest.mark.parametrize(
+    ('script', 'arguments'),
+    [
+        ('test.py', ['{config}', '{checkpoint}', '--work-dir', '{out}']),
+        ('condense.py', ['{config}', '{checkpoint}', '{out}']),
+        (
+            'analysis_tools/connection_map.py',
+            ['{config}', '{checkpoint}', '--out', '{out}/a.png'],
+        ),
+        ('model_converters/official_to_mmcdnv2.py', ['{checkpoint}', '{out}']),
+        (
+            'train.py',
+            [
+                *('{config}', '--work-dir', '{out}'),
+                *('--cfg-options', 'load_from={checkpoint}'),
+            ],
+        ),
+    ],
+)
+def test_untrusted_checkpoints(run, tiny_configs, tmp_path, script, arguments):
+    checkpoint, out = tmp_path / 'opaque.pth', tmp_path / 'out'
+    torch.save(dict(state_dict={}, extra=Opaque()), checkpoint)
+    places = dict(config=tiny_configs['classifier'], checkpoint=checkpoint, out=out)
+    arguments = [argument.format(**places) for argument in arguments]
+    assert '--trust-checkpoint' in run(script, *arguments)
+    assert not out.exists()
+    if script == 'train.py':
+        return
+    # The next complaint is about what is in it.
+    error = run(script, *arguments, '--trust-checkpoint')
+    assert error.startswith('error: ')
+    assert 'trust=True' not in error and '--trust-checkpoint' not in error
 
 
 @pytest.fixture
