@@ -1,17 +1,20 @@
 """Pictures of the sparse layers' connections (paper, Figs. 6 and 7)."""
 
+import math
+from dataclasses import dataclass
+from functools import partial
 from itertools import zip_longest
 from pathlib import Path
-from typing import List, Sequence, Tuple, Union
+from typing import Callable, List, Optional, Sequence, Tuple, Union
 
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
-from matplotlib.text import Text
 from matplotlib.ticker import MaxNLocator
 
 from ..builder import build_model
@@ -19,13 +22,7 @@ from ..checkpoint import load_checkpoint, load_weights, weights_of
 from ..config import load_config
 from ..errors import InputError
 from ..files import replace_when_done
-from .connection_map import (
-    KINDS,
-    BlockMap,
-    block_maps,
-    dense_chains,
-    source_strength,
-)
+from .connection_map import KINDS, BlockMap, block_maps, dense_chains, source_strength
 
 # Rows and columns of a layer's map, and what it does to a source's features.
 ROLES = {
@@ -36,17 +33,39 @@ ROLES = {
 COLOURS = colormaps['viridis_r'].with_extremes(bad='white')
 ABSENT, BORDER = '0.85', '0.5'
 
-# The layout is in pixels, so that each channel gets at least one and each
-# label as many as it needs: a line of small text, and a character of it.
+# The grid is in pixels, so that each channel gets at least one and each label as many
+# as it needs: a line of small text, and a character of it.
 DPI = 100
 LINE, CHARACTER = 15, 7
-MARGIN = 20
-MIN_WIDTH = 720
-# Height of a group's row; smallest and largest cell of a map of sources.
-GROUP, MIN_CELL, MAX_CELL = 4, 8, 30
+MARGIN, HEADING = 20, 30
+# Smallest width of a panel, and what it needs for each source.
+MIN_WIDTH, MIN_SOURCE = 720, 8
+# Smallest height of a layer, that of a group in it, and the largest of a layer in (b).
+LAYER, GROUP, MAX_LAYER = LINE + 2, 4, 30
 BARS_HEIGHT = 200
 # A colour bar, its largest height and the space that it takes with its ticks.
-SCALE_WIDTH, SCALE_HEIGHT, SCALE_SPACE = 10, 200, 80
+SCALE_WIDTH, SCALE_HEIGHT, SCALE_SPACE = 10, 200, 60
+
+# The blocks of each column.
+_Columns = Sequence[List[BlockMap]]
+
+
+@dataclass
+class _Panel:
+    """Its height in pixels, what draws it, and its colour scale if it has one."""
+
+    height: int
+    draw: Callable[[Axes], None]
+    scale: Optional[Normalize] = None
+
+
+@dataclass
+class _Section:
+    """Its heading, the panels of each column, and the space below each panel."""
+
+    heading: str
+    columns: List[List[_Panel]]
+    below: int
 
 
 def draw_connection_maps(
@@ -105,193 +124,140 @@ def connection_figure(
     Returns:
         Figure: As large as the networks need it.
     """
-    page = _Page(titles, columns)
+    layers = [layer for blocks in columns for b in blocks for layer in b.layers]
+    left = CHARACTER * max(len(layer.label) for layer in layers) + 2 * MARGIN
+    channels = max(layer.strength.size(1) for layer in layers)
+    sources = max(len(b.sources) for blocks in columns for b in blocks)
+    width = max(MIN_WIDTH, channels, MIN_SOURCE * sources)
     by_kind = {
         kind: [[b for b in blocks if b.kind == kind] for blocks in columns]
         for kind in KINDS
     }
     kinds = [kind for kind, chosen in by_kind.items() if any(chosen)]
-    for kind in kinds:
-        chosen = by_kind[kind]
-        row, column, _ = ROLES[kind]
-        heading = f'mean |w| of each {row} (rows) and {column} (columns)'
-        page.begin(f'(a) {kind}: {heading}', chosen)
-        values = [[_strengths(block) for block in blocks] for blocks in chosen]
-        scales = _common_scales(values)
-        for x, blocks in zip(page.x, chosen):
-            _draw_channels(page, x, blocks, scales)
-
     dense = [
         kind
         for kind in kinds
         if any(len(b.sources) > 1 for blocks in by_kind[kind] for b in blocks)
     ]
-    for kind in dense[:1] or kinds:
-        chosen = by_kind[kind]
-        if dense:
-            page.begin(
-                f'(b) {kind}: relative mean |w|, 0 where pruned, with which a layer '
-                f'(row) {ROLES[kind][2]} the features of a source (column)',
-                chosen,
-            )
-            for x, blocks in zip(page.x, chosen):
-                _draw_sources(page, x, dense_chains(blocks))
-        else:
-            page.begin(f'(b) {kind}: mean |w|, 0 where pruned, of each layer', chosen)
-            _draw_bars(page, chosen)
-    return page.finish()
-
-
-class _Page:
-    """A figure that is filled from the top and gets its size in the end.
-
-    Places are in pixels from the top left.
-
-    Attributes:
-        left (int): Space to the left of a panel, for the layers' labels.
-        x (list[int]): Where the columns of panels begin.
-        width (int): How wide they are.
-        y (int): Where the panels of the present section begin.
-    """
-
-    def __init__(
-        self, titles: Sequence[str], columns: Sequence[List[BlockMap]]
-    ) -> None:
-        layers = [layer for blocks in columns for b in blocks for layer in b.layers]
-        self.left = CHARACTER * max(len(layer.label) for layer in layers) + LINE
-        channels = [layer.strength.size(1) for layer in layers]
-        sources = [len(b.sources) for blocks in columns for b in blocks]
-        self.width = max(MIN_WIDTH, max(channels), MIN_CELL * max(sources))
-        self._pitch = self.left + self.width + SCALE_SPACE + MARGIN
-        self.x = [MARGIN + self.left + i * self._pitch for i in range(len(columns))]
-        self._figure = Figure(dpi=DPI)
-        self._axes: List[Tuple[Axes, float, float, float, float]] = []
-        self._texts: List[Tuple[Text, float, float]] = []
-        for x, title in zip(self.x, titles):
-            self.add_text(x - self.left, MARGIN, title, 11)
-        self._bottom = 0.0
-        self._add_legend(2 * MARGIN)
-
-    def add_axes(
-        self, x: float, y: float, width: float, height: float, below: float = 0
-    ) -> Axes:
-        """Add a panel and keep the space below it free for its tick labels."""
-        ax = self._figure.add_axes((0, 0, 1, 1), label=str(len(self._axes)))
-        ax.tick_params(labelsize=8, length=2, pad=2)
-        self._axes.append((ax, x, y, width, height))
-        self._bottom = max(self._bottom, y + height + below)
-        return ax
-
-    def add_scale(
-        self, x: float, y: float, height: float, scale: Normalize, label: str
-    ) -> None:
-        """Add the colour bar of a panel to its right, if it has two ends."""
-        if scale.vmin == scale.vmax:
-            return
-        height = min(height, SCALE_HEIGHT)
-        ax = self.add_axes(x + LINE, y, SCALE_WIDTH, height)
-        bar = self._figure.colorbar(ScalarMappable(scale, COLOURS), cax=ax)
-        ends = [scale.vmin, scale.vmax]
-        bar.set_ticks(ends, labels=[f'{end:.2g}' for end in ends])
-        # Low panels have no room for it; their neighbours say it for them.
-        if height >= CHARACTER * len(label):
-            bar.set_label(label, size=8)
-
-    def add_text(self, x: float, y: float, text: str, size: float) -> None:
-        """Add a line of text; its middle is at ``y``."""
-        artist = self._figure.text(0, 0, text, size=size, va='center')
-        self._texts.append((artist, x, y))
-
-    def begin(self, heading: str, columns: Sequence[Sequence[BlockMap]]) -> None:
-        """Begin a section below all that there is; say which columns lack it."""
-        self.y = self._bottom + 2 * MARGIN
-        self.add_text(self.x[0] - self.left, self.y, heading, 10)
-        self.y += MARGIN
-        self._bottom = self.y
-        for x, blocks in zip(self.x, columns):
-            if not blocks:
-                self.add_text(x, self.y, 'There are none in this network.', 8)
-
-    def finish(self) -> Figure:
-        """Fix the size and put everything in its place."""
-        width = len(self.x) * self._pitch + MARGIN
-        height = self._bottom + MARGIN
-        self._figure.set_size_inches(width / DPI, height / DPI)
-        for ax, x, y, w, h in self._axes:
-            ax.set_position((x / width, 1 - (y + h) / height, w / width, h / height))
-        for text, x, y in self._texts:
-            text.set_position((x / width, 1 - y / height))
-        return self._figure
-
-    def _add_legend(self, y: float) -> None:
-        ax = self.add_axes(self.x[0] - self.left, y, self.width, LINE)
-        ax.axis('off')
-        ax.legend(
-            handles=[
-                Patch(facecolor='white', edgecolor='black', label='pruned'),
-                Patch(facecolor=ABSENT, label='not there: it comes after the layer'),
-            ],
-            loc='center left',
-            borderpad=0,
-            borderaxespad=0,
-            ncol=2,
-            frameon=False,
-            fontsize=8,
+    sections = []
+    for kind in kinds:
+        row, column, _ = ROLES[kind]
+        heading = f'(a) {kind}: mean |w| of each {row} (rows) and {column} (columns)'
+        panels = _channel_panels(by_kind[kind])
+        sections.append(_Section(heading, panels, LINE + MARGIN))
+    for kind in dense[:1]:
+        heading = (
+            f'(b) {kind}: relative mean |w|, 0 where pruned, with which a layer '
+            f'(row) {ROLES[kind][2]} the features of a source (column)'
         )
+        panels = _source_panels(by_kind[kind], width)
+        sections.append(_Section(heading, panels, left))
+    for kind in [] if dense else kinds:
+        heading = f'(b) {kind}: mean |w|, 0 where pruned, of each layer'
+        panels = _bar_panels(by_kind[kind])
+        sections.append(_Section(heading, panels, left))
+    return _lay_out(titles, sections, left, width)
 
 
-def _draw_channels(
-    page: _Page, x: float, blocks: Sequence[BlockMap], scales: Sequence[Normalize]
-) -> None:
-    """Draw blocks below each other, and in each its layers below each other."""
-    y = page.y
-    for block, scale in zip(blocks, scales):
-        rows = _strengths(block)
-        heights = [max(LINE + 2, GROUP * len(row)) for row in rows]
-        height = sum(heights)
-        ax = page.add_axes(x, y, page.width, height, below=LINE)
-        _paint(ax, rows, heights, scale)
-        _label_rows(ax, heights, [layer.label for layer in block.layers])
-        if len(block.sources) > 1:
-            ticks = [*block.sources.values(), rows[-1].shape[1]]
-            pixels = [page.width * tick / ticks[-1] for tick in ticks]
-            ax.set_xticks([ticks[i] for i in _spaced(pixels, 6 * CHARACTER)])
-            ax.vlines(ticks, 0, height, color=BORDER, lw=0.5)
-        else:
-            ax.xaxis.set_major_locator(MaxNLocator(10, integer=True))
-        page.add_scale(x + page.width, y, height, scale, 'mean |w|')
-        y += height + LINE + MARGIN
+def _lay_out(
+    titles: Sequence[str], sections: Sequence[_Section], left: int, width: int
+) -> Figure:
+    """Draw the panels in a grid, those of a row from the same height on."""
+    # Each column has labels, panels, a space, colour bars and their ticks.
+    widths = [left, width, LINE, SCALE_WIDTH, SCALE_SPACE] * len(titles)
+    heights = [2 * MARGIN, HEADING]
+    texts = [(0, j, title, 11) for j, title in enumerate(titles)]
+    placed = []
+    for section in sections:
+        texts.append((len(heights), 0, section.heading, 10))
+        heights.append(HEADING)
+        for j, column in enumerate(section.columns):
+            if not column:
+                texts.append((len(heights), j, 'There are none in this network.', 8))
+        for row in zip_longest(*section.columns):
+            placed += [(len(heights), j, panel) for j, panel in enumerate(row) if panel]
+            heights += [max(panel.height for panel in row if panel), section.below]
+    figure = Figure((sum(widths) / DPI, sum(heights) / DPI), dpi=DPI)
+    edges = dict(left=0, right=1, bottom=0, top=1, wspace=0, hspace=0)
+    grid = figure.add_gridspec(
+        len(heights), len(widths), width_ratios=widths, height_ratios=heights, **edges
+    )
+    for i, j, text, size in texts:
+        box = grid[i, 5 * j + 1].get_position(figure)
+        figure.text(box.x0, (box.y0 + box.y1) / 2, text, size=size, va='center')
+    handles = [
+        Patch(facecolor='white', edgecolor='black', label='pruned'),
+        Patch(facecolor=ABSENT, label='not there: it comes after the layer'),
+    ]
+    legend = figure.add_subplot(grid[1, 1])
+    legend.axis('off')
+    style = dict(loc='center left', borderpad=0, borderaxespad=0, frameon=False)
+    legend.legend(handles=handles, ncol=2, fontsize=8, **style)
+    for i, j, panel in placed:
+        # Where its neighbour is higher, a panel stays at the top.
+        shape = dict(box_aspect=panel.height / width, anchor='N')
+        ax = figure.add_subplot(grid[i, 5 * j + 1], **shape)
+        ax.apply_aspect()
+        panel.draw(ax)
+        if panel.scale and panel.scale.vmin < panel.scale.vmax:
+            shape['box_aspect'] = min(panel.height, SCALE_HEIGHT) / SCALE_WIDTH
+            ax = figure.add_subplot(grid[i, 5 * j + 3], **shape)
+            bar = figure.colorbar(ScalarMappable(panel.scale, COLOURS), cax=ax)
+            ends = [panel.scale.vmin, panel.scale.vmax]
+            bar.set_ticks(ends, labels=[f'{end:.2g}' for end in ends])
+    for ax in figure.axes:
+        ax.tick_params(labelsize=8, length=2, pad=2)
+    return figure
 
 
-def _draw_sources(page: _Page, x: float, chains: Sequence[List[BlockMap]]) -> None:
-    """Draw a map of layers and sources for each chain, from left to right."""
-    between = page.left + SCALE_SPACE
-    below = page.left + MARGIN
-    left, top, bottom = x, page.y, page.y
-    for chain in chains:
-        rows = [_relative(row) for row in source_strength(chain).numpy()]
-        sources = list(chain[-1].sources)
-        cell = min(MAX_CELL, page.width // len(sources))
-        height, width = cell * len(rows), cell * len(sources)
-        if left > x and left + width > x + page.width:
-            left, top = x, bottom
-        ax = page.add_axes(left, top, width, height, below)
-        heights = [cell] * len(rows)
-        scale = Normalize(0, 1)
-        _paint(ax, rows, heights, scale)
-        _label_rows(ax, heights, [layer.label for b in chain for layer in b.layers])
-        _name_columns(ax, width, sources)
-        borders = np.cumsum([len(block.layers) for block in chain])[:-1]
-        style = dict(color='black', lw=1, ls='--')
-        ax.hlines(borders * cell, 0, len(sources), **style)
-        # The first column is none of the layers'.
-        ax.vlines(borders + 1, 0, height, **style)
+def _channel_panels(columns: _Columns) -> List[List[_Panel]]:
+    """Of each block, the layers' groups and channels."""
+    scales = _common_scales(columns)
+
+    def panel(block: BlockMap, scale: Normalize) -> _Panel:
+        groups = max(layer.strength.size(0) for layer in block.layers)
+        height = len(block.layers) * max(LAYER, GROUP * groups)
+        return _Panel(height, partial(_draw_channels, block, scale), scale)
+
+    return [[panel(*pair) for pair in zip(blocks, scales)] for blocks in columns]
+
+
+def _draw_channels(block: BlockMap, scale: Normalize, ax: Axes) -> None:
+    rows = [layer.strength.numpy() for layer in block.layers]
+    _paint(ax, rows, scale)
+    _name(ax.yaxis, [layer.label for layer in block.layers])
+    if len(block.sources) > 1:
+        ends = [*block.sources.values(), rows[-1].shape[1]]
+        ax.set_xticks(_spaced(ends, 6 * CHARACTER * ends[-1] / ax.bbox.width))
+        ax.vlines(ends, 0, len(rows), color=BORDER, lw=0.5)
+    else:
+        ax.xaxis.set_major_locator(MaxNLocator(10, integer=True))
+
+
+def _source_panels(columns: _Columns, width: int) -> List[List[_Panel]]:
+    """Of each chain of dense blocks, the layers and their sources."""
+
+    def panel(chain: List[BlockMap]) -> _Panel:
+        layers, sources = sum(len(b.layers) for b in chain), len(chain[-1].sources)
+        height = layers * min(MAX_LAYER, width // sources)
         # A single source has nothing to be relative to.
-        if len(sources) > 1:
-            label = 'relative mean |w| of the row'
-            page.add_scale(left + width, top, height, scale, label)
-        left += width + between
-        bottom = max(bottom, top + height + below)
+        scale = Normalize(0, 1) if sources > 1 else None
+        return _Panel(height, partial(_draw_sources, chain), scale)
+
+    return [[panel(chain) for chain in dense_chains(blocks)] for blocks in columns]
+
+
+def _draw_sources(chain: List[BlockMap], ax: Axes) -> None:
+    rows = [_relative(row) for row in source_strength(chain).numpy()]
+    sources = list(chain[-1].sources)
+    _paint(ax, rows, Normalize(0, 1))
+    _name(ax.yaxis, [layer.label for block in chain for layer in block.layers])
+    _name(ax.xaxis, sources)
+    borders = np.cumsum([len(block.layers) for block in chain])[:-1]
+    style = dict(color='black', lw=1, ls='--')
+    ax.hlines(borders, 0, len(sources), **style)
+    # The first column is none of the layers'.
+    ax.vlines(borders + 1, 0, len(rows), **style)
 
 
 def _relative(strength: np.ndarray) -> np.ndarray:
@@ -308,82 +274,67 @@ def _relative(strength: np.ndarray) -> np.ndarray:
     return (row - low) / (high - low) if high > low else row / high
 
 
-def _draw_bars(page: _Page, columns: Sequence[Sequence[BlockMap]]) -> None:
-    """Draw a bar for each layer."""
-    # Without a dense block, the input is the only source.
+def _bar_panels(columns: _Columns) -> List[List[_Panel]]:
+    """Of each network without dense blocks, a bar for each layer."""
+    # The input is the only source.
     heights = [
         [value for b in blocks for value in source_strength([b])[:, 0].tolist()]
         for blocks in columns
     ]
-    top = max(max(strengths, default=0) for strengths in heights)
-    for x, blocks, strengths in zip(page.x, columns, heights):
-        if not blocks:
-            continue
-        labels = [layer.label for block in blocks for layer in block.layers]
-        ax = page.add_axes(x, page.y, page.width, BARS_HEIGHT, below=page.left)
-        ax.bar(np.arange(len(labels)) + 0.5, strengths, color=COLOURS(0.7))
-        ax.set_xlim(0, len(labels))
-        ax.set_ylim(0, 1.05 * top or 1)
-        _name_columns(ax, page.width, labels)
+    top = 1.05 * max(max(strengths, default=0) for strengths in heights) or 1
+
+    def draw(blocks: Sequence[BlockMap], strengths: Sequence[float], ax: Axes) -> None:
+        ax.bar(np.arange(len(strengths)) + 0.5, strengths, color=COLOURS(0.7))
+        ax.set(xlim=(0, len(strengths)), ylim=(0, top))
+        _name(ax.xaxis, [layer.label for b in blocks for layer in b.layers])
+
+    return [
+        [_Panel(BARS_HEIGHT, partial(draw, *pair))] if pair[0] else []
+        for pair in zip(columns, heights)
+    ]
 
 
-def _strengths(block: BlockMap) -> List[np.ndarray]:
-    return [layer.strength.numpy() for layer in block.layers]
-
-
-def _common_scales(
-    columns: Sequence[Sequence[Sequence[np.ndarray]]],
-) -> List[Normalize]:
+def _common_scales(columns: _Columns) -> List[Normalize]:
     """Colour scale of the first blocks of all columns, of the second, and so on.
 
     Outliers do not count, so that they leave the others their colours.
     """
     scales = []
-    for blocks in zip_longest(*columns, fillvalue=()):
-        values = np.concatenate([array.ravel() for block in blocks for array in block])
+    for blocks in zip_longest(*columns):
+        layers = [layer for block in blocks if block for layer in block.layers]
+        values = np.concatenate([layer.strength.numpy().ravel() for layer in layers])
         values = values[values > 0]
         low, high = np.quantile(values, (0.01, 0.99)) if values.size else (0, 0)
         scales.append(Normalize(low, high))
     return scales
 
 
-def _paint(
-    ax: Axes, rows: Sequence[np.ndarray], heights: Sequence[float], scale: Normalize
-) -> None:
-    """Paint matrices below each other, each as wide as it has columns.
+def _paint(ax: Axes, rows: Sequence[np.ndarray], scale: Normalize) -> None:
+    """Paint matrices below each other, each one high and as wide as its columns.
 
     NaN is white; to the right of a matrix it is grey.
     """
-    top = 0.0
-    for row, height in zip(rows, heights):
-        extent = (0, row.shape[1], top + height, top)
-        style = dict(aspect='auto', interpolation='nearest', extent=extent)
-        ax.imshow(row, COLOURS, scale, **style)
-        top += height
-    ax.hlines(np.cumsum(heights)[:-1], 0, rows[-1].shape[1], color=BORDER, lw=0.5)
-    ax.set_facecolor(ABSENT)
-    ax.set_xlim(0, max(row.shape[1] for row in rows))
-    ax.set_ylim(top, 0)
+    for i, row in enumerate(rows):
+        style = dict(aspect='auto', interpolation='nearest')
+        ax.imshow(row, COLOURS, scale, extent=(0, row.shape[1], i + 1, i), **style)
+    columns = max(row.shape[1] for row in rows)
+    ax.hlines(range(1, len(rows)), 0, columns, color=BORDER, lw=0.5)
+    ax.set(facecolor=ABSENT, xlim=(0, columns), ylim=(len(rows), 0))
 
 
-def _label_rows(ax: Axes, heights: Sequence[float], labels: Sequence[str]) -> None:
-    """Name the layers whose rows have these heights in pixels."""
-    centres = np.cumsum(heights) - np.array(heights) / 2
-    shown = _spaced(centres, LINE)
-    ax.set_yticks([centres[i] for i in shown], [labels[i] for i in shown])
+def _name(axis: Axis, names: Sequence[str]) -> None:
+    """Name the rows or columns of a panel, as many as there is room for."""
+    is_x = axis.axis_name == 'x'
+    box = axis.axes.bbox
+    step = math.ceil(LINE * len(names) / (box.width if is_x else box.height))
+    axis.set_ticks(np.arange(len(names))[::step] + 0.5, labels=names[::step])
+    axis.set_tick_params(rotation=90 if is_x else 0)
 
 
-def _name_columns(ax: Axes, width: float, names: Sequence[str]) -> None:
-    """Name columns of equal width that fill a panel."""
-    centres = np.arange(len(names)) + 0.5
-    shown = _spaced(centres * width / len(names), LINE)
-    ax.set_xticks(centres[shown], [names[i] for i in shown], rotation=90)
-
-
-def _spaced(pixels: Union[np.ndarray, Sequence[float]], gap: float) -> List[int]:
-    """Indices of the ascending places that leave a gap between each other."""
-    shown: List[int] = []
-    for i, pixel in enumerate(pixels):
-        if not shown or pixel - pixels[shown[-1]] >= gap:
-            shown.append(i)
+def _spaced(places: Sequence[float], gap: float) -> List[float]:
+    """Return those of the ascending places that leave a gap between each other."""
+    shown: List[float] = []
+    for place in places:
+        if not shown or place - shown[-1] >= gap:
+            shown.append(place)
     return shown

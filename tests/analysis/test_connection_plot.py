@@ -80,22 +80,22 @@ def test_colours():
     figure = connection_figure(['title'], [[block]])
     channels, sources = panels(figure)
     pixels = draw(figure)
-    # Layers are 17 pixels high, each of their two groups half of that.
-    assert colour_at(pixels, channels, 0.5, 4) == 'weak'
-    assert colour_at(pixels, channels, 1.5, 4) == 'white'
-    assert colour_at(pixels, channels, 0.5, 12) == 'white'
-    assert colour_at(pixels, channels, 3.5, 4) == 'grey'
+    # Layers are one high, each of their two groups half of that.
+    assert colour_at(pixels, channels, 0.5, 0.25) == 'weak'
+    assert colour_at(pixels, channels, 1.5, 0.25) == 'white'
+    assert colour_at(pixels, channels, 0.5, 0.75) == 'white'
+    assert colour_at(pixels, channels, 3.5, 0.25) == 'grey'
     # Kept, though zero.
-    assert colour_at(pixels, channels, 3.5, 21) == 'weak'
-    assert colour_at(pixels, channels, 3.5, 30) == 'strong'
-    # Cells of 30 pixels: 3/4; 1/4 and 9/4; 1, 0 and 2.
-    assert colour_at(pixels, sources, 0.5, 15) == 'strong'
-    assert colour_at(pixels, sources, 0.5, 45) == 'weak'
-    assert colour_at(pixels, sources, 1.5, 45) == 'strong'
-    assert colour_at(pixels, sources, 2.5, 45) == 'grey'
-    assert colour_at(pixels, sources, 0.5, 75) == 'weak'
-    assert colour_at(pixels, sources, 1.5, 75) == 'white'
-    assert colour_at(pixels, sources, 2.5, 75) == 'strong'
+    assert colour_at(pixels, channels, 3.5, 1.25) == 'weak'
+    assert colour_at(pixels, channels, 3.5, 1.75) == 'strong'
+    # Cells one high and wide: 3/4; 1/4 and 9/4; 1, 0 and 2.
+    assert colour_at(pixels, sources, 0.5, 0.5) == 'strong'
+    assert colour_at(pixels, sources, 0.5, 1.5) == 'weak'
+    assert colour_at(pixels, sources, 1.5, 1.5) == 'strong'
+    assert colour_at(pixels, sources, 2.5, 1.5) == 'grey'
+    assert colour_at(pixels, sources, 0.5, 2.5) == 'weak'
+    assert colour_at(pixels, sources, 1.5, 2.5) == 'white'
+    assert colour_at(pixels, sources, 2.5, 2.5) == 'strong'
     columns, rows = sources.get_xticklabels(), sources.get_yticklabels()
     assert [label.get_text() for label in columns] == ['input', '0', '1']
     assert [label.get_text() for label in rows] == ['0', '1', '2']
@@ -111,8 +111,7 @@ def test_one_map_of_all_blocks():
     *_, ax = panels(figure)
     pixels = draw(figure)
     seen = [
-        [colour_at(pixels, ax, i + 0.5, 30 * j + 15) for i in range(4)]
-        for j in range(4)
+        [colour_at(pixels, ax, i + 0.5, j + 0.5) for i in range(4)] for j in range(4)
     ]
     assert seen == [
         ['strong', 'grey', 'grey', 'grey'],
@@ -128,7 +127,7 @@ def test_one_map_of_all_blocks():
         if lines.get_linestyle()[0][1] is not None
     ]
     # The last layer of block 0 is the second source, the stem being the first.
-    assert dashed == [[[0, 30], [4, 30]], [[2, 0], [2, 120]]]
+    assert dashed == [[[0, 1], [4, 1]], [[2, 0], [2, 4]]]
     labels = [label.get_text() for label in ax.get_xticklabels()]
     assert labels == list(sources)
 
@@ -142,7 +141,7 @@ def test_one_value_has_no_colour_scale():
         # The legend, the panel and the bars.
         assert len(figure.axes) == 3 + scales
     weak = panels(figure)[0]
-    assert colour_at(draw(figure), weak, 0.5, 8) == 'weak'
+    assert colour_at(draw(figure), weak, 0.5, 0.5) == 'weak'
 
 
 def test_compared_models_share_their_scales():
@@ -178,8 +177,9 @@ def test_compared_models_share_their_scales():
         [random_blocks((3, 1, 12, 4, 9), chained=False)],
         # Nothing is known of the sources: bars.
         [[make_block('SFR', 110 * [[[1.0, NAN]]], {'input': 0}, 'layers.')]],
+        [[make_block('SFR', [[[0.0016, NAN]]], {'input': 0})]],
     ],
-    ids=['36 layers', '110 layers beside 6', 'separate blocks', 'bars'],
+    ids=['36 layers', '110 layers beside 6', 'separate blocks', 'bars', 'one bar'],
 )
 def test_nothing_overlaps(columns):
     figure = connection_figure(len(columns) * ['a'], columns)
@@ -201,6 +201,19 @@ def test_nothing_overlaps(columns):
     # Each channel has a pixel at least.
     for ax in panels(figure):
         assert ax.get_window_extent().width >= ax.get_xlim()[1]
+
+
+def test_low_panel_beside_a_high_one():
+    """Both begin at the same height, and a layer is as high in both."""
+    high = random_blocks((5,), groups=8, kinds=('LGC',))
+    low = random_blocks((2,), groups=8, kinds=('LGC',))
+    figure = connection_figure(['a', 'b'], [low, high])
+    draw(figure)
+    boxes = [ax.get_window_extent() for ax in panels(figure)]
+    for (low, high), layer in ((boxes[:2], 32), (boxes[2:], 30)):
+        assert low.y1 == pytest.approx(high.y1)
+        assert low.height == pytest.approx(2 * layer)
+        assert high.height == pytest.approx(5 * layer)
 
 
 def test_bars_where_no_sources_are_known():
@@ -226,8 +239,7 @@ def test_tool_draws_sparse_beside_condensed(run, tiny_configs, checkpoints, tmp_
     assert run(TOOL, *sparse, '--out', out, '--compare', *condensed) == 0
     pixels = np.asarray(Image.open(out).convert('RGB'), dtype=int)
     # Below the titles, both columns show the same.
-    half = (pixels.shape[1] - 20) // 2
-    left, right = pixels[80:, 20:half], pixels[80:, half + 20 : 2 * half]
+    left, right = np.split(pixels[80:], 2, axis=1)
     headings = (left != right).any(2).any(1)
     assert headings.mean() < 0.1
     assert (left == COLOURS['strong']).all(2).sum() > 100
