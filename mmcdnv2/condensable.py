@@ -18,7 +18,7 @@ else:
 class CondensableMixin(_Module):
     """Condensing for networks built from LGC and SFR.
 
-    Stands before the other base class. A network that has it takes
+    List it before the other base class. A network that has it takes
     ``deploy=True`` to build its condensed form.
     """
 

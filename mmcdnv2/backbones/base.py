@@ -90,7 +90,7 @@ else:
 class RecomputedMixin(_Module):
     """``with_cp`` for a layer: recompute it in the backward pass.
 
-    Stands before the other base class, which has ``with_cp`` and either
+    List it before the other base class, which has ``with_cp`` and either
     ``_forward`` or a ``forward`` that runs its parts by :meth:`_recomputed`.
     """
 

@@ -19,7 +19,7 @@ from ..registry import register_model
 class SEGlobalAveragePooling(KernelMixin, BaseModule):
     """Pool the last feature map, then squeeze and excite the vector.
 
-    Stands between a CondenseNetV2 (paper, Sec. 3) or a ShuffleNetV2+ and its
+    Goes between a CondenseNetV2 (paper, Sec. 3) or a ShuffleNetV2+ and its
     fully connected layers.
 
     Args:

@@ -105,7 +105,7 @@ class Plan(NamedTuple):
 class KernelMixin(_Module):
     """Runs a module by a native kernel where that gives the same output.
 
-    Stands before the other base class, which has the PyTorch form. A subclass
+    List it before the other base class, which has the PyTorch form. A subclass
     collects the kernel's arguments in :meth:`_kernel_arguments`.
     """
 
