@@ -76,7 +76,9 @@ def _build(arch: str, condensed: bool, state_dict: Dict[str, Tensor]) -> nn.Modu
     backbone = CondenseNetV2(arch, deploy=condensed)
     channels = backbone.out_channels[-1]
     widths = [state_dict[f'head.layers.{i}.fc.bias'].numel() for i in range(2)]
-    head = StackedLinearClsHead(widths[1], channels, widths[:1])
+    # Without the prefix, MMEngine's default scope would decide.
+    loss = dict(type='mmpretrain.CrossEntropyLoss')
+    head = StackedLinearClsHead(widths[1], channels, widths[:1], loss=loss)
     return nn.ModuleDict(
         dict(backbone=backbone, neck=SEGlobalAveragePooling(channels), head=head)
     )

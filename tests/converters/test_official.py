@@ -4,7 +4,7 @@ import pytest
 import torch
 from conftest import ROOT
 from mmengine.config import Config
-from mmengine.registry import MODELS, init_default_scope
+from mmengine.registry import MODELS, DefaultScope, init_default_scope
 from reference import (
     load_reference,
     official_converted,
@@ -74,6 +74,12 @@ def test_converted(pruned):
     names = load_reference('a')['converted']['state_dict']
     assert {name: list(value.shape) for name, value in converted.items()} == dict(names)
     assert_gives_reference(dict(state_dict=converted), deploy=True)
+
+
+def test_under_another_default_scope():
+    with DefaultScope.overwrite_default_scope('mmengine'):
+        arch, _, _ = convert_official(dict(state_dict=official_state_dict('a')))
+    assert arch == 'a'
 
 
 def test_incomplete_checkpoint():
