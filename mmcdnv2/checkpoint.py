@@ -45,8 +45,8 @@ def load_checkpoint(path: Union[str, Path], trust: bool = False) -> Dict[str, An
         if any(reason in str(error) for reason in refused):
             raise UntrustedError(
                 f'{path} holds more than tensors and plain data, which may run code '
-                'when it is loaded: if you trust where it comes from, load it with '
-                'trust=True.'
+                'when it is loaded: if you trust where it comes from, set trust=True '
+                '(trust_checkpoint=True for a runner).'
             ) from error
         raise InputError(f'{path} is damaged or not a checkpoint.') from error
     if not isinstance(content, dict):

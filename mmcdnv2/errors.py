@@ -6,8 +6,8 @@ class InputError(ValueError):
 
 
 class ConfigError(InputError):
-    """A config that other settings in it would mend."""
+    """A config that can be fixed by changing its settings."""
 
 
 class UntrustedError(InputError):
-    """A checkpoint that only those should load who trust where it comes from."""
+    """A checkpoint that must be marked as trusted to be loaded."""

@@ -189,13 +189,15 @@ def measure(
         try:
             macs = count_macs(network, inputs)
             paper_flops = macs + count_paper_elements(network, inputs)
+        except InputError:
+            raise
         except Exception as error:
             # A model of another package may raise anything without annotations.
             reason = str(error).strip().partition('\n')[0]
             raise InputError(
-                f'{config} cannot be counted, as its model does not run on images '
-                f'alone ({type(error).__name__}: {reason}); count a config of its '
-                'backbone alone.'
+                f'{config} cannot be counted, as its model failed on an image without '
+                f'annotations ({type(error).__name__}: {reason}); count a config of '
+                'its backbone alone.'
             ) from error
         counts.append((count_params(model), macs, paper_flops))
     before, after = counts

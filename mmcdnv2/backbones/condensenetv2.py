@@ -86,8 +86,8 @@ class CondenseNetV2(BlockBackbone):
 
     Raises:
         InputError: If the arch is unknown or incomplete, a depth or growth rate
-            is not a positive integer, an index is out of range, or
-            channels cannot be split into the groups.
+            is not a positive integer, an index or ``frozen_stages`` is out of range,
+            or channels cannot be split into the groups.
 
     Note:
         mmcv's ``fuse_conv_bn`` leaves the dense layers as they are: their norms

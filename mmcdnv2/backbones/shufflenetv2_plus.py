@@ -162,7 +162,8 @@ class ShuffleNetV2Plus(BlockBackbone):
             convolutions are Kaiming normal with fan-out and norm weights one.
 
     Raises:
-        InputError: If the arch is unknown, or an index is out of range.
+        InputError: If the arch is unknown, or an index or ``frozen_stages`` is
+            out of range.
     """
 
     def __init__(

@@ -61,8 +61,8 @@ class CondensedConv2d(GroupedMatrix, _ConvNd):
     def train(self, mode: bool = True) -> nn.Module:
         """Set the mode; have the kernels ready if inference may follow.
 
-        They may have to be compiled. Here that neither delays the first
-        inference nor keeps those waiting who only build the layer.
+        They may have to be compiled. Doing it here delays neither the first
+        inference nor the construction of the layer.
         """
         if not mode and self.weight.is_cpu:
             library.load()
@@ -104,6 +104,7 @@ class CondensedConv2d(GroupedMatrix, _ConvNd):
             and weight is not None
             and mask.shape == (self.groups, self.columns)
         ):
+            mask = mask.bool()
             kept = self.index.numel() // self.groups
             if (mask.sum(1) > kept).any():
                 raise InputError(

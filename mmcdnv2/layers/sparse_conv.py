@@ -44,10 +44,10 @@ class SparseConv2d(GroupedMatrix, nn.Conv2d):
     """Base of LGC and SFR: a 1x1 convolution under a shared, grouped mask.
 
     The weight keeps its dense shape (out_channels, in_channels, 1, 1), and
-    ``groups`` is the 1 of a dense convolution, as everything knows it that
-    counts or rewrites convolutions. All that sparsification adds is ``mask``,
-    a bool buffer of shape (mask_groups, columns) that says which columns a
-    group keeps; the pruning stage and the kept counts derive from it.
+    ``groups`` is 1, because code that counts or rewrites convolutions must see
+    a dense one. All that sparsification adds is ``mask``, a bool buffer of
+    shape (mask_groups, columns) that says which columns a group keeps; the
+    pruning stage and the kept counts derive from it.
     """
 
     condensed_type: Type[Union[CondensedLGC, CondensedSFR]]
@@ -55,6 +55,11 @@ class SparseConv2d(GroupedMatrix, nn.Conv2d):
     def _add_mask(self, groups: int, columns: int, factor: int) -> None:
         self.factor = factor
         self.register_buffer('mask', torch.ones(groups, columns, dtype=torch.bool))
+
+    def __setstate__(self, state: Dict) -> None:
+        super().__setstate__(state)
+        # Models pickled by earlier versions have the method's number here.
+        self.groups = 1
 
     @property
     def mask_groups(self) -> int:

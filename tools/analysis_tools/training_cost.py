@@ -9,7 +9,11 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from mmcdnv2.benchmark import VARIANTS, TrainingSetup, measure_training
+from mmcdnv2.benchmark.training_cost import (
+    VARIANTS,
+    TrainingSetup,
+    measure_training,
+)
 from mmcdnv2.cli import add_input_shape_argument, command_line
 from mmcdnv2.files import replace_when_done
 
