@@ -120,13 +120,13 @@ def source_strength(chain: Sequence[BlockMap]) -> Tensor:
 
 
 def block_maps(model: nn.Module) -> List[BlockMap]:
-    """Find the LGCs and SFRs of a model and the blocks that they stand in.
+    """Find the LGCs and SFRs of a model and their blocks.
 
-    A block is what stands in one list of modules. It is a dense block if each
-    layer works on the channels of the one before and on those that it added;
-    if its first layer does so too, it goes on from the block before. New
-    channels are taken to stand behind the old ones, and these to keep their
-    order from block to block.
+    The layers in one list of modules make up a block. It is a dense block if
+    each layer works on the channels of the layer before and on those that it
+    added; if its first layer does so too, it continues the block before. The
+    maps assume that new channels come after the old ones, and that these keep
+    their order from block to block.
 
     Args:
         model (nn.Module): Sparse or condensed.

@@ -85,7 +85,7 @@ def draw_connection_maps(
     formats = Figure().canvas.get_supported_filetypes()
     if Path(out).suffix[1:].lower() not in formats:
         raise InputError(
-            f'{out} is no name for a picture: it must end in one of '
+            f'{out} is not the name of a picture: it must end in one of '
             f'{", ".join(sorted(formats))}.'
         )
     titles, columns = [], []
@@ -111,7 +111,7 @@ def connection_figure(
     """Draw the connection maps of models side by side.
 
     From above: for LGC and for SFR, the strength of each group and channel;
-    then the strength of each layer and source, for LGC if it stands in dense
+    then the strength of each layer and source, for LGC if it is in dense
     blocks, else for SFR. Where there are no dense blocks, the strength of each
     layer instead. The strength of weights depends on their number, so there
     each block has a colour scale of its own, which neighbouring blocks

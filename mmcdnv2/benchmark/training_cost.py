@@ -82,7 +82,7 @@ def training_step(setup: TrainingSetup, variant: str) -> Callable[[], None]:
         raise InputError(f'{setup.config} has no CondenseNetV2 to train.')
     if setup.part == 'classifier' and not isinstance(model, BaseClassifier):
         raise InputError(
-            f'{setup.config} is no classifier: only its backbone can be measured.'
+            f'{setup.config} is not a classifier: only its backbone can be measured.'
         )
     for layer in backbone.modules():
         if hasattr(layer, 'with_cp'):

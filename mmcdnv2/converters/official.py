@@ -91,7 +91,7 @@ def _rename(name: str) -> str:
     match = _LAYER.fullmatch(name)
     if match is None or match[3] not in _PARTS:
         raise InputError(
-            f'{name} is no part of CondenseNetV2: this is a checkpoint of another '
+            f'{name} is not a part of CondenseNetV2: this is a checkpoint of another '
             'network.'
         )
     block, layer, part, rest = match.groups()
@@ -117,7 +117,7 @@ def _detect_arch(state_dict: Dict[str, Tensor]) -> str:
         if found == (settings['depths'], settings['growth_rates']):
             return arch
     raise InputError(
-        'This is no checkpoint of CondenseNetV2-A, -B or -C: its dense blocks have '
+        'This is not a checkpoint of CondenseNetV2-A, -B or -C: its dense blocks have '
         f'depths {found[0]} and growth rates {found[1]}.'
     )
 

@@ -61,7 +61,7 @@ def make_trainval35k(
     if missing:
         raise InputError(
             f'{len(missing)} of the {len(ids)} images in {minival} are not in '
-            f'val2014, for example {min(missing)}: this is no list of minival.'
+            f'val2014, for example {min(missing)}: this is not a list of minival.'
         )
     parts = {
         'trainval35k': _merge(train, _select(val, ids, inside=False)),

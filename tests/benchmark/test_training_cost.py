@@ -41,7 +41,7 @@ def test_variants_side_by_side(tiny_configs, part):
 
 def test_bad_setups(tiny_configs, configs):
     detector = tiny_configs['detector']
-    with pytest.raises(InputError, match='is no classifier'):
+    with pytest.raises(InputError, match='is not a classifier'):
         measure_training(TrainingSetup(detector))
     with pytest.raises(InputError, match='at least 1'):
         measure_training(TrainingSetup(detector, batch=0))

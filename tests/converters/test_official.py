@@ -96,10 +96,13 @@ def test_incomplete_checkpoint():
     ('checkpoint', 'sentence'),
     [
         (dict(model={}), "has the key 'state_dict'"),
-        (dict(state_dict={'layer1.0.conv1.weight': torch.ones(1)}), 'no checkpoint of'),
+        (
+            dict(state_dict={'layer1.0.conv1.weight': torch.ones(1)}),
+            'not a checkpoint of',
+        ),
         (
             dict(state_dict=dict(official_state_dict('a'), extra=torch.ones(1))),
-            'extra is no part of CondenseNetV2',
+            'extra is not a part of CondenseNetV2',
         ),
     ],
 )
