@@ -1,21 +1,16 @@
 """The mixin of all networks with sparse layers."""
 
-from typing import TYPE_CHECKING, Any, Dict, List
+from typing import Any, Dict, List
 
 from mmengine.model import PretrainedInit
 from torch import Tensor
 
 from .errors import InputError
 from .layers import condense_layers, sparse_layers
-
-# A mixin is listed before a base class that is a module.
-if TYPE_CHECKING:
-    from torch.nn import Module as _Module
-else:
-    _Module = object
+from .mixin import ModuleMixin
 
 
-class CondensableMixin(_Module):
+class CondensableMixin(ModuleMixin):
     """Condensing for networks built from LGC and SFR.
 
     List it before the other base class. A network that has it takes

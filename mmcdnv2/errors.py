@@ -11,3 +11,9 @@ class ConfigError(InputError):
 
 class UntrustedError(InputError):
     """A checkpoint that must be marked as trusted to be loaded."""
+
+
+def in_one_line(error: Exception) -> str:
+    """Describe an error of other code by its type and its message's first line."""
+    first = str(error).strip().partition('\n')[0]
+    return f'{type(error).__name__}: {first}'

@@ -8,7 +8,7 @@ from mmengine.fileio import load
 
 from ..builder import TensorMode, build_model, make_inputs
 from ..config import load_config
-from ..errors import InputError
+from ..errors import InputError, in_one_line
 from ..layers import condense_layers, sparse_layers
 from .complexity import count_macs, count_paper_elements, count_params
 
@@ -193,10 +193,9 @@ def measure(
             raise
         except Exception as error:
             # A model of another package may raise anything without annotations.
-            reason = str(error).strip().partition('\n')[0]
             raise InputError(
                 f'{config} cannot be counted, as its model failed on an image without '
-                f'annotations ({type(error).__name__}: {reason}); count a config of '
+                f'annotations ({in_one_line(error)}); count a config of '
                 'its backbone alone.'
             ) from error
         counts.append((count_params(model), macs, paper_flops))

@@ -2,7 +2,6 @@
 
 from contextlib import contextmanager, nullcontext
 from typing import (
-    TYPE_CHECKING,
     Callable,
     Iterator,
     List,
@@ -19,6 +18,7 @@ from torch.utils.checkpoint import checkpoint
 
 from ..condensable import CondensableMixin
 from ..errors import InputError
+from ..mixin import ModuleMixin
 from ..ops.compat import is_compiling
 
 
@@ -80,14 +80,7 @@ def _statistics_held(module: nn.Module) -> Iterator[None]:
             setattr(norm, name, buffer)
 
 
-# A mixin is listed before a base class that is a module.
-if TYPE_CHECKING:
-    from torch.nn import Module as _Module
-else:
-    _Module = object
-
-
-class RecomputedMixin(_Module):
+class RecomputedMixin(ModuleMixin):
     """``with_cp`` for a layer: recompute it in the backward pass.
 
     List it before the other base class, which has ``with_cp`` and either

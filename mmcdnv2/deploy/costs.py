@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ..analysis import count_macs, count_params, median_latency
 from ..builder import TensorMode
+from ..errors import in_one_line
 
 
 @dataclass
@@ -61,8 +62,7 @@ def measure_costs(
         try:
             return tuple(measure())
         except Exception as error:
-            reason = str(error).strip().partition('\n')[0]
-            unmeasured[name] = f'{type(error).__name__}: {reason}'
+            unmeasured[name] = in_one_line(error)
             return None
 
     return Costs(

@@ -1,13 +1,14 @@
 """Modules that run on a native kernel where it gives the same output."""
 
 import operator
-from typing import TYPE_CHECKING, Any, Dict, List, NamedTuple, Optional, Tuple, Type
+from typing import Any, Dict, List, NamedTuple, Optional, Tuple, Type
 
 import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.nn.modules.module import _global_forward_hooks, _global_forward_pre_hooks
 
+from ..mixin import ModuleMixin
 from . import library
 from .compat import is_autocast_enabled, is_compiling
 from .kernel_arguments import KernelArguments, UnsupportedError
@@ -16,12 +17,6 @@ _BatchNorm = nn.modules.batchnorm._BatchNorm
 _training = operator.itemgetter('training')
 _eps = operator.itemgetter('eps')
 _active_functorch = torch._C._functorch.peek_interpreter_stack
-
-# A mixin is listed before a base class that is a module.
-if TYPE_CHECKING:
-    from torch.nn import Module as _Module
-else:
-    _Module = object
 
 # Parameters, spec, epsilons and the operator's options.
 KernelArgs = Tuple[Any, ...]
@@ -102,7 +97,7 @@ class Plan(NamedTuple):
     reason: Optional[str] = None
 
 
-class KernelMixin(_Module):
+class KernelMixin(ModuleMixin):
     """Runs a module by a native kernel where that gives the same output.
 
     List it before the other base class, which has the PyTorch form. A subclass
