@@ -261,7 +261,7 @@ def test_negative_weight_is_refused():
 def test_ranks_have_the_same_masks(tmp_path):
     torchrun = [sys.executable, '-m', 'torch.distributed.run']
     script = [toy.__file__, str(tmp_path)]
-    options = ['--nproc_per_node=2', '--master_port=29517']
+    options = ['--nproc_per_node=2', '--standalone']
     subprocess.run([*torchrun, *options, *script], check=True)
     first, second = (torch.load(tmp_path / f'rank{r}.pth') for r in range(2))
     assert not torch.equal(first['lgc.weight'], second['lgc.weight'])

@@ -230,7 +230,7 @@ def test_official_checkpoint(run, tmp_path, capsys):
         (
             'model_converters/official_to_mmcdnv2.py',
             ['{classifier_checkpoint}', '{out}'],
-            'no checkpoint of CondenseNetV2-A, -B or -C',
+            'This is not a checkpoint of CondenseNetV2-A, -B or -C',
         ),
         (
             'dataset_converters/coco2014_to_trainval35k.py',
