@@ -6,7 +6,7 @@ from mmengine.model import PretrainedInit
 from torch import Tensor
 
 from .errors import InputError
-from .layers import condense_layers, sparse_layers
+from .layers import SFRModule, condense_layers, sparse_layers
 from .mixin import ModuleMixin
 
 
@@ -32,6 +32,10 @@ class CondensableMixin(ModuleMixin):
         ]
         if not pretrained:
             super().init_weights()
+            # Some networks have initialised all their layers by type only.
+            for module in self.modules():
+                if isinstance(module, SFRModule):
+                    module.init_sfr()
             return
         source = ' and '.join(cfg['checkpoint'] for cfg in pretrained)
         weights: Dict[str, Tensor] = {}

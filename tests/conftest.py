@@ -11,7 +11,7 @@ from mmengine.visualization import Visualizer
 
 from mmcdnv2.builder import build_model
 from mmcdnv2.datasets.digits import make_digits
-from mmcdnv2.layers import sparse_layers
+from mmcdnv2.layers import SFRModule, sparse_layers
 
 # Test files are imported by path; this makes `reference` importable.
 sys.path.insert(0, str(Path(__file__).parent))
@@ -86,19 +86,22 @@ custom_hooks = [dict(type='SparsificationHook')]
     return dict(classifier=str(classifier), detector=str(detector))
 
 
-def randomise_norms(model):
-    """Give the norms statistics that are not the identity."""
+def randomise(model):
+    """Give norms and reactivations weights that are not the identity."""
     for module in model.modules():
+        if isinstance(module, SFRModule):
+            torch.nn.init.kaiming_normal_(module.conv.weight)
+            torch.nn.init.uniform_(module.norm.weight, 0.5, 1.5)
         if isinstance(module, torch.nn.BatchNorm2d):
             torch.nn.init.uniform_(module.running_mean, -0.5, 0.5)
             torch.nn.init.uniform_(module.running_var, 0.5, 1.5)
 
 
 def save_checkpoint(config, path, progress=1.0):
-    """Save random weights with norms that are not the identity."""
+    """Save random weights, those of norms and reactivations too."""
     torch.manual_seed(0)
     model = build_model(Config.fromfile(config))
-    randomise_norms(model)
+    randomise(model)
     for layer in sparse_layers(model).values():
         layer.set_progress(progress)
     meta = dict(dataset_meta=dict(classes=tuple('0123456789')))

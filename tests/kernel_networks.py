@@ -1,7 +1,7 @@
 """Condensed networks and the PyTorch operators to compare their kernels with."""
 
 import torch
-from conftest import randomise_norms
+from conftest import randomise
 
 from mmcdnv2 import ops
 from mmcdnv2.backbones import CondenseNetV2
@@ -55,7 +55,7 @@ MODERN = hasattr(torch.compiler, 'is_compiling')
 def condensed(arch='plain', **kwargs):
     torch.manual_seed(0)
     backbone = CondenseNetV2(ARCHS.get(arch, arch), **kwargs)
-    randomise_norms(backbone)
+    randomise(backbone)
     for layer in sparse_layers(backbone).values():
         layer.set_progress(1)
     backbone.switch_to_deploy()

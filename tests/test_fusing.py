@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from conftest import randomise
 from mmcv.cnn import ConvModule, fuse_conv_bn
 from mmengine.config import Config
 from mmengine.utils.dl_utils.parrots_wrapper import _BatchNorm
@@ -53,18 +54,12 @@ def norms_of(model):
     return [m for m in model.modules() if isinstance(m, _BatchNorm)]
 
 
-def randomise(model):
-    """Give every norm statistics and parameters that are not the identity."""
-    for norm in norms_of(model):
-        for tensor in (norm.running_mean, norm.bias):
-            torch.nn.init.uniform_(tensor, -0.5, 0.5)
-        for tensor in (norm.running_var, norm.weight):
-            torch.nn.init.uniform_(tensor, 0.5, 1.5)
-
-
 def in_form(model, form):
     torch.manual_seed(0)
     randomise(model)
+    for norm in norms_of(model):
+        torch.nn.init.uniform_(norm.bias, -0.5, 0.5)
+        torch.nn.init.uniform_(norm.weight, 0.5, 1.5)
     for layer in sparse_layers(model).values():
         layer.set_progress(1)
     if form == 'condensed':

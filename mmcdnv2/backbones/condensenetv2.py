@@ -82,12 +82,14 @@ class CondenseNetV2(BlockBackbone):
         init_cfg (dict, optional): Initialisation config, for example
             ``dict(type='Pretrained', checkpoint=..., prefix='backbone.')``.
             By default convolutions are Kaiming normal with fan-out and norm
-            weights one.
+            weights one, but for the reactivations.
+        sfr_init (str): How the reactivations start, 'identity' or 'released'; see
+            :class:`~mmcdnv2.layers.SFRModule`. Defaults to 'identity'.
 
     Raises:
         InputError: If the arch is unknown or incomplete, a depth or growth rate
             is not a positive integer, an index or ``frozen_stages`` is out of range,
-            or channels cannot be split into the groups.
+            channels cannot be split into the groups, or ``sfr_init`` is unknown.
 
     Note:
         mmcv's ``fuse_conv_bn`` leaves the dense layers as they are: their norms
@@ -151,6 +153,7 @@ class CondenseNetV2(BlockBackbone):
         deploy: bool = False,
         norm_cfg: Optional[dict] = None,
         init_cfg: Optional[dict] = None,
+        sfr_init: str = 'identity',
     ) -> None:
         super().__init__(out_indices, frozen_stages, norm_eval, init_cfg)
         settings = self._resolve_arch(arch)
@@ -182,6 +185,7 @@ class CondenseNetV2(BlockBackbone):
                     act_cfg=act_cfg,
                     with_cp=with_cp,
                     deploy=deploy,
+                    sfr_init=sfr_init,
                     **settings,
                 )
             channels += depth * growth_rate

@@ -48,6 +48,7 @@ class DenseLayer(RecomputedMixin, BaseModule):
         act_cfg (dict): Config of the activation layers.
         with_cp (bool): Whether to recompute the layer in the backward pass.
         deploy (bool): Whether to build the condensed form.
+        sfr_init (str): See :class:`~mmcdnv2.layers.SFRModule`.
     """
 
     def __init__(
@@ -65,6 +66,7 @@ class DenseLayer(RecomputedMixin, BaseModule):
         act_cfg: dict,
         with_cp: bool,
         deploy: bool,
+        sfr_init: str,
     ) -> None:
         super().__init__()
         self.with_cp = with_cp
@@ -104,6 +106,7 @@ class DenseLayer(RecomputedMixin, BaseModule):
                 norm_cfg=norm_cfg,
                 act_cfg=act_cfg,
                 deploy=deploy,
+                sfr_init=sfr_init,
             )
 
     def forward(self, x: Tensor) -> Tensor:

@@ -42,11 +42,18 @@ class ReactivatedResidual(RecomputedMixin, InvertedResidual):
         groups (int): See :class:`~mmcdnv2.layers.SFR`.
         sparse_factor (int): See :class:`~mmcdnv2.layers.SFR`.
         deploy (bool): Whether to build the condensed form.
+        sfr_init (str): See :class:`~mmcdnv2.layers.SFRModule`.
         kwargs: See mmpretrain's ``InvertedResidual``.
     """
 
     def __init__(
-        self, channels: int, groups: int, sparse_factor: int, deploy: bool, **kwargs
+        self,
+        channels: int,
+        groups: int,
+        sparse_factor: int,
+        deploy: bool,
+        sfr_init: str,
+        **kwargs,
     ) -> None:
         super().__init__(channels, channels, **kwargs)
         half = channels // 2
@@ -58,6 +65,7 @@ class ReactivatedResidual(RecomputedMixin, InvertedResidual):
             norm_cfg=kwargs['norm_cfg'],
             act_cfg=kwargs['act_cfg'],
             deploy=deploy,
+            sfr_init=sfr_init,
         )
 
     def _forward(self, x: Tensor) -> Tensor:
@@ -89,10 +97,13 @@ class SFRShuffleNetV2(CondensableMixin, ShuffleNetV2):
             largest divisor of its channels. Defaults to 8.
         sparse_factor (int): See :class:`~mmcdnv2.layers.SFR`. Defaults to 8.
         deploy (bool): Whether to build the condensed form. Defaults to False.
+        sfr_init (str): How the reactivations start, 'identity' or 'released'; see
+            :class:`~mmcdnv2.layers.SFRModule`. Defaults to 'identity'.
         kwargs: See :class:`mmpretrain.models.ShuffleNetV2`.
 
     Raises:
-        InputError: If an index or stage is out of range.
+        InputError: If an index or stage is out of range, or ``sfr_init`` is
+            unknown.
     """
 
     # Set by the parent.
@@ -107,11 +118,15 @@ class SFRShuffleNetV2(CondensableMixin, ShuffleNetV2):
         groups: int = 8,
         sparse_factor: int = 8,
         deploy: bool = False,
+        sfr_init: str = 'identity',
         **kwargs,
     ) -> None:
         # Known before the parent builds its stages by _make_layer.
         self._sfr_cfg: Dict[str, Any] = dict(
-            groups=groups, sparse_factor=sparse_factor, deploy=deploy
+            groups=groups,
+            sparse_factor=sparse_factor,
+            deploy=deploy,
+            sfr_init=sfr_init,
         )
         out_indices = resolve_out_indices(out_indices, 4)
         super().__init__(widen_factor, out_indices, **kwargs)

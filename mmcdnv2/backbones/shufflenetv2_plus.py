@@ -46,6 +46,7 @@ class PlusUnit(RecomputedMixin, BaseModule):
         act_cfg (dict): Config of the activation layers.
         with_cp (bool): Whether to recompute the unit in the backward pass.
         deploy (bool): Whether to build the condensed form.
+        sfr_init (str): See :class:`~mmcdnv2.layers.SFRModule`.
     """
 
     def __init__(
@@ -61,6 +62,7 @@ class PlusUnit(RecomputedMixin, BaseModule):
         act_cfg: dict,
         with_cp: bool,
         deploy: bool,
+        sfr_init: str,
     ) -> None:
         super().__init__()
         self.stride = stride
@@ -117,6 +119,7 @@ class PlusUnit(RecomputedMixin, BaseModule):
                 norm_cfg=norm_cfg,
                 act_cfg=act_cfg,
                 deploy=deploy,
+                sfr_init=sfr_init,
             )
 
     def _forward(self, x: Tensor) -> Tensor:
@@ -159,11 +162,14 @@ class ShuffleNetV2Plus(BlockBackbone):
         norm_cfg (dict): Config of the norm layers. Defaults to
             ``dict(type='BN')``.
         init_cfg (dict, optional): Initialisation config. By default
-            convolutions are Kaiming normal with fan-out and norm weights one.
+            convolutions are Kaiming normal with fan-out and norm weights one, but
+            for the reactivations.
+        sfr_init (str): How the reactivations start, 'identity' or 'released'; see
+            :class:`~mmcdnv2.layers.SFRModule`. Defaults to 'identity'.
 
     Raises:
-        InputError: If the arch is unknown, or an index or ``frozen_stages`` is
-            out of range.
+        InputError: If the arch or ``sfr_init`` is unknown, or an index or
+            ``frozen_stages`` is out of range.
     """
 
     def __init__(
@@ -179,6 +185,7 @@ class ShuffleNetV2Plus(BlockBackbone):
         deploy: bool = False,
         norm_cfg: Optional[dict] = None,
         init_cfg: Optional[dict] = None,
+        sfr_init: str = 'identity',
     ) -> None:
         super().__init__(out_indices, frozen_stages, norm_eval, init_cfg)
         if arch not in _WIDTHS:
@@ -212,6 +219,7 @@ class ShuffleNetV2Plus(BlockBackbone):
                         act_cfg=hswish if i else dict(type='ReLU'),
                         with_cp=with_cp,
                         deploy=deploy,
+                        sfr_init=sfr_init,
                     )
                 )
             channels = width

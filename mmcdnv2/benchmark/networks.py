@@ -11,7 +11,7 @@ from torch import nn
 from ..analysis import read_zoo
 from ..builder import TensorMode, build_model
 from ..config import load_config
-from ..layers import sparse_layers
+from ..layers import SFR, sparse_layers
 
 PARTS = ('classifier', 'backbone')
 # The forms in which a condensable network is measured; see docs/speed.md.
@@ -154,13 +154,16 @@ def _drop_unused_stages(backbone: nn.Module) -> None:
 
 
 def _randomise(network: nn.Module) -> None:
-    """Finish the sparsification; give the norms weights and statistics.
+    """Finish the sparsification; give norms and reactivations random weights.
 
-    The statistics are those of random images, so that the features keep their
+    The norms' statistics are those of random images, so that the features keep their
     scale through all layers, as a trained network's do; a channel that hardly
     varied in them must not drown all others by its small deviation.
     """
     for layer in sparse_layers(network).values():
+        if isinstance(layer, SFR):
+            # Zeros, as it starts, would all keep the same channels.
+            nn.init.kaiming_normal_(layer.weight)
         layer.set_progress(1)
     norms = [m for m in network.modules() if isinstance(m, nn.BatchNorm2d)]
     for norm in norms:

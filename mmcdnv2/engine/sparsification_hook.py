@@ -75,10 +75,15 @@ class SparsificationHook(Hook):
         averages (dict[str, str], optional): Further parts of the model that
             are averages, by the names of submodules: what each one is an
             average of. Defaults to None, none but those above.
+        begin (float): Fraction of the training at which the first pruning stage
+            begins. Defaults to 0.
+        end (float): Fraction of the training at which the last pruning is done.
+            Defaults to 0.5, as in the paper.
 
     Raises:
-        InputError: If ``group_lasso`` is negative; when the training begins,
-            if ``averages`` does not fit the model.
+        InputError: If ``group_lasso`` is negative or not
+            ``0 <= begin < end < 1``; when the training begins, if ``averages``
+            does not fit the model.
 
     Examples:
         >>> custom_hooks = [dict(type='SparsificationHook')]
@@ -91,10 +96,21 @@ class SparsificationHook(Hook):
     _lasso_handle: ClassVar[Optional[RemovableHandle]] = None
 
     def __init__(
-        self, group_lasso: float = 0.0, averages: Optional[Dict[str, str]] = None
+        self,
+        group_lasso: float = 0.0,
+        averages: Optional[Dict[str, str]] = None,
+        begin: float = 0.0,
+        end: float = 0.5,
     ) -> None:
         if group_lasso < 0:
             raise InputError(f'group_lasso must not be negative, got {group_lasso}.')
+        if not 0 <= begin < end < 1:
+            raise InputError(
+                'The sparsification must begin and end in the training, '
+                f'0 <= begin < end < 1, got {begin} and {end}.'
+            )
+        self.begin = begin
+        self.end = end
         self.group_lasso = group_lasso
         self.averages = averages or {}
         self._layers: Dict[str, SparseConv2d] = {}
@@ -141,7 +157,7 @@ class SparsificationHook(Hook):
         changed = False
         for name, layer in self._layers.items():
             # The masks are on the device: look at them only when a stage begins.
-            stage = stage_of(progress, layer.factor)
+            stage = stage_of(progress, layer.factor, self.begin, self.end)
             if stage > self._stages.get(name, -1):
                 self._stages[name] = stage
                 changed |= layer.set_stage(stage)

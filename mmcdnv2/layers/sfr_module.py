@@ -3,8 +3,9 @@
 from typing import Optional, Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from ..errors import InputError
 from ..ops.kernel_arguments import (
     CONV_FIRST,
     NORM_FIRST,
@@ -16,6 +17,9 @@ from ..ops.kernel_module import KernelMixin
 from ..registry import register_model
 from .condensed_conv import CondensedSFR
 from .ordered_conv_module import OrderedConvModule
+
+# How a reactivation starts: see SFRModule.
+SFR_INITS = ('identity', 'released')
 
 
 @register_model
@@ -38,9 +42,17 @@ class SFRModule(KernelMixin, OrderedConvModule):
         act_cfg (dict, optional): Config of the activation layer. Defaults to
             ``dict(type='ReLU')``.
         deploy (bool): Whether to build the condensed form. Defaults to False.
+        sfr_init (str): How the reactivation starts. 'identity' leaves the old
+            features as they are or nearly so: where the norm comes before the
+            convolution, the convolution starts at zero and the norm's weight
+            at 0.1; where it comes after, the norm's weight starts at 0.01.
+            'released' is the start of the authors' code: a random convolution
+            and a norm weight of one, which adds noise to all old features.
+            docs/evidence.md compares the two. Defaults to 'identity'.
 
     Raises:
-        InputError: If the factor is not in [1, out_channels].
+        InputError: If the factor is not in [1, out_channels] or ``sfr_init`` is
+            unknown.
 
     Examples:
         >>> sfr = SFRModule(16, 64, groups=4, sparse_factor=4)
@@ -58,7 +70,12 @@ class SFRModule(KernelMixin, OrderedConvModule):
         norm_cfg: Optional[dict] = None,
         act_cfg: Optional[dict] = None,
         deploy: bool = False,
+        sfr_init: str = 'identity',
     ) -> None:
+        if sfr_init not in SFR_INITS:
+            raise InputError(f'sfr_init must be one of {SFR_INITS}, got {sfr_init!r}.')
+        # The parent's constructor initialises already.
+        self.sfr_init = sfr_init
         super().__init__(
             in_channels,
             out_channels,
@@ -72,6 +89,29 @@ class SFRModule(KernelMixin, OrderedConvModule):
             act_cfg=act_cfg or dict(type='ReLU'),
             order=tuple(order),
         )
+
+    def init_weights(self) -> None:
+        """Initialise as mmcv's ConvModule, then as ``sfr_init`` says."""
+        super().init_weights()
+        self.init_sfr()
+
+    def init_sfr(self) -> None:
+        """Make the reactivation start small, unless it starts as released.
+
+        A network that initialises all its layers by their types calls this
+        afterwards.
+        """
+        if self.sfr_init == 'released':
+            return
+        norm_first = self.order.index('norm') < self.order.index('conv')
+        if norm_first:
+            nn.init.zeros_(self.conv.weight)
+        if self.norm.weight is not None:
+            # Zero would be exact in both orders, but nothing is learned through a
+            # norm of zero and a ReLU. Before the convolution the weight scales the
+            # gradients: an adaptive optimiser takes steps of one size, and at a
+            # weight of one its first steps would already be a disturbance.
+            nn.init.constant_(self.norm.weight, 0.1 if norm_first else 0.01)
 
     def forward(self, old: Tensor, new: Tensor) -> Tensor:
         """Update the old features.

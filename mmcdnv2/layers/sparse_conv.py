@@ -18,15 +18,20 @@ from .grouping import (
 )
 
 
-def stage_of(progress: float, factor: int) -> int:
+def stage_of(progress: float, factor: int, begin: float = 0.0, end: float = 0.5) -> int:
     """Pruning stage at a point of the training.
 
-    The first half of the training holds ``factor - 1`` stages of equal
-    length; the second half only optimises (paper, Sec. 3).
+    The time from ``begin`` to ``end`` holds ``factor - 1`` stages of equal
+    length, at the end of each of which something is pruned. In the paper (Sec. 3)
+    that is the first half of the training; the second half only optimises.
 
     Args:
         progress (float): Fraction of the training that is done.
         factor (int): condense_factor (LGC) or sparse_factor (SFR).
+        begin (float): Fraction of the training at which the first stage begins.
+            Defaults to 0.
+        end (float): Fraction of the training at which the last pruning is done,
+            greater than ``begin``. Defaults to 0.5.
 
     Returns:
         int: The stage, from 0 (dense) to ``factor - 1`` (final).
@@ -36,8 +41,9 @@ def stage_of(progress: float, factor: int) -> int:
     """
     if not 0 <= progress <= 1:
         raise InputError(f'progress must be in [0, 1], got {progress}.')
-    # Products such as 2 * 0.3 * 5 may fall just short of the integer.
-    return min(int(2 * progress * (factor - 1) + 1e-9), factor - 1)
+    # Quotients such as 0.3 / 0.5 * 5 may fall just short of the integer.
+    done = max(progress - begin, 0) / (end - begin)
+    return min(int(done * (factor - 1) + 1e-9), factor - 1)
 
 
 class SparseConv2d(GroupedMatrix, nn.Conv2d):

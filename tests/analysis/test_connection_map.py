@@ -5,7 +5,7 @@ import re
 
 import pytest
 import torch
-from conftest import ROOT
+from conftest import ROOT, randomise
 from torch import nn
 from toy import ToyModel
 
@@ -36,6 +36,7 @@ def make_net(progress=1.0, depths=(1, 3)):
     torch.manual_seed(0)
     arch = dict(depths=depths, growth_rates=(4, 8), groups=4)
     net = CondenseNetV2(dict(arch, condense_factor=4, sparse_factor=4, se_from=9))
+    randomise(net)
     for layer in sparse_layers(net).values():
         layer.set_progress(progress)
     return net

@@ -5,7 +5,7 @@ import logging
 
 import pytest
 import torch
-from conftest import randomise_norms
+from conftest import randomise
 from mmdet.registry import MODELS as MMDET_MODELS
 from mmengine.config import Config
 from mmengine.model import PretrainedInit
@@ -39,7 +39,7 @@ TINY = dict(
 def tiny():
     torch.manual_seed(0)
     backbone = CondenseNetV2(TINY, out_indices=(0, 1, 2))
-    randomise_norms(backbone)
+    randomise(backbone)
     return backbone
 
 
@@ -277,6 +277,7 @@ def test_with_cp_trains_the_same(order):
     torch.manual_seed(0)
     arch = dict(TINY, sfr_order=order)
     plain = CondenseNetV2(arch, out_indices=(0, 1, 2)).train()
+    randomise(plain)
     recomputing = CondenseNetV2(arch, out_indices=(0, 1, 2), with_cp=True).train()
     recomputing.load_state_dict(plain.state_dict())
     x = torch.randn(2, 3, 32, 32)
@@ -380,6 +381,7 @@ def test_resolves_under_both_scopes(scope, prefix):
         (dict(arch=dict(TINY, condense_factor=64)), 'condense_factor must be in'),
         (dict(arch=TINY, out_indices=(3,)), r'out_indices must be in \[-3, 2\]'),
         (dict(arch=TINY, out_indices=()), 'for 3 blocks, got'),
+        (dict(arch=TINY, sfr_init=None), 'sfr_init must be one of'),
         (dict(arch=TINY, frozen_stages=4), r'frozen_stages must be in \[-1, 3\]'),
     ],
 )
@@ -436,3 +438,26 @@ def test_reactivation_has_groups_of_its_own():
     assert groups(TINY) == ({4}, {4})
     assert groups(dict(TINY, sfr_groups=2)) == ({4}, {2})
     assert groups(dict(TINY, sfr_groups=8)) == ({4}, {8})
+
+
+@torch.no_grad()
+@pytest.mark.parametrize('order', [('norm', 'act', 'conv'), ('conv', 'norm', 'act')])
+@pytest.mark.parametrize('init_cfg', [None, dict(type='Kaiming', layer='Conv2d')])
+def test_starts_as_nearly_a_network_without_reactivation(order, init_cfg):
+    torch.manual_seed(0)
+    arch = dict(TINY, sfr_order=order)
+    networks = {
+        start: CondenseNetV2(arch, init_cfg=init_cfg, sfr_init=start)
+        for start in ('identity', 'released')
+    }
+    plain = CondenseNetV2(dict(arch, sparse_factor=None))
+    x = torch.randn(4, 3, 32, 32)
+    differences = {}
+    for start, network in networks.items():
+        network.init_weights()
+        plain.load_state_dict(network.state_dict(), strict=False)
+        expected = plain.train()(x)[0]
+        difference = (network.train()(x)[0] - expected).abs().mean()
+        differences[start] = difference / expected.abs().mean()
+    assert differences['identity'] < 0.02
+    assert differences['released'] > 0.2

@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from conftest import randomise_norms
+from conftest import randomise
 from mmpretrain.models import ShuffleNetV2
 from torch import nn
 from torch.nn.functional import relu
@@ -17,7 +17,7 @@ from mmcdnv2.layers import SFRModule, sparse_layers
 def settle(backbone):
     """Give the norms statistics and finish the sparsification."""
     torch.manual_seed(0)
-    randomise_norms(backbone)
+    randomise(backbone)
     for layer in sparse_layers(backbone).values():
         layer.set_progress(1)
     return backbone.eval()
@@ -192,3 +192,17 @@ def test_pretrained_init(tmp_path, listed):
     backbone.init_weights()
     for name, value in backbone.state_dict().items():
         assert torch.equal(value, trained.state_dict()[name]), name
+
+
+@pytest.mark.parametrize('name', ['v2', 'plus'])
+def test_start_of_the_reactivations(name):
+    for start, expected in (('identity', 0.01), ('released', 1)):
+        backbone = build_all()[name](sfr_init=start)
+        # mmpretrain's ShuffleNetV2 sets all norms to one here.
+        backbone.init_weights()
+        norms = [m.norm for m in backbone.modules() if isinstance(m, SFRModule)]
+        assert norms
+        for norm in norms:
+            assert (norm.weight == expected).all()
+    with pytest.raises(InputError, match='sfr_init must be one of'):
+        build_all()[name](sfr_init='random')

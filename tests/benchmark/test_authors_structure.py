@@ -3,7 +3,7 @@
 import copy
 
 import torch
-from conftest import randomise_norms
+from conftest import randomise
 from torch import nn
 
 from mmcdnv2.backbones import CondenseNetV2
@@ -30,7 +30,7 @@ TINY = dict(
 def test_condensed_gives_the_same_output():
     torch.manual_seed(0)
     model = CondenseNetV2(TINY, out_indices=(0, 1))
-    randomise_norms(model)
+    randomise(model)
     for layer in sparse_layers(model).values():
         layer.set_progress(1)
     model.switch_to_deploy()

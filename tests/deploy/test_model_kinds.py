@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from conftest import TINY_BACKBONE, randomise_norms
+from conftest import TINY_BACKBONE, randomise
 from mmengine.config import Config
 
 from mmcdnv2.analysis import measure
@@ -107,7 +107,7 @@ def test_condenses(tmp_path, kind, compared, unmeasured, reason):
     torch.manual_seed(0)
     model = build_model(Config.fromfile(config))
     model.init_weights()
-    randomise_norms(model)
+    randomise(model)
     for layer in sparse_layers(model).values():
         layer.set_progress(1)
     checkpoint = tmp_path / 'checkpoint.pth'

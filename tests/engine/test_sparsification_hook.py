@@ -62,6 +62,17 @@ def test_follows_the_schedule(tmp_path, train_cfg):
     assert expected[10:] == [(2, 5)] * 10
 
 
+def test_begins_and_ends_as_told(tmp_path):
+    recorder = Recorder()
+    hook = dict(type='SparsificationHook', begin=0.25, end=0.75)
+    train_cfg = dict(by_epoch=True, max_epochs=4)
+    make_runner(tmp_path, train_cfg, [recorder], hook=hook).train()
+    # LGC has three stages from iteration 5 to 15, SFR two.
+    lgc = [8] * 9 + [6] * 3 + [4] * 3 + [2] * 5
+    sfr = [15] * 10 + [10] * 5 + [5] * 5
+    assert recorder.kept == list(zip(lgc, sfr))
+
+
 def test_resumes_exactly(tmp_path):
     (tmp_path / 'straight').mkdir()
     straight = make_runner(tmp_path / 'straight')
@@ -256,6 +267,12 @@ def test_warns_if_there_is_nothing_to_sparsify(tmp_path, caplog):
 def test_negative_weight_is_refused():
     with pytest.raises(InputError, match='must not be negative'):
         SparsificationHook(group_lasso=-1)
+
+
+@pytest.mark.parametrize('times', [(0.5, 0.5), (-0.1, 0.5), (0, 1), (0.6, 0.5)])
+def test_times_outside_of_the_training_are_refused(times):
+    with pytest.raises(InputError, match='0 <= begin < end < 1, got'):
+        SparsificationHook(begin=times[0], end=times[1])
 
 
 def test_ranks_have_the_same_masks(tmp_path):

@@ -6,7 +6,7 @@ import random
 
 import pytest
 import torch
-from conftest import randomise_norms
+from conftest import randomise
 from mmcv.cnn import ConvModule, build_conv_layer
 from torch import nn
 
@@ -71,6 +71,11 @@ def random_layers(count):
 )
 def test_stage_of(progress, factor, stage):
     assert stage_of(progress, factor) == stage
+
+
+def test_stage_of_another_schedule():
+    stages = [stage_of(i / 20, 5, begin=0.1, end=0.3) for i in range(21)]
+    assert stages == [0] * 3 + [1, 2, 3] + [4] * 15
 
 
 @pytest.mark.parametrize('progress', [-0.1, 1.1, float('nan')])
@@ -331,7 +336,7 @@ def test_efficient_norms_of_mmcv(kind):
         norm_cfg=dict(type='BN'),
         efficient_conv_bn_eval=True,
     ).eval()
-    randomise_norms(module)
+    randomise(module)
     module.conv.set_progress(1)
     x = torch.randn(1, 16, 4, 4)
     expected = module.activate(module.norm(module.conv(x)))

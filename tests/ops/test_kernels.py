@@ -8,7 +8,7 @@ import sys
 
 import pytest
 import torch
-from conftest import ROOT, randomise_norms
+from conftest import ROOT, randomise
 from kernel_networks import (
     ARCHS,
     MODERN,
@@ -97,7 +97,7 @@ def test_take_detection_sizes(threads):
 def test_reactivation_on_its_own(order):
     torch.manual_seed(0)
     module = SFRModule(12, 20, groups=4, sparse_factor=3, order=order, deploy=True)
-    randomise_norms(module)
+    randomise(module)
     module.eval()
     for shape in ((2, 5, 5), (1, 16, 16), (3, 7, 30)):
         old, new = torch.randn(2, 20, *shape[1:]), torch.randn(2, 12, *shape[1:])
@@ -123,7 +123,7 @@ def test_pooling_neck():
 def test_shufflenet_uses_them():
     torch.manual_seed(0)
     backbone = SFRShuffleNetV2(0.5, out_indices=(0, 1, 2), deploy=True).eval()
-    randomise_norms(backbone)
+    randomise(backbone)
     assert set(kernel_report(backbone).values()) == {ops.describe()}
     x = torch.rand(1, 3, 96, 96)
     assert_same(backbone(x), fallback(backbone, x))
