@@ -42,7 +42,8 @@ val_evaluator = dict(type='Accuracy', topk=1)
 test_evaluator = val_evaluator
 
 optim_wrapper = dict(
-    optimizer=dict(type='SGD', lr=0.1, momentum=0.9, weight_decay=1e-4)
+    optimizer=dict(type='AdamW', lr=4e-3, weight_decay=0.05),
+    paramwise_cfg=dict(norm_decay_mult=0.0, bias_decay_mult=0.0),
 )
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.01, by_epoch=False, end=30),
@@ -58,5 +59,9 @@ val_cfg = dict()
 test_cfg = dict()
 
 default_hooks = dict(logger=dict(interval=20))
-custom_hooks = [dict(type='ChannelsLastHook'), dict(type='SparsificationHook')]
+# Four epochs are few: pruned early, the network has more of them to recover.
+custom_hooks = [
+    dict(type='ChannelsLastHook'),
+    dict(type='SparsificationHook', end=0.25),
+]
 randomness = dict(seed=0)
