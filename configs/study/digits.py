@@ -2,7 +2,7 @@
 _base_ = 'mmpretrain::_base_/default_runtime.py'
 custom_imports = dict(imports=['mmcdnv2'], allow_failed_imports=False)
 
-max_epochs = 8
+max_epochs = 6
 
 model = dict(
     type='ImageClassifier',
@@ -46,7 +46,7 @@ train_dataloader = dict(
         data_prefix='train',
         pipeline=[
             dict(type='LoadImageFromFile'),
-            dict(type='RandomCrop', crop_size=32, padding=4),
+            dict(type='RandomCrop', crop_size=32, padding=2),
             dict(type='PackInputs'),
         ],
         **dataset,
