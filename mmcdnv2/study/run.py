@@ -63,13 +63,12 @@ class Outcome:
 
     Attributes:
         results (dict[str, Result]): By the names of the trainings.
-        failures (dict[str, str]): The last line of the others' errors.
-        kept (int): How many of the results were there before.
+        failures (dict[str, str]): The last line of the errors of those that
+            failed.
     """
 
     results: Dict[str, Result]
     failures: Dict[str, str]
-    kept: int
 
 
 def default_jobs() -> int:
@@ -79,41 +78,45 @@ def default_jobs() -> int:
     return os.cpu_count() or 1
 
 
+def finished(trainings: List[Training]) -> Outcome:
+    """Look up which trainings are finished.
+
+    Args:
+        trainings (list[Training]): All of a study.
+
+    Returns:
+        Outcome: Results of those whose config and data are still the same.
+    """
+    found = {
+        training.name: read_result(training.folder, training.fingerprint)
+        for training in trainings
+    }
+    return Outcome({name: result for name, result in found.items() if result}, {})
+
+
 def run_trainings(
     trainings: List[Training],
+    outcome: Outcome,
     jobs: int,
     show: Callable[[Status], object] = bool,
-) -> Outcome:
-    """Run the trainings that are not finished yet.
+) -> None:
+    """Run the trainings that have no result yet.
 
-    Each one runs in a process of its own, which ends with this one.
+    Each one runs in a process of its own, which ends with this one. One that fails
+    stops no other.
 
     Args:
         trainings (list[Training]): In this order.
+        outcome (Outcome): What they came to so far; completed in place.
         jobs (int): How many run at once.
         show (Callable): Called with the state of affairs, about twice a second.
-
-    Returns:
-        Outcome: What they came to. A failing training stops no other.
-
-    Raises:
-        InputError: If the number of jobs is less than 1.
     """
-    if jobs < 1:
-        raise InputError('At least one training must run at a time.')
-    results = {}
-    for training in trainings:
-        result = read_result(training.folder, training.fingerprint)
-        if result:
-            results[training.name] = result
-    outcome = Outcome(results, {}, len(results))
-    waiting = [t for t in trainings if t.name not in results]
+    waiting = [t for t in trainings if t.name not in outcome.results]
     runner = _Runner(waiting, outcome, len(trainings), show)
     try:
         runner.run(jobs)
     finally:
         runner.stop()
-    return outcome
 
 
 @contextmanager
