@@ -422,4 +422,6 @@ def _environment(cores: str, runtimes: List[str]) -> Dict[str, str]:
     for runtime in runtimes:
         for package in RUNTIMES[runtime].packages:
             packages[package] = version(package)
-    return dict(processor=processor_name(), cores=cores, kernels=ops.describe(), **packages)
+    return dict(
+        processor=processor_name(), cores=cores, kernels=ops.describe(), **packages
+    )

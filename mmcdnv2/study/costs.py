@@ -59,7 +59,8 @@ def widen(cfg: Config, target: int, shape: Tuple[int, int]) -> None:
 
     candidate = copy.deepcopy(cfg)
     found = []
-    for rates in product(*first):
+    for combination in product(*first):
+        rates = list(combination)
         # Of the last block's the smallest with enough MACs, and that before it.
         low, high = 0, len(last) - 1
         while low < high:

@@ -12,13 +12,15 @@ class Entry:
 
     Attributes:
         name (str): What it is called in commands and folders.
-        title (str): What it is called in tables and pictures, short.
+        title (str): What it is, in a table.
         options (dict): Values by dotted keys, merged into the config.
         hook (dict, optional): Settings of the SparsificationHook; None to train
             without it, so that nothing is pruned.
         schedule (str): How the learning rate falls: one of
             :data:`~mmcdnv2.study.recipes.SCHEDULES`, or '' for the config's own.
         resize (int, optional): Width and height that images are scaled to.
+        label (str): What it is called in a picture, next to what it is compared
+            with. Defaults to the title.
         as_costly_as (str): Entry whose MACs, condensed, this one's are brought
             to by higher growth rates; '' for none.
     """
@@ -30,6 +32,7 @@ class Entry:
     schedule: str = ''
     resize: Optional[int] = None
     as_costly_as: str = ''
+    label: str = ''
 
 
 @dataclass(frozen=True)
@@ -95,46 +98,87 @@ _NONE = _arch(sparse_factor=None)
 ENTRIES: Dict[str, Entry] = {
     entry.name: entry
     for entry in (
-        Entry('none', 'no SFR', _NONE),
-        Entry('none-wide', 'no SFR,\nwider', _NONE, as_costly_as='s4'),
-        Entry('s4', 'SFR\nS=4, G=4'),
-        Entry('s4-released', 'SFR as\nreleased', _RELEASED),
+        Entry('none', 'without SFR', _NONE, label='no SFR'),
+        Entry(
+            'none-wide',
+            'without SFR, wider',
+            _NONE,
+            as_costly_as='s4',
+            label='no SFR,\nwider',
+        ),
+        Entry('s4', 'SFR, S = 4, G = 4', label='SFR\nS=4, G=4'),
+        Entry(
+            's4-released',
+            'SFR, started as released',
+            _RELEASED,
+            label='SFR as\nreleased',
+        ),
         # At stride 32 these leave but one pixel of CIFAR's images.
         Entry(
             'shufflenetv2',
-            'ShuffleNetV2',
+            'ShuffleNetV2 0.5x',
             _shufflenet('mmpretrain.ShuffleNetV2'),
             resize=64,
+            label='ShuffleNetV2',
         ),
         Entry(
             'sfr-shufflenetv2',
-            'SFR-\nShuffleNetV2',
+            'SFR-ShuffleNetV2 0.5x',
             _shufflenet('SFRShuffleNetV2'),
             resize=64,
+            label='SFR-\nShuffleNetV2',
         ),
-        Entry('s1', 'S=1', _arch(sparse_factor=1)),
-        Entry('s2', 'S=2', _arch(sparse_factor=2)),
-        Entry('s8', 'S=8', _arch(sparse_factor=8)),
-        Entry('g1', 'G=1', _arch(sfr_groups=1)),
-        Entry('g2', 'G=2', _arch(sfr_groups=2)),
-        Entry('g8', 'G=8', _arch(sfr_groups=8)),
-        Entry('s4-se', 'SFR, SE', _arch(se_from=1)),
-        Entry('s4-se-hs', 'SFR, SE,\nhard-swish', _arch(se_from=1, hswish_from=1)),
-        Entry('none-adamw', 'no SFR', {**_NONE, **_ADAMW}),
-        Entry('s4-adamw', 'SFR\nS=4, G=4', _ADAMW),
-        Entry('s4-released-adamw', 'SFR as\nreleased', {**_RELEASED, **_ADAMW}),
-        Entry('s4-nac', 'SFR, norm\nfirst', _NORM_FIRST),
+        Entry('s1', 'SFR, S = 1', _arch(sparse_factor=1), label='S=1'),
+        Entry('s2', 'SFR, S = 2', _arch(sparse_factor=2), label='S=2'),
+        Entry('s8', 'SFR, S = 8', _arch(sparse_factor=8), label='S=8'),
+        Entry('g1', 'SFR, G = 1', _arch(sfr_groups=1), label='G=1'),
+        Entry('g2', 'SFR, G = 2', _arch(sfr_groups=2), label='G=2'),
+        Entry('g8', 'SFR, G = 8', _arch(sfr_groups=8), label='G=8'),
+        Entry('s4-se', 'SFR, SE', _arch(se_from=1), label='SFR, SE'),
+        Entry(
+            's4-se-hs',
+            'SFR, SE, hard-swish',
+            _arch(se_from=1, hswish_from=1),
+            label='SFR, SE,\nhard-swish',
+        ),
+        Entry('none-adamw', 'without SFR, AdamW', {**_NONE, **_ADAMW}, label='no SFR'),
+        Entry('s4-adamw', 'SFR, AdamW', _ADAMW, label='SFR\nS=4, G=4'),
+        Entry(
+            's4-released-adamw',
+            'SFR, started as released, AdamW',
+            {**_RELEASED, **_ADAMW},
+            label='SFR as\nreleased',
+        ),
+        Entry('s4-nac', 'SFR, norm first', _NORM_FIRST, label='SFR, norm\nfirst'),
         Entry(
             's4-nac-released',
-            'norm first,\nreleased',
+            'SFR, norm first, started as released',
             {**_NORM_FIRST, **_RELEASED},
+            label='norm first,\nreleased',
         ),
-        Entry('s4-dense', 'never', hook=None),
-        Entry('s4-early', 'first\nquarter', hook=dict(begin=0.0, end=0.25)),
-        Entry('s4-late', 'middle\nhalf', hook=dict(begin=0.25, end=0.75)),
-        Entry('s4-lasso', 'group\nlasso', hook=dict(group_lasso=1e-5)),
-        Entry('s4-linear', 'linear', schedule='linear'),
-        Entry('s4-step', 'steps', schedule='step'),
+        Entry('s4-dense', 'SFR, never pruned', hook=None, label='never'),
+        Entry(
+            's4-early',
+            'SFR, pruned in the first quarter',
+            hook=dict(begin=0.0, end=0.25),
+            label='first\nquarter',
+        ),
+        Entry(
+            's4-late',
+            'SFR, pruned in the middle half',
+            hook=dict(begin=0.25, end=0.75),
+            label='middle\nhalf',
+        ),
+        Entry(
+            's4-lasso',
+            'SFR, group lasso',
+            hook=dict(group_lasso=1e-5),
+            label='group\nlasso',
+        ),
+        Entry(
+            's4-linear', 'SFR, linear learning rate', schedule='linear', label='linear'
+        ),
+        Entry('s4-step', 'SFR, learning rate in steps', schedule='step', label='steps'),
     )
 }
 

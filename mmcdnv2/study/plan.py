@@ -2,9 +2,11 @@
 
 import hashlib
 import json
+import logging
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any, Dict, Iterator, List, Optional, Tuple
 
 from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
@@ -116,7 +118,8 @@ def plan_study(settings: Settings) -> List[Training]:
     base = base_config(settings)
     make_missing_data(base, settings.data_root)
     data_sets: Dict[str, DataSet] = {}
-    planned = [_plan_entry(base, entry, data_sets) for entry in entries]
+    with _without_logs():
+        planned = [_plan_entry(base, entry, data_sets) for entry in entries]
     data = fingerprint_files(base, LOADERS)
     return [
         Training(
@@ -161,7 +164,7 @@ def base_config(settings: Settings) -> Config:
             cfg[loader].dataset.data_root = settings.data_root
     # The study tests at the end, and resumes from the last checkpoint: two are
     # kept, as the last one may be half written.
-    cfg.train_cfg.val_interval = cfg.train_cfg.max_epochs + 1
+    cfg.train_cfg.val_begin = cfg.train_cfg.max_epochs + 1
     hooks = cfg.setdefault('default_hooks', {})
     hooks['checkpoint'] = dict(type='CheckpointHook', interval=1, max_keep_ckpts=2)
     # None of it is used, and it does not change what is trained.
@@ -196,6 +199,17 @@ def _plan_entry(
         ) from error
     images = train.images * cfg.train_cfg.max_epochs
     return PlannedEntry(entry, cfg, params, macs, images)
+
+
+@contextmanager
+def _without_logs() -> Iterator[None]:
+    """Silence what MMEngine says of each parameter of each entry."""
+    before = logging.root.manager.disable
+    logging.disable(logging.INFO)
+    try:
+        yield
+    finally:
+        logging.disable(before)
 
 
 def _fingerprint(cfg: Config, seed: int, data: str) -> str:

@@ -80,7 +80,8 @@ def _draw(ax: Axes, section: Section) -> None:
                 color='#d62728',
             )
     ax.set_xticks(range(len(section.rows)))
-    ax.set_xticklabels([ENTRIES[row.name].title for row in section.rows], size=8)
+    entries = [ENTRIES[row.name] for row in section.rows]
+    ax.set_xticklabels([entry.label or entry.title for entry in entries], size=8)
     ax.set_xlim(-0.6, len(section.rows) - 0.4)
     ax.set_title(section.comparison.title, size=10, loc='left', pad=28)
     claim = textwrap.fill(section.comparison.claim, 66)

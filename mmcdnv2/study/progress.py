@@ -16,7 +16,9 @@ def in_words(seconds: Optional[float]) -> str:
     minutes = round(seconds / 60)
     if minutes < 1:
         return f'{seconds:.0f} s'
-    return f'{minutes // 60} h {minutes % 60} min' if minutes >= 60 else f'{minutes} min'
+    return (
+        f'{minutes // 60} h {minutes % 60} min' if minutes >= 60 else f'{minutes} min'
+    )
 
 
 class ProgressDisplay:

@@ -71,7 +71,9 @@ def entry_config(base: Config, entry: Entry) -> Config:
         cfg.merge_from_dict(copy.deepcopy(entry.options))
     except (TypeError, AttributeError) as error:
         # An arch's name, for example, where its settings are to be changed.
-        raise ConfigError(f'the config has not what it would change: {error}') from error
+        raise ConfigError(
+            f'the config has not what it would change: {error}'
+        ) from error
     _set_hook(cfg, entry)
     if entry.schedule:
         # What goes by iterations is the warm-up.

@@ -23,7 +23,7 @@ class Row:
 
     Attributes:
         name (str): Name of the entry.
-        title (str): Its title, in a line.
+        title (str): Its title.
         params (int): Parameters, condensed.
         macs (int): MACs of one image, condensed.
         errors (dict[int, float]): Top-1 errors in percent by seed.
@@ -196,7 +196,7 @@ def _row(planned: PlannedEntry, trainings: List[Training], outcome: Outcome) -> 
             errors[training.seed] = result.error
     return Row(
         name=planned.entry.name,
-        title=planned.entry.title.replace('-\n', '-').replace('\n', ' '),
+        title=planned.entry.title,
         params=planned.params,
         macs=planned.macs,
         errors=errors,

@@ -203,7 +203,7 @@ class _Runner:
         # that has imported all that they need, which takes seconds.
         methods = multiprocessing.get_all_start_methods()
         name = 'forkserver' if 'forkserver' in methods else 'spawn'
-        self.context = multiprocessing.get_context(name)
+        self.context: Any = multiprocessing.get_context(name)
         if name == 'forkserver':
             self.context.set_forkserver_preload([work.__module__])
 

@@ -84,9 +84,7 @@ def work(folder: str, entry: str, seed: int, fingerprint: str, images: Any) -> N
         sys.exit(1)
 
 
-def train(
-    folder: Path, entry: str, seed: int, fingerprint: str, images: Any
-) -> Result:
+def train(folder: Path, entry: str, seed: int, fingerprint: str, images: Any) -> Result:
     """Train what a folder's config says; arguments as those of :func:`work`.
 
     Returns:
