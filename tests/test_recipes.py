@@ -14,7 +14,7 @@ from mmengine.registry import PARAM_SCHEDULERS, init_default_scope
 from mmengine.runner import Runner
 from mmpretrain.datasets import RandAugment
 
-from mmcdnv2.builder import build_model
+from mmcdnv2.builder import build_model, input_shape_of
 from mmcdnv2.datasets.digits import STUDY, make_classification
 from mmcdnv2.layers import sparse_layers
 
@@ -217,7 +217,9 @@ def test_study_has_one_network(study):
     assert cifar.model == study.model
     assert cifar.optim_wrapper == study.optim_wrapper
     backbone = build_model(study).backbone
-    maps = backbone(torch.zeros(1, 3, STUDY.size, STUDY.size))
+    size = input_shape_of(study)
+    assert size == input_shape_of(cifar) == (STUDY.size, STUDY.size)
+    maps = backbone(torch.zeros(1, 3, *size))
     assert maps[-1].shape[1] == study.model.head.in_channels
 
 
