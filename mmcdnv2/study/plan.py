@@ -1,5 +1,6 @@
 """What a study will train, checked before anything is trained."""
 
+import copy
 import hashlib
 import json
 import logging
@@ -13,12 +14,26 @@ from mmengine.optim import build_optim_wrapper
 from mmengine.registry import HOOKS, init_default_scope
 
 from ..builder import build_model
-from ..config import load_config
+from ..config import load_config, typed_dicts
 from ..errors import ConfigError, InputError, in_one_line
 from .costs import count_costs, widen
 from .data import DataSet, check_data_sets, fingerprint_files, make_missing_data
 from .grid import ENTRIES, Entry, select_entries
 from .recipes import LOADERS, entry_config, set_epochs
+
+# What a training comes from; the rest of a config says what it prints and keeps.
+_DECISIVE = (
+    'model',
+    'data_preprocessor',
+    'train_dataloader',
+    'val_dataloader',
+    'val_evaluator',
+    'optim_wrapper',
+    'param_scheduler',
+    'train_cfg',
+    'custom_hooks',
+    'load_from',
+)
 
 
 @dataclass(frozen=True)
@@ -79,8 +94,8 @@ class Training:
         planned (PlannedEntry): What is trained.
         seed (int): Seed of all its randomness.
         folder (Path): Folder for what it leaves.
-        fingerprint (str): Hash of its config and of the names and sizes of its
-            data's files.
+        fingerprint (str): Hash of all in its config that decides what is learned
+            and of the names and sizes of its data's files.
     """
 
     planned: PlannedEntry
@@ -213,5 +228,9 @@ def _without_logs() -> Iterator[None]:
 
 
 def _fingerprint(cfg: Config, seed: int, data: str) -> str:
-    content = json.dumps([cfg.to_dict(), seed, data], sort_keys=True, default=str)
+    trained = copy.deepcopy({key: cfg.get(key) for key in _DECISIVE})
+    for part in typed_dicts(trained):
+        # Where the data is does not matter.
+        part.pop('data_root', None)
+    content = json.dumps([trained, seed, data], sort_keys=True, default=str)
     return hashlib.sha256(content.encode()).hexdigest()[:16]
