@@ -1,7 +1,6 @@
 """The demo's data: what is annotated is what can be seen."""
 
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -12,7 +11,6 @@ from mmpretrain.datasets import CustomDataset
 
 from mmcdnv2.datasets import digits as module
 from mmcdnv2.datasets.digits import (
-    DEMO,
     STUDY,
     ClassificationStyle,
     DigitPainter,
@@ -188,27 +186,68 @@ def test_study_labels_are_the_folders(study_data):
             assert read.shape == (32, 32, 3)
 
 
-@pytest.mark.parametrize(
-    'change',
-    [
-        dict(dimming=0.0),
-        dict(rotation=40.0),
-        dict(shear=30.0),
-        dict(neighbours=1),
-        dict(opacity=0.3),
-        dict(noise=20.0),
-        dict(digit_size=(20, 30)),
-        dict(size=56),
-    ],
-)
-def test_every_setting_of_a_style_shows(change):
-    plain = [DigitPainter('train').classification_image(DEMO)[0] for _ in range(2)]
-    np.testing.assert_array_equal(*plain)
-    style = replace(DEMO, **change)
-    image, _ = DigitPainter('train').classification_image(style)
-    assert image.dtype == np.uint8
-    assert image.shape == (style.size, style.size, 3)
-    assert image.shape != plain[0].shape or (image != plain[0]).any()
+def on_black(count=60, label=None, **changes):
+    """Images, as grey levels, of digits on black."""
+    style = ClassificationStyle(dimming=1e9, **changes)
+    painter = DigitPainter('train')
+    painted = [painter.classification_image(style) for _ in range(count)]
+    return [x.mean(2) for x, y in painted if label is None or y == label]
+
+
+def test_style_sets_sizes():
+    for image in on_black(20, size=40, digit_size=(10, 12)):
+        rows, columns = np.where(image > 40)
+        assert image.shape == (40, 40)
+        assert 5 < max(np.ptp(rows), np.ptp(columns)) <= 14
+
+
+def test_style_dims():
+    painter = DigitPainter('train')
+    bright = [
+        painter.classification_image(ClassificationStyle(dimming=d))[0].mean()
+        for d in [0.0, 1e9] * 10
+    ]
+    assert np.mean(bright[::2]) > np.mean(bright[1::2]) + 30
+
+
+def test_style_adds_noise():
+    clean, noisy = on_black(1)[0], on_black(1, noise=20.0)[0]
+    changed = noisy - clean
+    # On black, negative noise is cut off: half of a normal distribution, averaged
+    # over three colours.
+    assert changed[clean == 0].mean() == pytest.approx(20 / np.sqrt(2 * np.pi), rel=0.1)
+
+
+def test_style_makes_digits_transparent():
+    peaks = [image.max() for image in on_black(opacity=0.2)]
+    # Chalk has grey levels of 170 and more.
+    assert 170 * 0.2 < min(peaks) < 90
+    assert max(peaks) > 170
+    assert min(image.max() for image in on_black()) > 170
+
+
+def test_style_adds_neighbours():
+    counts = []
+    for image in on_black(40, size=96, digit_size=(24, 24), neighbours=3):
+        border = np.concatenate([image[:3], image[-3:], image.T[:3], image.T[-3:]])
+        counts.append((border > 60).sum())
+    assert counts.count(0) in range(2, 25)
+    alone = on_black(40, size=96, digit_size=(24, 24))
+    assert np.mean(counts) > 10 * np.mean([(x[:3] > 60).sum() for x in alone])
+
+
+def test_style_turns_and_leans():
+    def spread(**changes):
+        """Of the angle of the long axis of ones."""
+        angles = []
+        for image in on_black(400, label=1, **changes):
+            axis = np.linalg.eigh(np.cov(np.where(image > 60)))[1][:, -1]
+            angles.append(np.rad2deg(np.arctan(axis[1] / axis[0])))
+        return np.std(angles)
+
+    upright = spread()
+    assert spread(rotation=45.0) > 1.5 * upright
+    assert spread(shear=45.0) > 1.5 * upright
 
 
 @pytest.mark.parametrize('size', [(7, 20), (20, 16), (20, 33)])
