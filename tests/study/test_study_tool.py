@@ -29,7 +29,7 @@ def test_quick_study(tiny_config, tmp_path):
         assert f'│ {name} ' in done.stdout
     for name in ('study.md', 'study.json', 'study.png'):
         assert (tmp_path / name).exists()
-    # What another option would train is missing, and one that failed is told.
+    # What another option would train is missing.
     later = study(*arguments, '--seeds', '0', '1', '--report-only')
     assert later.returncode == 0, later.stderr
     assert 'seed 1 missing' in later.stdout
