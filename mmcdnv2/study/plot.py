@@ -10,9 +10,12 @@ from .grid import ENTRIES
 from .report import Report, Section
 
 COLUMNS = 3
-# Inches: a panel with its labels, and the title.
-PANEL = (4.6, 3.9)
-TITLE = 0.6
+# Inches: a panel, what lies between two of them, and around all of them.
+PANEL = (3.8, 2.7)
+GAP = (0.7, 1.3)
+LEFT, RIGHT, BOTTOM, TOP = 0.7, 0.2, 0.6, 1.3
+# Characters of a line of small text above a panel.
+_LINE = 60
 # How far apart the seeds' points stand, in entries.
 _SPREAD = 0.12
 
@@ -30,9 +33,18 @@ def study_figure(report: Report) -> Figure:
     sections = report.sections
     columns = min(COLUMNS, max(len(sections), 1))
     lines = max(math.ceil(len(sections) / columns), 1)
-    width, height = columns * PANEL[0], lines * PANEL[1] + TITLE
-    figure = Figure(figsize=(width, height), dpi=120, layout='constrained')
+    width = LEFT + columns * (PANEL[0] + GAP[0]) - GAP[0] + RIGHT
+    height = BOTTOM + lines * (PANEL[1] + GAP[1]) - GAP[1] + TOP
+    figure = Figure(figsize=(width, height), dpi=120)
     panels = figure.subplots(lines, columns, squeeze=False)
+    figure.subplots_adjust(
+        left=LEFT / width,
+        right=1 - RIGHT / width,
+        bottom=BOTTOM / height,
+        top=1 - TOP / height,
+        wspace=GAP[0] / PANEL[0],
+        hspace=GAP[1] / PANEL[1],
+    )
     for section, ax in zip(sections, panels.flat):
         _draw(ax, section)
     for ax in panels.flat[len(sections) :]:
@@ -44,6 +56,10 @@ def study_figure(report: Report) -> Figure:
         f'{report.data}, {report.epochs} epochs, seeds {seeds}: '
         'each training, mean and standard deviation',
         size=11,
+        x=LEFT / width,
+        y=1 - 0.15 / height,
+        ha='left',
+        va='top',
     )
     return figure
 
@@ -56,8 +72,9 @@ def _draw(ax: Axes, section: Section) -> None:
             [place + _SPREAD * (index - middle) for index in range(len(errors))],
             errors,
             'o',
-            color='#9ecae1',
+            color='#6baed6',
             ms=5,
+            zorder=3,
         )
         if row.mean is not None:
             ax.errorbar(
@@ -84,7 +101,7 @@ def _draw(ax: Axes, section: Section) -> None:
     ax.set_xticklabels([entry.label or entry.title for entry in entries], size=8)
     ax.set_xlim(-0.6, len(section.rows) - 0.4)
     ax.set_title(section.comparison.title, size=10, loc='left', pad=28)
-    claim = textwrap.fill(section.comparison.claim, 66)
+    claim = textwrap.fill(section.comparison.claim, _LINE)
     ax.annotate(
         claim,
         (0, 1.02),
