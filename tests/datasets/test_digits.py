@@ -1,14 +1,62 @@
 """The demo's data: what is annotated is what can be seen."""
 
 import json
+from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 from mmdet.datasets import CocoDataset
+from mmpretrain.datasets import CustomDataset
 
-from mmcdnv2.datasets.digits import DigitPainter, make_digits
+from mmcdnv2.datasets import digits as module
+from mmcdnv2.datasets.digits import (
+    STUDY,
+    ClassificationStyle,
+    DigitPainter,
+    make_classification,
+    make_digits,
+)
 from mmcdnv2.errors import InputError
+
+# Mean of the red, green and blue of the demo's first images, and their labels, as
+# they were when the demo's was the only style.
+DEMO_IMAGES = {
+    'train': (
+        [
+            [31.8, 30.9, 27.6],
+            [112.8, 118.5, 120.2],
+            [70.5, 64.0, 61.5],
+            [80.9, 77.3, 57.7],
+            [57.2, 49.1, 52.3],
+            [58.8, 40.3, 47.6],
+            [61.2, 72.6, 67.9],
+            [60.1, 79.0, 82.1],
+        ],
+        [1, 5, 8, 1, 2, 7, 5, 8],
+    ),
+    'val': (
+        [
+            [72.3, 75.7, 66.1],
+            [39.7, 37.3, 33.6],
+            [59.4, 54.3, 58.5],
+            [43.3, 43.3, 39.1],
+            [57.9, 53.4, 64.1],
+            [65.4, 59.3, 55.1],
+            [38.8, 33.4, 45.3],
+            [70.7, 52.7, 70.8],
+        ],
+        [4, 2, 1, 7, 6, 8, 7, 3],
+    ),
+}
+
+
+def files_of(folder):
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob('*')
+        if path.is_file()
+    }
 
 
 def test_splits_share_no_digit():
@@ -91,3 +139,142 @@ def test_existing_folder_is_left_alone(digits):
     with pytest.raises(InputError, match='exists already'):
         make_digits(digits)
     assert sorted(digits.rglob('*')) == before
+
+
+@pytest.mark.parametrize('split', ['train', 'val'])
+def test_the_demos_style_has_not_changed(split):
+    painter = DigitPainter(split)
+    painted = [painter.classification_image() for _ in range(8)]
+    means, labels = DEMO_IMAGES[split]
+    assert [label for _, label in painted] == labels
+    # Versions of OpenCV and JPEG decoders may differ by rounding.
+    colours = [image.mean((0, 1)) for image, _ in painted]
+    np.testing.assert_allclose(colours, means, atol=0.3)
+
+
+@pytest.fixture(scope='module')
+def study_data(tmp_path_factory):
+    root = tmp_path_factory.mktemp('study') / 'data'
+    make_classification(root, num_train=60, num_val=20)
+    return root
+
+
+def test_study_is_deterministic(study_data, tmp_path):
+    before = files_of(study_data)
+    assert len(before) == 80
+    make_classification(tmp_path / 'again', num_train=60, num_val=20)
+    assert files_of(tmp_path / 'again') == before
+    make_classification(tmp_path / 'other', num_train=60, num_val=20, seed=1)
+    assert not set(files_of(tmp_path / 'other').values()) & set(before.values())
+    # No image twice, in no split.
+    assert len(set(before.values())) == 80
+
+
+def test_study_labels_are_the_folders(study_data):
+    for split, count in (('train', 60), ('val', 20)):
+        dataset = CustomDataset(data_root=str(study_data), data_prefix=split)
+        assert ''.join(dataset.CLASSES) == '0123456789'
+        assert len(dataset) == count
+        painter = DigitPainter(split)
+        painted = [painter.classification_image(STUDY) for _ in range(count)]
+        for i in range(count):
+            item = dataset.get_data_info(i)
+            image, label = painted[int(Path(item['img_path']).stem)]
+            assert item['gt_label'] == label
+            read = cv2.imread(item['img_path'])[..., ::-1]
+            np.testing.assert_array_equal(read, image)
+            assert read.shape == (32, 32, 3)
+
+
+def on_black(count=60, label=None, **changes):
+    """Images, as grey levels, of digits on black."""
+    style = ClassificationStyle(dimming=1e9, **changes)
+    painter = DigitPainter('train')
+    painted = [painter.classification_image(style) for _ in range(count)]
+    return [x.mean(2) for x, y in painted if label is None or y == label]
+
+
+def test_style_sets_sizes():
+    for image in on_black(20, size=40, digit_size=(10, 12)):
+        rows, columns = np.where(image > 40)
+        assert image.shape == (40, 40)
+        assert 5 < max(np.ptp(rows), np.ptp(columns)) <= 14
+
+
+def test_style_dims():
+    painter = DigitPainter('train')
+    bright = [
+        painter.classification_image(ClassificationStyle(dimming=d))[0].mean()
+        for d in [0.0, 1e9] * 10
+    ]
+    assert np.mean(bright[::2]) > np.mean(bright[1::2]) + 30
+
+
+def test_style_adds_noise():
+    clean, noisy = on_black(1)[0], on_black(1, noise=20.0)[0]
+    changed = noisy - clean
+    # On black, negative noise is cut off: half of a normal distribution, averaged
+    # over three colours.
+    assert changed[clean == 0].mean() == pytest.approx(20 / np.sqrt(2 * np.pi), rel=0.1)
+
+
+def test_style_makes_digits_transparent():
+    peaks = [image.max() for image in on_black(opacity=0.2)]
+    # Chalk has grey levels of 170 and more.
+    assert 170 * 0.2 < min(peaks) < 90
+    assert max(peaks) > 170
+    assert min(image.max() for image in on_black()) > 170
+
+
+def test_style_adds_neighbours():
+    counts = []
+    for image in on_black(40, size=96, digit_size=(24, 24), neighbours=3):
+        border = np.concatenate([image[:3], image[-3:], image.T[:3], image.T[-3:]])
+        counts.append((border > 60).sum())
+    assert counts.count(0) in range(2, 25)
+    alone = on_black(40, size=96, digit_size=(24, 24))
+    assert np.mean(counts) > 10 * np.mean([(x[:3] > 60).sum() for x in alone])
+
+
+def test_style_turns_and_leans():
+    def spread(**changes):
+        """Of the angle of the long axis of ones."""
+        angles = []
+        for image in on_black(400, label=1, **changes):
+            axis = np.linalg.eigh(np.cov(np.where(image > 60)))[1][:, -1]
+            angles.append(np.rad2deg(np.arctan(axis[1] / axis[0])))
+        return np.std(angles)
+
+    upright = spread()
+    assert spread(rotation=45.0) > 1.5 * upright
+    assert spread(shear=45.0) > 1.5 * upright
+
+
+@pytest.mark.parametrize('size', [(7, 20), (20, 16), (20, 33)])
+def test_digits_that_do_not_fit_are_refused(size):
+    with pytest.raises(InputError, match='from 8 to the image.s 32 pixels, got'):
+        ClassificationStyle(size=32, digit_size=size)
+
+
+def test_study_refuses_an_existing_folder(study_data):
+    before = files_of(study_data)
+    with pytest.raises(InputError, match='exists already'):
+        make_classification(study_data, 1, 1)
+    assert files_of(study_data) == before
+
+
+@pytest.mark.parametrize('make', [make_classification, make_digits])
+def test_an_interrupted_run_leaves_nothing(make, tmp_path, monkeypatch):
+    images = []
+
+    def write(path, image):
+        images.append(path)
+        if len(images) == 3:
+            raise KeyboardInterrupt
+        return True
+
+    monkeypatch.setattr(module.cv2, 'imwrite', write)
+    with pytest.raises(KeyboardInterrupt):
+        make(tmp_path / 'data')
+    assert len(images) == 3
+    assert not list(tmp_path.iterdir())
