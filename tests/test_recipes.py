@@ -11,9 +11,12 @@ from mmengine.config import Config
 from mmengine.dataset import Compose
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import PARAM_SCHEDULERS, init_default_scope
+from mmengine.runner import Runner
 from mmpretrain.datasets import RandAugment
 
-from mmcdnv2.builder import build_model
+from mmcdnv2.builder import build_model, input_shape_of
+from mmcdnv2.datasets.digits import STUDY, make_classification
+from mmcdnv2.layers import sparse_layers
 
 # The authors augment by timm's 'rand-m9-mstd0.5'. With timm 1.0.31, the
 # photographs below as RGB and
@@ -202,3 +205,37 @@ def test_the_rest_is_the_papers(augmented):
             _, resize, crop, _ = loader.dataset.pipeline
             assert (resize.scale, resize.interpolation) == (256, interpolation)
             assert crop.crop_size == 224
+
+
+@pytest.fixture
+def study():
+    return Config.fromfile(ROOT / 'configs/study/digits.py')
+
+
+def test_study_has_one_network(study):
+    cifar = Config.fromfile(ROOT / 'configs/study/study_cifar10.py')
+    assert cifar.model == study.model
+    assert cifar.optim_wrapper == study.optim_wrapper
+    backbone = build_model(study).backbone
+    size = input_shape_of(study)
+    assert size == input_shape_of(cifar) == (STUDY.size, STUDY.size)
+    maps = backbone(torch.zeros(1, 3, *size))
+    assert maps[-1].shape[1] == study.model.head.in_channels
+
+
+def test_study_trains(study, tmp_path):
+    make_classification(tmp_path / 'data', num_train=128, num_val=20)
+    for loader in (study.train_dataloader, study.val_dataloader):
+        loader.dataset.data_root = str(tmp_path / 'data')
+    study.test_dataloader = study.val_dataloader
+    study.work_dir = str(tmp_path / 'trained')
+    runner = Runner.from_cfg(study)
+    runner.train()
+    epochs = study.max_epochs
+    assert runner.iter == 2 * epochs
+    assert all(layer.is_finished for layer in sparse_layers(runner.model).values())
+    # Tested and saved once, at the end.
+    accuracies = runner.message_hub.get_scalar('val/accuracy/top1')
+    assert len(accuracies.data[0]) == 1
+    saved = [path.name for path in (tmp_path / 'trained').glob('*.pth')]
+    assert saved == [f'epoch_{epochs}.pth']

@@ -2,7 +2,6 @@
 
 import copy
 import os
-import platform
 import statistics
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -20,6 +19,7 @@ from .. import ops
 from ..analysis import count_macs, count_params, time_rounds
 from ..errors import InputError
 from ..layers import condense_layers
+from ..machine import processor_name
 from .authors_structure import condensed_as_the_authors
 from .networks import NETWORKS, Network, build_network, read_top1
 from .runtimes import RUNTIMES, Call, Job, as_tensors
@@ -422,13 +422,6 @@ def _environment(cores: str, runtimes: List[str]) -> Dict[str, str]:
     for runtime in runtimes:
         for package in RUNTIMES[runtime].packages:
             packages[package] = version(package)
-    return dict(processor=_processor(), cores=cores, kernels=ops.describe(), **packages)
-
-
-def _processor() -> str:
-    """Name of the processor."""
-    # Python's own name for it is 'x86_64' or nothing at all on Linux.
-    info = Path('/proc/cpuinfo')
-    lines = info.read_text().splitlines() if info.is_file() else []
-    names = [line.split(':', 1)[1] for line in lines if line.startswith('model name')]
-    return names[0].strip() if names else platform.processor() or platform.machine()
+    return dict(
+        processor=processor_name(), cores=cores, kernels=ops.describe(), **packages
+    )

@@ -9,8 +9,10 @@ import json
 import os
 import shutil
 import tempfile
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Dict, List, Optional, Tuple, Union
+from typing import Dict, Iterator, List, Optional, Tuple, Union
 
 import cv2
 import numpy as np
@@ -19,15 +21,71 @@ from rich.progress import track
 from ..errors import InputError
 
 CLASSES = tuple(str(digit) for digit in range(10))
-# Width and height of the images in pixels.
+# Width and height of the detection images in pixels.
 DETECTION_SIZE = 192
-CLASSIFICATION_SIZE = 48
 # The most digits in a detection image.
 MAX_DIGITS = 6
 # Smallest and largest size of a digit's 8x8 raster there, in pixels.
 DIGIT_SIZE = (24, 71)
 # Ink fainter than this is not part of a digit's box.
 _INK = 0.3
+
+
+@dataclass(frozen=True)
+class ClassificationStyle:
+    """What a classification image looks like; the defaults are the demo's.
+
+    Args:
+        size (int): Width and height of the image in pixels. Defaults to 48.
+        digit_size (tuple[int]): Smallest and largest size of the digit's 8x8
+            raster in pixels. Defaults to (32, 48).
+        dimming (float): The photograph is dimmed by a uniform random number
+            to this power: 0 leaves it as it is. Defaults to 2.
+        rotation (float): Largest angle that a digit is turned by, in degrees,
+            either way. Defaults to 0.
+        shear (float): Largest angle that its upright strokes lean by, in
+            degrees, either way. Defaults to 0.
+        neighbours (int): Number of other digits, of the same split, that look
+            in from the border. Defaults to 0.
+        opacity (float): Smallest opacity of a digit, the largest is 1.
+            Defaults to 1.
+        noise (float): Standard deviation of the noise that is added to each
+            pixel, in grey levels. Defaults to 0.
+
+    Raises:
+        InputError: If the digits do not fit into the image.
+    """
+
+    size: int = 48
+    digit_size: Tuple[int, int] = (32, 48)
+    dimming: float = 2.0
+    rotation: float = 0.0
+    shear: float = 0.0
+    neighbours: int = 0
+    opacity: float = 1.0
+    noise: float = 0.0
+
+    def __post_init__(self) -> None:
+        smallest, largest = self.digit_size
+        if not 8 <= smallest <= largest <= self.size:
+            raise InputError(
+                'digit_size must be a smallest and a largest size from 8 to the '
+                f"image's {self.size} pixels, got {smallest} and {largest}."
+            )
+
+
+DEMO = ClassificationStyle()
+# So hard that small networks differ by more than their seeds do.
+STUDY = ClassificationStyle(
+    size=32,
+    digit_size=(16, 26),
+    dimming=0.5,
+    rotation=25.0,
+    shear=20.0,
+    neighbours=2,
+    opacity=0.4,
+    noise=12.0,
+)
 
 
 class DigitPainter:
@@ -85,7 +143,12 @@ class DigitPainter:
         return (2 * ink - 0.5).clip(0, 1)
 
     def paint(
-        self, canvas: np.ndarray, ink: np.ndarray, left: int, top: int
+        self,
+        canvas: np.ndarray,
+        ink: np.ndarray,
+        left: int,
+        top: int,
+        opacity: float = 1.0,
     ) -> Optional[Tuple[int, int, int, int]]:
         """Paint a digit in a colour that stands out, in place.
 
@@ -94,6 +157,7 @@ class DigitPainter:
             ink (np.ndarray): From :meth:`ink`.
             left (int): Column of the ink's left edge; may lie outside.
             top (int): Row of the ink's top edge; may lie outside.
+            opacity (float): Of the ink where it is strongest. Defaults to 1.
 
         Returns:
             tuple[int] | None: The box (x, y, width, height) of the visible
@@ -107,14 +171,14 @@ class DigitPainter:
             return None
         rim = (2 * cv2.GaussianBlur(ink, (0, 0), len(ink) / 24)).clip(0, 0.9)
         visible = slice(y0 - top, y1 - top), slice(x0 - left, x1 - left)
-        ink, rim = ink[visible], rim[visible]
+        ink, rim = ink[visible], rim[visible] * opacity
         rows, columns = np.where(ink > _INK)
         if not len(rows):
             return None
         patch = canvas[y0:y1, x0:x1]
         # Tinted chalk with a dark rim, so that it shows on any ground.
         colour = self.rng.randint(170, 256, 3)
-        alpha = ink[..., None]
+        alpha = ink[..., None] * opacity
         patch[:] = patch * (1 - rim[..., None]) * (1 - alpha) + colour * alpha
         x, y = columns.min(), rows.min()
         return (
@@ -124,24 +188,74 @@ class DigitPainter:
             int(rows.max() - y + 1),
         )
 
-    def classification_image(self) -> Tuple[np.ndarray, int]:
-        """Paint one digit that fills most of the image, on a dimmed photograph.
+    def classification_image(
+        self, style: ClassificationStyle = DEMO
+    ) -> Tuple[np.ndarray, int]:
+        """Paint one digit on a dimmed photograph.
+
+        Args:
+            style (ClassificationStyle): Defaults to the demo's: the digit
+                fills most of the image.
 
         Returns:
             tuple[np.ndarray, int]: RGB image, uint8, and the label.
         """
         # A network that starts from nothing finds digits among clutter only if it
         # sees some with hardly any clutter.
-        size = CLASSIFICATION_SIZE
-        dimmed = self.background(size) * self.rng.rand() ** 2
+        size = style.size
+        dimmed = self.background(size) * self.rng.rand() ** style.dimming
         canvas = dimmed.astype(np.uint8)
+        for _ in range(style.neighbours):
+            self._paint_neighbour(canvas, style)
         index = self.rng.randint(len(self.digits))
-        side = self.rng.randint(size * 2 // 3, size + 1)
-        margin = side // 8
+        side = self.rng.randint(style.digit_size[0], style.digit_size[1] + 1)
         left, top = self.rng.randint(size - side + 1, size=2)
-        ink = self.ink(index, side + 2 * margin)
-        self.paint(canvas, ink, left - margin, top - margin)
+        self._paint_styled(canvas, index, side, left, top, style)
+        if style.noise:
+            noisy = canvas + self.rng.normal(0, style.noise, canvas.shape)
+            canvas = noisy.round().clip(0, 255).astype(np.uint8)
         return canvas, int(self.labels[index])
+
+    def _paint_neighbour(self, canvas: np.ndarray, style: ClassificationStyle) -> None:
+        """Paint a digit whose centre lies on the border, so that half is seen."""
+        index = self.rng.randint(len(self.digits))
+        side = self.rng.randint(style.digit_size[0], style.digit_size[1] + 1)
+        along, across = self.rng.randint(style.size), self.rng.choice([0, style.size])
+        centre = (along, across) if self.rng.rand() < 0.5 else (across, along)
+        left, top = (c - side // 2 for c in centre)
+        self._paint_styled(canvas, index, side, left, top, style)
+
+    def _paint_styled(
+        self,
+        canvas: np.ndarray,
+        index: int,
+        side: int,
+        left: int,
+        top: int,
+        style: ClassificationStyle,
+    ) -> None:
+        """Paint a digit whose 8x8 raster, before it is turned, has this place."""
+        margin = side // 8
+        ink = self.ink(index, side + 2 * margin)
+        # The demo's images must not change: draw nothing that they do not need.
+        if style.rotation or style.shear:
+            ink = self._warped(ink, style)
+        opacity = 1.0
+        if style.opacity < 1:
+            opacity = self.rng.uniform(style.opacity, 1)
+        self.paint(canvas, ink, left - margin, top - margin, opacity)
+
+    def _warped(self, ink: np.ndarray, style: ClassificationStyle) -> np.ndarray:
+        """Turn and shear about the centre."""
+        limits = np.array([style.rotation, style.shear])
+        turn, lean = np.deg2rad(self.rng.uniform(-limits, limits))
+        rotation = np.array(
+            [[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]]
+        )
+        matrix = rotation @ [[1, np.tan(lean)], [0, 1]]
+        centre = np.full(2, (len(ink) - 1) / 2)
+        shift = centre - matrix @ centre
+        return cv2.warpAffine(ink, np.column_stack([matrix, shift]), ink.shape)
 
     def detection_image(self) -> Tuple[np.ndarray, List[Dict]]:
         """Paint up to ``MAX_DIGITS`` digits that hardly overlap.
@@ -199,7 +313,46 @@ def make_digits(
     Raises:
         InputError: If ``out_dir`` exists.
     """
-    out_dir = Path(out_dir)
+    with _appears_when_complete(Path(out_dir)) as partial:
+        for split, count in (('train', num_train), ('val', num_val)):
+            painter = DigitPainter(split, seed)
+            _write_coco(partial, split, count, painter)
+            share = num_classification if split == 'train' else num_classification // 5
+            _write_folders(partial / 'classification', split, share, painter, DEMO)
+
+
+def make_classification(
+    out_dir: Union[str, Path],
+    num_train: int = 8000,
+    num_val: int = 4000,
+    style: ClassificationStyle = STUDY,
+    seed: int = 0,
+) -> None:
+    """Write a classification data set; the same arguments give the same files.
+
+    Layout::
+
+        out_dir/{train,val}/D/000000.png
+
+    Args:
+        out_dir (str | Path): Folder to create. It appears only when complete.
+        num_train (int): Number of images to train on. Defaults to 8000.
+        num_val (int): Number of images to test on, whose digits are others.
+            Defaults to 4000.
+        style (ClassificationStyle): Defaults to the study's.
+        seed (int): Seed of all randomness. Defaults to 0.
+
+    Raises:
+        InputError: If ``out_dir`` exists.
+    """
+    with _appears_when_complete(Path(out_dir)) as partial:
+        for split, count in (('train', num_train), ('val', num_val)):
+            _write_folders(partial, split, count, DigitPainter(split, seed), style)
+
+
+@contextmanager
+def _appears_when_complete(out_dir: Path) -> Iterator[Path]:
+    """Fill the folder that this yields, which then becomes ``out_dir``."""
     if out_dir.exists():
         raise InputError(
             f'{out_dir} exists already: remove it or choose another folder.'
@@ -207,11 +360,7 @@ def make_digits(
     out_dir.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=f'.{out_dir.name}.', dir=out_dir.parent))
     try:
-        for split, count in (('train', num_train), ('val', num_val)):
-            painter = DigitPainter(split, seed)
-            _write_coco(partial, split, count, painter)
-            share = num_classification if split == 'train' else num_classification // 5
-            _write_folders(partial, split, share, painter)
+        yield partial
         partial.chmod(0o755)
         os.replace(partial, out_dir)
     finally:
@@ -250,12 +399,18 @@ def _write_coco(root: Path, split: str, count: int, painter: DigitPainter) -> No
     (root / 'annotations' / f'{split}.json').write_text(json.dumps(content))
 
 
-def _write_folders(root: Path, split: str, count: int, painter: DigitPainter) -> None:
-    folder = root / 'classification' / split
+def _write_folders(
+    root: Path,
+    split: str,
+    count: int,
+    painter: DigitPainter,
+    style: ClassificationStyle,
+) -> None:
+    folder = root / split
     for name in CLASSES:
         (folder / name).mkdir(parents=True)
     title = f'{split}: classification images'
     for i in track(range(count), title):
-        canvas, label = painter.classification_image()
+        canvas, label = painter.classification_image(style)
         path = folder / CLASSES[label] / f'{i:06d}.png'
         cv2.imwrite(str(path), canvas[..., ::-1])

@@ -1,0 +1,11 @@
+# The study's networks on CIFAR-10 in the paper's setting: 300 epochs of SGD.
+_base_ = '../_base_/cdnv2-110_cifar10_spelled_out.py'
+
+model = dict(
+    backbone=dict(arch=dict(depths=(4, 4, 4), stem_stride=2)),
+    head=dict(in_channels=240),
+)
+
+# The study compares last epochs: the best one on the test images would flatter
+# networks whose error fluctuates.
+default_hooks = dict(checkpoint=dict(max_keep_ckpts=1, save_best=None))

@@ -1,0 +1,18 @@
+"""Training a grid of small networks and comparing what they come to."""
+
+from .grid import COMPARISONS, ENTRIES, QUICK
+from .plan import Settings
+from .progress import ProgressDisplay
+from .report import Report
+from .study import report_study, run_study
+
+__all__ = [
+    'COMPARISONS',
+    'ENTRIES',
+    'QUICK',
+    'ProgressDisplay',
+    'Report',
+    'Settings',
+    'report_study',
+    'run_study',
+]

@@ -1,0 +1,98 @@
+"""A picture of a study: every training's error, a panel for each comparison."""
+
+import math
+import textwrap
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from .grid import ENTRIES
+from .report import Report, Section
+
+COLUMNS = 3
+# Inches: a panel with its labels, and the title.
+PANEL = (4.6, 3.9)
+TITLE = 0.6
+# How far apart the seeds' points stand, in entries.
+_SPREAD = 0.12
+
+
+def study_figure(report: Report) -> Figure:
+    """Draw a study's errors.
+
+    Args:
+        report (Report): The study's report.
+
+    Returns:
+        Figure: In each panel a point for each training, and a line with a bar
+        for mean and standard deviation of each entry.
+    """
+    sections = report.sections
+    columns = min(COLUMNS, max(len(sections), 1))
+    lines = max(math.ceil(len(sections) / columns), 1)
+    width, height = columns * PANEL[0], lines * PANEL[1] + TITLE
+    figure = Figure(figsize=(width, height), dpi=120, layout='constrained')
+    panels = figure.subplots(lines, columns, squeeze=False)
+    for section, ax in zip(sections, panels.flat):
+        _draw(ax, section)
+    for ax in panels.flat[len(sections) :]:
+        ax.set_axis_off()
+    for ax in panels[:, 0]:
+        ax.set_ylabel('top-1 error (%)')
+    seeds = ', '.join(map(str, report.seeds))
+    figure.suptitle(
+        f'{report.data}, {report.epochs} epochs, seeds {seeds}: '
+        'each training, mean and standard deviation',
+        size=11,
+    )
+    return figure
+
+
+def _draw(ax: Axes, section: Section) -> None:
+    for place, row in enumerate(section.rows):
+        errors = list(row.errors.values())
+        middle = (len(errors) - 1) / 2
+        ax.plot(
+            [place + _SPREAD * (index - middle) for index in range(len(errors))],
+            errors,
+            'o',
+            color='#9ecae1',
+            ms=5,
+        )
+        if row.mean is not None:
+            ax.errorbar(
+                place,
+                row.mean,
+                yerr=row.deviation or 0.0,
+                color='#08306b',
+                marker='_',
+                ms=16,
+                capsize=4,
+                lw=1.2,
+            )
+        if row.left_out:
+            ax.annotate(
+                row.left_out.replace('; ', '\n'),
+                (place, 0.02),
+                xycoords=ax.get_xaxis_transform(),
+                ha='center',
+                size=7,
+                color='#d62728',
+            )
+    ax.set_xticks(range(len(section.rows)))
+    entries = [ENTRIES[row.name] for row in section.rows]
+    ax.set_xticklabels([entry.label or entry.title for entry in entries], size=8)
+    ax.set_xlim(-0.6, len(section.rows) - 0.4)
+    ax.set_title(section.comparison.title, size=10, loc='left', pad=28)
+    claim = textwrap.fill(section.comparison.claim, 66)
+    ax.annotate(
+        claim,
+        (0, 1.02),
+        xycoords='axes fraction',
+        size=7.5,
+        color='0.35',
+        va='bottom',
+    )
+    ax.margins(y=0.15)
+    ax.grid(axis='y', color='0.9', lw=0.6)
+    ax.set_axisbelow(True)

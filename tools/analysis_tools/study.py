@@ -1,0 +1,133 @@
+"""Train a grid of small networks with several seeds and compare their errors."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from mmengine.config import DictAction
+from rich.console import Console
+from rich.table import Table
+
+from mmcdnv2.cli import command_line, report_console
+from mmcdnv2.errors import InputError
+from mmcdnv2.study import (
+    ENTRIES,
+    QUICK,
+    ProgressDisplay,
+    Report,
+    Settings,
+    report_study,
+    run_study,
+)
+from mmcdnv2.study.tables import (
+    DIFFERENCE_COLUMNS,
+    ENTRY_COLUMNS,
+    NOTE,
+    difference_cells,
+    entry_cells,
+    heading,
+)
+
+CONFIG = Path(__file__).resolve().parents[2] / 'configs' / 'study' / 'digits.py'
+
+
+def parse_args() -> argparse.Namespace:
+    """Parse the command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument(
+        '--config', default=str(CONFIG), help='data and recipe (default: the digits)'
+    )
+    parser.add_argument(
+        '--quick',
+        action='store_true',
+        help=f'only {", ".join(QUICK)}, two seeds and two epochs, if not given',
+    )
+    parser.add_argument(
+        '--entries',
+        nargs='+',
+        metavar='ENTRY',
+        help=f'what to train (default: all): {", ".join(ENTRIES)}',
+    )
+    parser.add_argument('--seeds', type=int, nargs='+', help='default: 0 1 2')
+    parser.add_argument('--epochs', type=int, help="default: the config's")
+    parser.add_argument(
+        '--jobs', type=int, help='trainings at once (default: one for each core)'
+    )
+    parser.add_argument('--data-root', help="folder of the data (default: config's)")
+    parser.add_argument(
+        '--out',
+        type=Path,
+        help='folder to write to (default: work_dirs/study/CONFIG_NAME)',
+    )
+    parser.add_argument(
+        '--report-only',
+        action='store_true',
+        help='train nothing, report what is trained so far',
+    )
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=DictAction,
+        default={},
+        help='config settings to override for all entries, key=value ...',
+    )
+    return parser.parse_args()
+
+
+def show(report: Report) -> None:
+    """Print the report as tables."""
+    console = report_console(160)
+    table = Table(title=heading(report))
+    for column in ENTRY_COLUMNS:
+        table.add_column(column)
+    for cells in entry_cells(report):
+        table.add_row(*cells)
+    console.print(table)
+    for number, section in enumerate(report.sections):
+        table = Table(title=section.comparison.title, caption=section.comparison.claim)
+        for column in DIFFERENCE_COLUMNS:
+            table.add_column(column)
+        for cells in difference_cells(report, number):
+            table.add_row(*cells)
+        console.print(table)
+    console.print(NOTE)
+
+
+@command_line(parse_args)
+def main(args: argparse.Namespace) -> None:
+    """Study."""
+    name = Path(args.config).stem + ('_quick' if args.quick else '')
+    settings = Settings(
+        config=args.config,
+        out=args.out or Path('work_dirs') / 'study' / name,
+        entries=tuple(args.entries or (QUICK if args.quick else ())),
+        seeds=tuple(args.seeds or ((0, 1) if args.quick else (0, 1, 2))),
+        epochs=args.epochs or (2 if args.quick else None),
+        data_root=args.data_root,
+        options=args.cfg_options,
+    )
+    if args.report_only:
+        show(report_study(settings))
+        return
+    try:
+        with ProgressDisplay(Console(stderr=True)) as progress:
+            report = run_study(settings, args.jobs, progress)
+    except KeyboardInterrupt:
+        print(
+            f'Interrupted: {settings.out} keeps what is trained, and the same command '
+            'goes on.',
+            file=sys.stderr,
+        )
+        sys.exit(130)
+    show(report)
+    print(f'Written to {settings.out}: study.md, study.json, study.png')
+    if report.failures:
+        reasons = '; '.join(f'{k}: {v}' for k, v in report.failures.items())
+        raise InputError(
+            f'{len(report.failures)} trainings failed, and the same command tries '
+            f'only these again: {reasons}'
+        )
+
+
+if __name__ == '__main__':
+    main()
