@@ -16,6 +16,7 @@ from .connection_map import (
 from .source_use import (
     early_use,
     lgc_chains,
+    measure_use,
     relative_strength,
     strength_by_distance,
 )
@@ -35,6 +36,7 @@ __all__ = [
     'early_use',
     'lgc_chains',
     'measure',
+    'measure_use',
     'median_latency',
     'read_zoo',
     'relative_strength',

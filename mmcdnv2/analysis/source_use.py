@@ -16,6 +16,9 @@ DISTANCES = {
     '7-10': (7, 10),
     '11 and more': (11, math.inf),
 }
+EARLY_USE = 'early use'
+# What :func:`measure_use` tells.
+QUANTITIES = ('input', *DISTANCES, EARLY_USE)
 # A layer of fewer sources has hardly a choice.
 MIN_SOURCES = 3
 
@@ -98,6 +101,19 @@ def early_use(chain: Sequence[BlockMap]) -> Optional[float]:
     third = len(strength) // 3
     # Without a third, [-0:] would be all layers.
     return _mean(strength[len(strength) - third :, : third + 1])
+
+
+def measure_use(chain: Sequence[BlockMap]) -> Dict[str, Optional[float]]:
+    """Tell all that there is to say in numbers of what a chain's layers read.
+
+    Args:
+        chain (Sequence[BlockMap]): One of :func:`dense_chains`.
+
+    Returns:
+        dict[str, float | None]: What :func:`strength_by_distance` and
+        :func:`early_use` return, by the names in :data:`QUANTITIES`.
+    """
+    return {**strength_by_distance(chain), EARLY_USE: early_use(chain)}
 
 
 def _mean(values: Tensor) -> Optional[float]:

@@ -12,9 +12,8 @@ from PIL import Image
 
 from mmcdnv2.analysis import (
     block_maps,
-    early_use,
     lgc_chains,
-    strength_by_distance,
+    measure_use,
 )
 from mmcdnv2.analysis.connection_map import BlockMap, LayerMap
 from mmcdnv2.analysis.connection_plot import connection_figure, draw_connection_maps
@@ -253,8 +252,7 @@ def test_tool_draws_sparse_beside_condensed(
     assert headings.mean() < 0.1
     assert (left == COLOURS['strong']).all(2).sum() > 100
     (chain,) = lgc_chains(block_maps(model))
-    numbers = [*strength_by_distance(chain).values(), early_use(chain)]
-    numbers = ['-' if n is None else f'{n:.2f}' for n in numbers]
+    numbers = ['-' if n is None else f'{n:.2f}' for n in measure_use(chain).values()]
     expected = ['0.0 to 2.1', *numbers]
     lines = [line.split('│') for line in capsys.readouterr().out.splitlines()]
     tables = [[cell.strip() for cell in line[2:-1]] for line in lines if line[1:]]

@@ -10,10 +10,12 @@ from mmcdnv2.analysis import (
     block_maps,
     early_use,
     lgc_chains,
+    measure_use,
     relative_strength,
     strength_by_distance,
 )
 from mmcdnv2.analysis.connection_map import BlockMap, LayerMap
+from mmcdnv2.analysis.source_use import QUANTITIES
 from mmcdnv2.backbones import CondenseNetV2, SFRShuffleNetV2
 from mmcdnv2.layers import LGC, condense_layers, sparse_layers
 
@@ -44,7 +46,11 @@ def lgcs(net):
 
 def use_of(net):
     (chain,) = lgc_chains(block_maps(net))
-    return strength_by_distance(chain), early_use(chain)
+    by_distance, early = strength_by_distance(chain), early_use(chain)
+    together = measure_use(chain)
+    assert tuple(together) == QUANTITIES
+    assert list(together.values()) == [*by_distance.values(), early]
+    return by_distance, early
 
 
 def approx(value):

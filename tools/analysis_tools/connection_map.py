@@ -10,10 +10,10 @@ from typing import List, Optional
 from rich.markup import escape
 from rich.table import Table
 
-from mmcdnv2.analysis import early_use, lgc_chains, strength_by_distance
+from mmcdnv2.analysis import lgc_chains, measure_use
 from mmcdnv2.analysis.connection_map import BlockMap
 from mmcdnv2.analysis.connection_plot import draw_connection_maps
-from mmcdnv2.analysis.source_use import DISTANCES
+from mmcdnv2.analysis.source_use import QUANTITIES
 from mmcdnv2.cli import add_trust_argument, command_line, report_console
 
 
@@ -47,16 +47,16 @@ def show(names: List[str], models: List[List[BlockMap]]) -> None:
     )
     for column in ('model', 'layers'):
         table.add_column(column, overflow='fold')
-    for column in ('input', *DISTANCES, 'early use'):
+    for column in QUANTITIES:
         table.add_column(column, justify='right')
     without = []
     for name, blocks in zip(names, models):
         chains = lgc_chains(blocks)
         for chain in chains:
             layers = [layer.label for block in chain for layer in block.layers]
-            values = [*strength_by_distance(chain).values(), early_use(chain)]
             span = f'{layers[0]} to {layers[-1]}'
-            table.add_row(escape(name), span, *map(number, values))
+            values = map(number, measure_use(chain).values())
+            table.add_row(escape(name), span, *values)
         if not chains:
             without.append(name)
     console = report_console(160)
