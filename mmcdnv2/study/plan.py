@@ -14,7 +14,7 @@ from mmengine.optim import build_optim_wrapper
 from mmengine.registry import HOOKS, init_default_scope
 
 from ..builder import build_model
-from ..config import load_config, typed_dicts
+from ..config import load_config, type_of, typed_dicts
 from ..errors import ConfigError, InputError, in_one_line
 from .costs import count_costs, widen
 from .data import DataSet, check_data_sets, fingerprint_files, make_missing_data
@@ -177,6 +177,11 @@ def base_config(settings: Settings) -> Config:
     if settings.data_root:
         for loader in LOADERS:
             cfg[loader].dataset.data_root = settings.data_root
+    for loader in LOADERS:
+        for part in typed_dicts(cfg[loader].dataset):
+            if type_of(part).startswith('CIFAR'):
+                # mmpretrain would fetch what is missing without asking.
+                part.setdefault('download', False)
     # The study tests at the end, and resumes from the last checkpoint: two are
     # kept, as the last one may be half written.
     cfg.train_cfg.val_begin = cfg.train_cfg.max_epochs + 1
