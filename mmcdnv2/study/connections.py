@@ -26,6 +26,7 @@ from .tables import DIFFERENCE_COLUMNS, table_lines
 
 # Networks of each entry that are pruned without training, to see what chance does.
 UNTRAINED = 5
+DIFFERENCES_TITLE = 'Early use, with SFR less without'
 USE_COLUMNS = ('entry', 'weights', *QUANTITIES)
 NOTE = (
     'How strongly the LGCs read, relative to the mean over all that a layer reads, by '
@@ -269,17 +270,29 @@ def _mean_text(values: Dict[int, float]) -> str:
 
 def connections_heading(connections: Connections) -> str:
     """Say in a line what was measured."""
-    return (
-        f'Connections of the study on {connections.data}: {connections.epochs} epochs'
-    )
+    data, epochs = connections.data, connections.epochs
+    return f'Connections of the study on {data}: {epochs} epochs'
+
+
+def remarks(connections: Connections) -> List[str]:
+    """Say what the tables mean and which entries they lack.
+
+    Args:
+        connections (Connections): The study's.
+
+    Returns:
+        list[str]: Paragraphs.
+    """
+    if not connections.left_out:
+        return [NOTE]
+    names = ', '.join(connections.left_out)
+    return [NOTE, f'No such numbers, as there are no LGCs in dense blocks: {names}.']
 
 
 def _markdown(connections: Connections) -> List[str]:
     lines = [f'# {connections_heading(connections)}', '']
-    lines += [*table_lines(USE_COLUMNS, use_cells(connections)), '', NOTE, '']
-    lines += ['## Early use, with SFR less without', '']
-    lines += table_lines(DIFFERENCE_COLUMNS, early_use_cells(connections))
-    if connections.left_out:
-        names = ', '.join(connections.left_out)
-        lines += ['', f'Without LGCs in dense blocks: {names}.']
-    return lines
+    lines += table_lines(USE_COLUMNS, use_cells(connections))
+    for remark in remarks(connections):
+        lines += ['', remark]
+    lines += ['', f'## {DIFFERENCES_TITLE}', '']
+    return [*lines, *table_lines(DIFFERENCE_COLUMNS, early_use_cells(connections))]

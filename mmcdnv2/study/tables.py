@@ -91,12 +91,8 @@ def write_report(report: Report, folder: Path) -> None:
 
 
 def _markdown(report: Report) -> List[str]:
-    lines = [
-        f'# {heading(report)}',
-        '',
-        *table_lines(ENTRY_COLUMNS, entry_cells(report)),
-    ]
-    lines += ['', NOTE]
+    lines = [f'# {heading(report)}', '']
+    lines += [*table_lines(ENTRY_COLUMNS, entry_cells(report)), '', NOTE]
     for number, section in enumerate(report.sections):
         comparison = section.comparison
         lines += ['', f'## {comparison.title}', '', comparison.claim, '']

@@ -21,11 +21,12 @@ from mmcdnv2.study import (
     run_study,
     study_connections,
 )
-from mmcdnv2.study.connections import NOTE as CONNECTIONS_NOTE
 from mmcdnv2.study.connections import (
+    DIFFERENCES_TITLE,
     USE_COLUMNS,
     connections_heading,
     early_use_cells,
+    remarks,
     use_cells,
 )
 from mmcdnv2.study.tables import (
@@ -117,13 +118,14 @@ def show_connections(connections: Connections) -> None:
         table.add_row(*cells)
     console.print(table)
     if connections.differences:
-        table = Table(title='Early use, with SFR less without')
+        table = Table(title=DIFFERENCES_TITLE)
         for column in DIFFERENCE_COLUMNS:
             table.add_column(column)
         for cells in early_use_cells(connections):
             table.add_row(*cells)
         console.print(table)
-    console.print(CONNECTIONS_NOTE)
+    for remark in remarks(connections):
+        console.print(remark)
 
 
 @command_line(parse_args)
