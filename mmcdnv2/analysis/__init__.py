@@ -13,6 +13,13 @@ from .connection_map import (
     dense_chains,
     source_strength,
 )
+from .source_use import (
+    early_use,
+    lgc_chains,
+    measure_use,
+    relative_strength,
+    strength_by_distance,
+)
 from .zoo import Comparison, Cost, Published, ZooModel, measure, read_zoo
 
 __all__ = [
@@ -26,9 +33,14 @@ __all__ = [
     'count_paper_elements',
     'count_params',
     'dense_chains',
+    'early_use',
+    'lgc_chains',
     'measure',
+    'measure_use',
     'median_latency',
     'read_zoo',
+    'relative_strength',
     'source_strength',
+    'strength_by_distance',
     'time_rounds',
 ]

@@ -70,7 +70,7 @@ class _Section:
 
 def draw_connection_maps(
     models: Sequence[Tuple[str, str]], out: Union[str, Path], trust: bool = False
-) -> None:
+) -> List[List[BlockMap]]:
     """Draw the connection maps of checkpoints side by side.
 
     Args:
@@ -78,6 +78,9 @@ def draw_connection_maps(
             may be condensed or sparse, its sparsification finished or not.
         out (str | Path): Picture to write, in a format that matplotlib knows.
         trust (bool): Whether the checkpoints may hold more than tensors.
+
+    Returns:
+        list[list[BlockMap]]: What is drawn of each model.
 
     Raises:
         InputError: If an input cannot be used or a model has no sparse layers.
@@ -103,6 +106,7 @@ def draw_connection_maps(
     figure = connection_figure(titles, columns)
     with replace_when_done(out) as path:
         figure.savefig(path)
+    return columns
 
 
 def connection_figure(

@@ -1,5 +1,6 @@
 """Training a grid of small networks and comparing what they come to."""
 
+from .connections import Connections, study_connections
 from .grid import COMPARISONS, ENTRIES, QUICK
 from .plan import Settings
 from .progress import ProgressDisplay
@@ -10,9 +11,11 @@ __all__ = [
     'COMPARISONS',
     'ENTRIES',
     'QUICK',
+    'Connections',
     'ProgressDisplay',
     'Report',
     'Settings',
     'report_study',
     'run_study',
+    'study_connections',
 ]

@@ -26,12 +26,23 @@ def count_costs(cfg: Config, shape: Tuple[int, int]) -> Tuple[int, int]:
     Returns:
         tuple[int]: Parameters, and MACs of one image.
     """
-    hooks = map(type_of, cfg.get('custom_hooks') or [])
-    if 'SparsificationHook' in hooks:
+    if is_pruned(cfg):
         cfg = condensed_config(cfg)
     model = build_model(cfg)
     inputs, samples = make_inputs(model, cfg, input_shape=shape)
     return count_params(model), count_macs(TensorMode(model, samples), inputs)
+
+
+def is_pruned(cfg: Config) -> bool:
+    """Tell whether a training prunes.
+
+    Args:
+        cfg (Config): Config of a classifier and its training.
+
+    Returns:
+        bool: Whether it has the hook that does.
+    """
+    return 'SparsificationHook' in map(type_of, cfg.get('custom_hooks') or [])
 
 
 def widen(cfg: Config, target: int, shape: Tuple[int, int]) -> None:

@@ -133,7 +133,7 @@ def plan_study(settings: Settings) -> List[Training]:
     base = base_config(settings)
     make_missing_data(base, settings.data_root)
     data_sets: Dict[str, DataSet] = {}
-    with _without_logs():
+    with without_logs():
         planned = [_plan_entry(base, entry, data_sets) for entry in entries]
     data = fingerprint_files(base, LOADERS)
     return [
@@ -222,7 +222,7 @@ def _plan_entry(
 
 
 @contextmanager
-def _without_logs() -> Iterator[None]:
+def without_logs() -> Iterator[None]:
     """Silence what MMEngine says of each parameter of each entry."""
     before = logging.root.manager.disable
     logging.disable(logging.INFO)

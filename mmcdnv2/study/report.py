@@ -72,18 +72,18 @@ class Row:
 
 @dataclass(frozen=True)
 class Difference:
-    """An entry's error less that of a reference, seed by seed.
+    """An entry's error, or another number, less that of a reference, seed by seed.
 
     Attributes:
         entry (str): Name of the entry.
         reference (str): Name of the reference.
-        mean (float): Mean difference in percentage points; below 0 the entry
-            is better.
+        mean (float): Mean difference, of errors in percentage points; there
+            the entry is better below 0.
         standard_error (float, optional): Of that mean; None of one pair.
         pairs (int): Seeds that both have.
-        verdict (str): 'better' or 'worse' if a t-test of the pairs tells the
-            mean from 0 at 95 %, else 'level'; 'too few seeds' below
-            :data:`MIN_PAIRS`.
+        verdict (str): 'better' or 'worse' (of other numbers other words) if a
+            t-test of the pairs tells the mean from 0 at 95 %, else 'level';
+            'too few seeds' below :data:`MIN_PAIRS`.
     """
 
     entry: str
@@ -216,10 +216,32 @@ def compare(row: Row, reference: Row) -> Optional[Difference]:
     Returns:
         Difference | None: None if they have no seed in common.
     """
-    seeds = [seed for seed in row.errors if seed in reference.errors]
+    names = (row.name, reference.name)
+    return compare_seeds(names, row.errors, reference.errors, ('better', 'worse'))
+
+
+def compare_seeds(
+    names: Tuple[str, str],
+    numbers: Dict[int, float],
+    references: Dict[int, float],
+    verdicts: Tuple[str, str],
+) -> Optional[Difference]:
+    """Compare a number of two entries seed by seed.
+
+    Args:
+        names (tuple[str]): Names of entry and reference.
+        numbers (dict[int, float]): The entry's by seed.
+        references (dict[int, float]): The reference's by seed.
+        verdicts (tuple[str]): What a mean that is below 0 and one that is
+            above 0 are called.
+
+    Returns:
+        Difference | None: None if they have no seed in common.
+    """
+    seeds = [seed for seed in numbers if seed in references]
     if not seeds:
         return None
-    differences = [row.errors[seed] - reference.errors[seed] for seed in seeds]
+    differences = [numbers[seed] - references[seed] for seed in seeds]
     mean = statistics.mean(differences)
     count = len(differences)
     spread = None
@@ -230,5 +252,5 @@ def compare(row: Row, reference: Row) -> Optional[Difference]:
         quantile = _QUANTILES[min(count - 1 - 2, len(_QUANTILES) - 1)]
         verdict = 'level'
         if abs(mean) > quantile * spread:
-            verdict = 'better' if mean < 0 else 'worse'
-    return Difference(row.name, reference.name, mean, spread, count, verdict)
+            verdict = verdicts[0] if mean < 0 else verdicts[1]
+    return Difference(*names, mean, spread, count, verdict)

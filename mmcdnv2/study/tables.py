@@ -91,19 +91,28 @@ def write_report(report: Report, folder: Path) -> None:
 
 
 def _markdown(report: Report) -> List[str]:
-    lines = [f'# {heading(report)}', '', *_table(ENTRY_COLUMNS, entry_cells(report))]
-    lines += ['', NOTE]
+    lines = [f'# {heading(report)}', '']
+    lines += [*table_lines(ENTRY_COLUMNS, entry_cells(report)), '', NOTE]
     for number, section in enumerate(report.sections):
         comparison = section.comparison
         lines += ['', f'## {comparison.title}', '', comparison.claim, '']
-        lines += _table(DIFFERENCE_COLUMNS, difference_cells(report, number))
+        lines += table_lines(DIFFERENCE_COLUMNS, difference_cells(report, number))
     if report.failures:
         lines += ['', '## Failed', '']
         lines += [f'- {name}: {reason}' for name, reason in report.failures.items()]
     return [*lines, '', *(f'Trained on: {one}.' for one in report.environments)]
 
 
-def _table(columns: Iterable[str], rows: List[List[str]]) -> List[str]:
+def table_lines(columns: Iterable[str], rows: List[List[str]]) -> List[str]:
+    """Format a table as Markdown.
+
+    Args:
+        columns (Iterable[str]): Their names.
+        rows (list[list[str]]): Their cells.
+
+    Returns:
+        list[str]: Its lines.
+    """
     columns = list(columns)
     cells = [columns, ['---'] * len(columns), *rows]
     return ['| ' + ' | '.join(row) + ' |' for row in cells]

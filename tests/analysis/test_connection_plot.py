@@ -10,8 +10,14 @@ from mmdet.models import FPN
 from mmengine.config import Config
 from PIL import Image
 
+from mmcdnv2.analysis import (
+    block_maps,
+    lgc_chains,
+    measure_use,
+)
 from mmcdnv2.analysis.connection_map import BlockMap, LayerMap
 from mmcdnv2.analysis.connection_plot import connection_figure, draw_connection_maps
+from mmcdnv2.backbones import SFRShuffleNetV2
 from mmcdnv2.builder import build_model
 from mmcdnv2.checkpoint import load_checkpoint, load_weights
 from mmcdnv2.deploy.condense import condensed_config
@@ -226,7 +232,9 @@ def test_bars_where_no_sources_are_known():
 TOOL = 'analysis_tools/connection_map.py'
 
 
-def test_tool_draws_sparse_beside_condensed(run, tiny_configs, checkpoints, tmp_path):
+def test_tool_draws_sparse_beside_condensed(
+    run, tiny_configs, checkpoints, tmp_path, capsys
+):
     sparse = (tiny_configs['classifier'], checkpoints['classifier'])
     cfg = Config.fromfile(sparse[0])
     model = build_model(cfg)
@@ -243,6 +251,25 @@ def test_tool_draws_sparse_beside_condensed(run, tiny_configs, checkpoints, tmp_
     headings = (left != right).any(2).any(1)
     assert headings.mean() < 0.1
     assert (left == COLOURS['strong']).all(2).sum() > 100
+    (chain,) = lgc_chains(block_maps(model))
+    numbers = ['-' if n is None else f'{n:.2f}' for n in measure_use(chain).values()]
+    expected = ['0.0 to 2.1', *numbers]
+    lines = [line.split('│') for line in capsys.readouterr().out.splitlines()]
+    tables = [[cell.strip() for cell in line[2:-1]] for line in lines if line[1:]]
+    assert [cells for cells in tables if '0.0 to 2.1' in cells] == 2 * [expected]
+
+
+def test_tool_says_that_a_shufflenet_has_no_numbers(run, tmp_path, capsys):
+    config, checkpoint = tmp_path / 'config.py', tmp_path / 'weights.pth'
+    config.write_text(
+        "custom_imports = dict(imports=['mmcdnv2'])\n"
+        "model = dict(type='mmdet.SFRShuffleNetV2', widen_factor=0.5)\n"
+    )
+    torch.save(SFRShuffleNetV2(0.5).state_dict(), checkpoint)
+    assert run(TOOL, config, checkpoint, '--out', tmp_path / 'a.png') == 0
+    text = capsys.readouterr().out
+    assert 'weights.pth has no LGCs in dense blocks' in text.replace('\n', ' ')
+    assert 'early use' not in text
 
 
 def test_tool_refuses(run, tiny_configs, checkpoints, tmp_path):

@@ -1,9 +1,20 @@
-"""Draw what the sparse layers of a checkpoint connect, and how strongly."""
+"""Draw what the sparse layers of a checkpoint connect, and how strongly.
+
+A table says how strongly the layers of dense blocks read what was computed how long
+before.
+"""
 
 import argparse
+from typing import List, Optional
 
+from rich.markup import escape
+from rich.table import Table
+
+from mmcdnv2.analysis import lgc_chains, measure_use
+from mmcdnv2.analysis.connection_map import BlockMap
 from mmcdnv2.analysis.connection_plot import draw_connection_maps
-from mmcdnv2.cli import add_trust_argument, command_line
+from mmcdnv2.analysis.source_use import QUANTITIES
+from mmcdnv2.cli import add_trust_argument, command_line, report_console
 
 
 def parse_args() -> argparse.Namespace:
@@ -22,13 +33,50 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def number(value: Optional[float]) -> str:
+    """Format a relative strength."""
+    return '-' if value is None else f'{value:.2f}'
+
+
+def show(names: List[str], models: List[List[BlockMap]]) -> None:
+    """Print how far back the models' layers read."""
+    table = Table(
+        title='Mean |w| of the LGCs, by what was computed how many layers before',
+        caption='Relative to the mean of all that a layer reads. Early use: of the '
+        'first third of the layers by the last third.',
+    )
+    for column in ('model', 'layers'):
+        table.add_column(column, overflow='fold')
+    for column in QUANTITIES:
+        table.add_column(column, justify='right')
+    without = []
+    for name, blocks in zip(names, models):
+        chains = lgc_chains(blocks)
+        for chain in chains:
+            layers = [layer.label for block in chain for layer in block.layers]
+            span = f'{layers[0]} to {layers[-1]}'
+            values = map(number, measure_use(chain).values())
+            table.add_row(escape(name), span, *values)
+        if not chains:
+            without.append(name)
+    console = report_console(160)
+    if table.rows:
+        console.print(table)
+    for name in without:
+        console.print(
+            f'{name} has no LGCs in dense blocks, so it has no such numbers.',
+            markup=False,
+        )
+
+
 @command_line(parse_args)
 def main(args: argparse.Namespace) -> None:
     """Draw."""
     models = [(args.config, args.checkpoint)]
     if args.compare:
         models.append(tuple(args.compare))
-    draw_connection_maps(models, args.out, args.trust_checkpoint)
+    maps = draw_connection_maps(models, args.out, args.trust_checkpoint)
+    show([checkpoint for _, checkpoint in models], maps)
 
 
 if __name__ == '__main__':

@@ -13,11 +13,21 @@ from mmcdnv2.errors import InputError
 from mmcdnv2.study import (
     ENTRIES,
     QUICK,
+    Connections,
     ProgressDisplay,
     Report,
     Settings,
     report_study,
     run_study,
+    study_connections,
+)
+from mmcdnv2.study.connections import (
+    DIFFERENCES_TITLE,
+    USE_COLUMNS,
+    connections_heading,
+    early_use_cells,
+    remarks,
+    use_cells,
 )
 from mmcdnv2.study.tables import (
     DIFFERENCE_COLUMNS,
@@ -65,6 +75,11 @@ def parse_args() -> argparse.Namespace:
         help='train nothing, report what is trained so far',
     )
     parser.add_argument(
+        '--connections',
+        action='store_true',
+        help='train nothing, measure how far back the layers of what is trained read',
+    )
+    parser.add_argument(
         '--cfg-options',
         nargs='+',
         action=DictAction,
@@ -93,6 +108,26 @@ def show(report: Report) -> None:
     console.print(NOTE)
 
 
+def show_connections(connections: Connections) -> None:
+    """Print how far back the networks' layers read."""
+    console = report_console(160)
+    table = Table(title=connections_heading(connections))
+    for column in USE_COLUMNS:
+        table.add_column(column)
+    for cells in use_cells(connections):
+        table.add_row(*cells)
+    console.print(table)
+    if connections.differences:
+        table = Table(title=DIFFERENCES_TITLE)
+        for column in DIFFERENCE_COLUMNS:
+            table.add_column(column)
+        for cells in early_use_cells(connections):
+            table.add_row(*cells)
+        console.print(table)
+    for remark in remarks(connections):
+        console.print(remark)
+
+
 @command_line(parse_args)
 def main(args: argparse.Namespace) -> None:
     """Study."""
@@ -108,6 +143,10 @@ def main(args: argparse.Namespace) -> None:
     )
     if args.report_only:
         show(report_study(settings))
+    if args.connections:
+        show_connections(study_connections(settings))
+        print(f'Written to {settings.out}: connections.md, connections.json')
+    if args.report_only or args.connections:
         return
     try:
         with ProgressDisplay(Console(stderr=True)) as progress:
