@@ -106,7 +106,7 @@ ENTRIES: Dict[str, Entry] = {
             as_costly_as='s4',
             label='no SFR,\nwider',
         ),
-        Entry('s4', 'SFR, S = 4, G = 4', label='SFR\nS=4, G=4'),
+        Entry('s4', 'SFR, base', label='SFR,\nbase'),
         Entry(
             's4-released',
             'SFR, started as released',
@@ -142,7 +142,7 @@ ENTRIES: Dict[str, Entry] = {
             label='SFR, SE,\nhard-swish',
         ),
         Entry('none-adamw', 'without SFR, AdamW', {**_NONE, **_ADAMW}, label='no SFR'),
-        Entry('s4-adamw', 'SFR, AdamW', _ADAMW, label='SFR\nS=4, G=4'),
+        Entry('s4-adamw', 'SFR, AdamW', _ADAMW, label='SFR,\nbase'),
         Entry(
             's4-released-adamw',
             'SFR, started as released, AdamW',
@@ -193,14 +193,14 @@ COMPARISONS = (
     ),
     Comparison(
         'figure-8b',
-        'Sparse factor S of SFR',
+        'Sparse factor S of SFR, 4 in the base',
         'S = 4 is best, S = 1, dense reactivation, worst (Figure 8b).',
         ('s1', 's2', 's4', 's8'),
         ('s4',),
     ),
     Comparison(
         'figure-8a',
-        'Groups G of SFR',
+        'Groups G of SFR, 4 in the base',
         'The more groups the better, at the same cost (Figure 8a).',
         ('g1', 'g2', 's4', 'g8'),
         ('s4',),

@@ -50,7 +50,7 @@ def early(factor):
 
 
 def test_numbers_of_known_weights(settings, run, capsys):
-    study = settings('none', 'none-wide', 's4', 'shufflenetv2', seeds=range(4))
+    study = settings('none', 's4', 'shufflenetv2', seeds=range(4))
     factors = dict(none=(1, 2, 1, 1), s4=(2, 4, 8, 1), shufflenetv2=4 * (1,))
     for training in plan_study(study):
         name, seed = training.planned.entry.name, training.seed
@@ -59,7 +59,6 @@ def test_numbers_of_known_weights(settings, run, capsys):
             error = None if (name, seed) == ('s4', 3) else 10.0
             pretend_to_train(training, factors[name][seed], error)
     connections = study_connections(study)
-    # Of none-wide there is nothing yet.
     assert [(use.name, use.has_sfr) for use in connections.entries] == [
         ('none', False),
         ('s4', True),
