@@ -13,7 +13,7 @@ COLUMNS = 3
 # Inches: a panel, what lies between two of them, and around all of them.
 PANEL = (3.8, 2.7)
 GAP = (0.7, 1.3)
-LEFT, RIGHT, BOTTOM, TOP = 0.7, 0.2, 0.6, 1.3
+LEFT, RIGHT, BOTTOM, TOP = 0.85, 0.2, 0.6, 1.3
 # Characters of a line of small text above a panel.
 _LINE = 60
 # How far apart the seeds' points stand, in entries.
