@@ -91,7 +91,7 @@ def draw_connection_maps(
             f'{out} is not the name of a picture: it must end in one of '
             f'{", ".join(sorted(formats))}.'
         )
-    titles, columns = [], []
+    columns = []
     for config, checkpoint in models:
         model = build_model(load_config(config))
         content = load_checkpoint(checkpoint, trust)
@@ -101,12 +101,35 @@ def draw_connection_maps(
             raise InputError(
                 f'{config} has no LGC and no SFR, so there are no connections to draw.'
             )
-        titles.append(f'{Path(config).name}, {Path(checkpoint).name}')
         columns.append(blocks)
-    figure = connection_figure(titles, columns)
+    figure = connection_figure(titles_of(models), columns)
     with replace_when_done(out) as path:
         figure.savefig(path)
     return columns
+
+
+def titles_of(models: Sequence[Tuple[str, str]]) -> List[str]:
+    """Name models by their files, with the folders that tell them apart.
+
+    Args:
+        models (Sequence[tuple[str, str]]): Config and checkpoint of each.
+
+    Returns:
+        list[str]: A title for each.
+    """
+
+    def named(depth: int) -> List[str]:
+        return [
+            ', '.join(str(Path(*Path(file).parts[-depth:])) for file in files)
+            for files in models
+        ]
+
+    deepest = max(len(Path(file).parts) for files in models for file in files)
+    for titles in map(named, range(1, deepest + 1)):
+        if len(set(titles)) == len(models):
+            return titles
+    # One model, next to itself.
+    return named(1)
 
 
 def connection_figure(

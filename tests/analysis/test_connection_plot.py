@@ -16,7 +16,11 @@ from mmcdnv2.analysis import (
     measure_use,
 )
 from mmcdnv2.analysis.connection_map import BlockMap, LayerMap
-from mmcdnv2.analysis.connection_plot import connection_figure, draw_connection_maps
+from mmcdnv2.analysis.connection_plot import (
+    connection_figure,
+    draw_connection_maps,
+    titles_of,
+)
 from mmcdnv2.backbones import SFRShuffleNetV2
 from mmcdnv2.builder import build_model
 from mmcdnv2.checkpoint import load_checkpoint, load_weights
@@ -207,6 +211,13 @@ def test_nothing_overlaps(columns):
     # Each channel has a pixel at least.
     for ax in panels(figure):
         assert ax.get_window_extent().width >= ax.get_xlim()[1]
+
+
+def test_titles_tell_models_apart():
+    trainings = [('out/a/c.py', 'out/a/e.pth'), ('out/b/c.py', 'out/b/e.pth')]
+    assert titles_of(trainings) == ['a/c.py, a/e.pth', 'b/c.py, b/e.pth']
+    assert titles_of([('x/c.py', 'x/e.pth'), ('x/d.py', 'e.pth')])[1] == 'd.py, e.pth'
+    assert titles_of(2 * [('x/c.py', 'x/e.pth')]) == 2 * ['c.py, e.pth']
 
 
 def test_low_panel_beside_a_high_one():
