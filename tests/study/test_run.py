@@ -117,16 +117,25 @@ def test_an_ended_study_leaves_no_process(tiny_config, tmp_path, number):
     command += ['--epochs', '10000', '--jobs', '2', '--seeds', '0']
     environment = dict(os.environ, PYTHONPATH=str(ROOT))
     study = subprocess.Popen(
-        command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True
+        command,
+        cwd=ROOT,
+        env=environment,
+        stderr=subprocess.PIPE,
+        text=True,
+        # A job in the background of a script ignores it, and hands that down.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     logs = [tmp_path / entry / 'seed0' / 'last_checkpoint' for entry in ('none', 's4')]
     end = time.monotonic() + 120
-    while not all(log.exists() for log in logs):
-        assert study.poll() is None, study.stderr.read()
-        assert time.monotonic() < end
-        time.sleep(0.1)
-    study.send_signal(number)
-    _, error = study.communicate(timeout=60)
+    try:
+        while not all(log.exists() for log in logs):
+            assert study.poll() is None, study.stderr.read()
+            assert time.monotonic() < end
+            time.sleep(0.1)
+        study.send_signal(number)
+        _, error = study.communicate(timeout=60)
+    finally:
+        study.kill()
     if number == signal.SIGINT:
         assert study.returncode == 130
         assert error.splitlines()[-1].startswith('Interrupted: ')
