@@ -161,10 +161,10 @@ def main(args: argparse.Namespace) -> None:
     show(report)
     print(f'Written to {settings.out}: study.md, study.json, study.png')
     if report.failures:
-        reasons = '; '.join(f'{k}: {v}' for k, v in report.failures.items())
+        name, reason = next(iter(report.failures.items()))
         raise InputError(
-            f'{len(report.failures)} trainings failed, and the same command tries '
-            f'only these again: {reasons}'
+            f'{len(report.failures)} trainings failed, and the same command tries only '
+            f'these again; the first is {name}: {reason}'
         )
 
 
