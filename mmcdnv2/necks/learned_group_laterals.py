@@ -1,0 +1,111 @@
+"""1x1 convolutions between a backbone and a neck that choose their inputs."""
+
+from typing import Optional, Sequence, Tuple, Union
+
+from mmengine.model import BaseModule, ModuleList
+from torch import Tensor
+
+from ..condensable import CondensableMixin
+from ..errors import InputError
+from ..layers import LGCModule
+from ..registry import register_model
+
+
+@register_model
+class LearnedGroupLaterals(CondensableMixin, BaseModule):
+    """Map each feature map of a backbone to few channels by an LGC.
+
+    A dense network hands over wide maps, and most necks work at the width of
+    their input. Put this in front of any of them::
+
+        neck=[
+            dict(type='LearnedGroupLaterals', in_channels=[400, 1040, 2064],
+                 out_channels=96),
+            dict(type='CSPNeXtPAFPN', in_channels=[96, 96, 96], ...),
+        ]
+
+    ``SparsificationHook`` prunes it and ``tools/condense.py`` condenses it
+    with the backbone.
+
+    Args:
+        in_channels (Sequence[int]): Number of channels of each map.
+        out_channels (int | Sequence[int]): Number of output channels, of all
+            maps or of each. Its ``groups`` must divide it.
+        groups (int): See :class:`~mmcdnv2.layers.LGC`. Defaults to 8.
+        condense_factor (int, optional): See :class:`~mmcdnv2.layers.LGC`.
+            Defaults to ``groups``.
+        order (Sequence[str]): Order of convolution, norm and activation.
+            Defaults to ('norm', 'act', 'conv'), which suits maps that end
+            with a convolution or a concatenation, and necks that begin with
+            a convolution.
+        norm_cfg (dict, optional): Config of the norm layers. Defaults to
+            ``dict(type='BN')``.
+        act_cfg (dict, optional): Config of the activation layers. Defaults to
+            ``dict(type='ReLU')``.
+        deploy (bool): Whether to build the condensed form. Defaults to False.
+        init_cfg (dict, optional): Initialisation config. Defaults to None.
+
+    Raises:
+        InputError: If the numbers of channels do not fit each other, ``groups``
+            or ``condense_factor``.
+    """
+
+    def __init__(
+        self,
+        in_channels: Sequence[int],
+        out_channels: Union[int, Sequence[int]],
+        groups: int = 8,
+        condense_factor: Optional[int] = None,
+        order: Sequence[str] = ('norm', 'act', 'conv'),
+        norm_cfg: Optional[dict] = None,
+        act_cfg: Optional[dict] = None,
+        deploy: bool = False,
+        init_cfg: Optional[dict] = None,
+    ) -> None:
+        super().__init__(init_cfg=init_cfg)
+        self.in_channels = tuple(in_channels)
+        self.out_channels = (
+            (out_channels,) * len(self.in_channels)
+            if isinstance(out_channels, int)
+            else tuple(out_channels)
+        )
+        if len(self.out_channels) != len(self.in_channels):
+            raise InputError(
+                'out_channels of LearnedGroupLaterals must be one number or one for '
+                f'each of the {len(self.in_channels)} in_channels, got '
+                f'{list(self.out_channels)}.'
+            )
+        self.laterals = ModuleList(
+            LGCModule(
+                channels,
+                width,
+                groups=groups,
+                condense_factor=condense_factor,
+                order=order,
+                norm_cfg=norm_cfg,
+                act_cfg=act_cfg,
+                deploy=deploy,
+            )
+            for channels, width in zip(self.in_channels, self.out_channels)
+        )
+
+    def forward(self, feats: Sequence[Tensor]) -> Tuple[Tensor, ...]:
+        """Map the backbone's feature maps.
+
+        Args:
+            feats (Sequence[Tensor]): Shapes (N, in_channels[i], H_i, W_i).
+
+        Returns:
+            tuple[Tensor]: Shapes (N, out_channels[i], H_i, W_i).
+
+        Raises:
+            InputError: If these are not as many maps, or other channels.
+        """
+        channels = tuple(x.size(1) for x in feats)
+        if channels != self.in_channels:
+            raise InputError(
+                f'LearnedGroupLaterals has in_channels={list(self.in_channels)}, but '
+                f'the backbone gives maps of {list(channels)} channels: set '
+                "in_channels to these, or the backbone's out_indices."
+            )
+        return tuple(lateral(x) for lateral, x in zip(self.laterals, feats))
