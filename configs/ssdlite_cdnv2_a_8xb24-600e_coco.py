@@ -22,6 +22,6 @@ model = dict(
             init_cfg=dict(type='TruncNormal', layer='Conv2d', std=0.03),
         ),
     ],
-    bbox_head=dict(in_channels=(96, 320, 512, 256, 256, 128)),
+    bbox_head=dict(type='SSDLiteHead', in_channels=(96, 320, 512, 256, 256, 128)),
 )
 custom_hooks = [*_base_.custom_hooks, dict(type='SparsificationHook')]
