@@ -5,6 +5,7 @@ from .detectors import (
     DETECTORS,
     STEPS,
     DetectorReport,
+    DetectorRow,
     DetectorSettings,
     measure_detectors,
 )
@@ -22,6 +23,7 @@ __all__ = [
     'STEPS',
     'VARIANTS',
     'DetectorReport',
+    'DetectorRow',
     'DetectorSettings',
     'Report',
     'Row',

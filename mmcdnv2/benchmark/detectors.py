@@ -182,12 +182,12 @@ def measure_detectors(
             threads.
     """
     names = settings.models or tuple(DETECTORS)
-    configs = [_config_of(name, root) for name in names]
     baseline = settings.baseline or names[0]
     if baseline not in names:
         raise InputError(
             f'The baseline {baseline} is not measured: choose from {", ".join(names)}.'
         )
+    configs = [_config_of(name, root) for name in names]
     image = settings.image or _photograph()
     with pinned(settings.threads) as cores:
         detectors = [
