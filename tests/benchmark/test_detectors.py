@@ -80,7 +80,7 @@ def test_bars_add_up():
         assert below.y1 <= above.y0
     assert max(text.get_window_extent().x1 for text in ax.texts) < figure.bbox.x1
     title = figure._suptitle.get_window_extent()
-    assert 0 <= title.x0 and title.x1 <= figure.bbox.x1
+    assert title.x0 >= 0 and title.x1 <= figure.bbox.x1
     assert title.y0 >= ax.get_window_extent().y1
 
 
