@@ -106,6 +106,19 @@ def test_two_studies_do_not_share_a_folder(settings, tmp_path):
     (out / 'running.pid').write_text(str(dead.pid))
     with locked(out):
         assert (out / 'running.pid').read_text() == str(os.getpid())
+        # By a user who took it for one left behind.
+        (out / 'running.pid').unlink()
+
+
+def test_a_folder_that_cannot_be_written_to(tmp_path, monkeypatch):
+    def refuse(path, mode):
+        raise PermissionError(13, 'Permission denied', str(path))
+
+    # Root may write anywhere.
+    monkeypatch.setattr('mmcdnv2.study.run.open', refuse, raising=False)
+    message = 'running.pid cannot be written: .*denied'
+    with pytest.raises(InputError, match=message), locked(tmp_path):
+        pass
 
 
 @pytest.mark.skipif(not hasattr(os, 'fork'), reason='needs signals')
