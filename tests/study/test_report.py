@@ -16,7 +16,7 @@ from mmcdnv2.study.run import Outcome
 from mmcdnv2.study.tables import write_report
 
 
-def made_up(errors, failures=None):
+def made_up(errors, failures=None, speeds=5 * (5.0,)):
     """A report of errors by entry and seed; None stands for a diverged training."""
     cfg = Config(dict(train_cfg=dict(max_epochs=3)))
     trainings, results = [], {}
@@ -27,8 +27,9 @@ def made_up(errors, failures=None):
             trainings.append(training)
             if error != 'missing':
                 loss, error = (None, 90.0) if error is None else (0.5, error)
+                speed, versions = speeds[seed], dict(torch='2')
                 results[training.name] = Result(
-                    name, seed, 'x', error, loss, 1.0, 2.0, 5.0, False, dict(torch='2')
+                    name, seed, 'x', error, loss, 1.0, 2.0, speed, False, versions
                 )
     return make_report('digits', trainings, Outcome(results, failures or {}))
 
@@ -83,6 +84,11 @@ def test_what_is_no_number_or_missing_is_named_and_not_averaged(tmp_path):
     content = json.loads((tmp_path / 'study.json').read_text())
     assert content['rows'][0]['errors'] == {'0': 10.0, '2': 12.0}
     assert (tmp_path / 'study.png').stat().st_size > 1000
+
+
+def test_a_training_that_was_only_tested_has_no_speed():
+    report = made_up(dict(none=[10.0, 11.0, 12.0], s4=[9.0]), speeds=(0.0, 4.0, 6.0))
+    assert [row.images_per_second for row in report.rows] == [5.0, 0.0]
 
 
 def test_labels_in_the_picture_do_not_overlap():

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 
+import pytest
 from conftest import ROOT
 
 
@@ -38,3 +39,17 @@ def test_quick_study(tiny_config, tmp_path):
     assert refused.stderr.splitlines()[-1].startswith(
         'error: There is no entry no-such'
     )
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'message'),
+    [
+        (['--jobs', '0'], 'error: At least one training must run at once.'),
+        (['--jobs', '-1'], 'error: At least one training must run at once.'),
+        (['--epochs', '0'], 'error: A training needs at least one epoch.'),
+    ],
+)
+def test_numbers_below_one_are_refused(run, tiny_config, tmp_path, arguments, message):
+    study = ['--config', tiny_config, '--out', tmp_path / 'out', '--entries', 'none']
+    assert run('analysis_tools/study.py', *study, *arguments) == message
+    assert not (tmp_path / 'out').exists()

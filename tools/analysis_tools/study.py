@@ -137,7 +137,7 @@ def main(args: argparse.Namespace) -> None:
         out=args.out or Path('work_dirs') / 'study' / name,
         entries=tuple(args.entries or (QUICK if args.quick else ())),
         seeds=tuple(args.seeds or ((0, 1) if args.quick else (0, 1, 2))),
-        epochs=args.epochs or (2 if args.quick else None),
+        epochs=2 if args.quick and args.epochs is None else args.epochs,
         data_root=args.data_root,
         options=args.cfg_options,
     )
