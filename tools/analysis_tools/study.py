@@ -159,7 +159,11 @@ def main(args: argparse.Namespace) -> None:
         )
         sys.exit(130)
     show(report)
-    print(f'Written to {settings.out}: study.md, study.json, study.png')
+    names = ['study.md', 'study.json']
+    # There is none of results that are not compared.
+    if (settings.out / 'study.png').exists():
+        names.append('study.png')
+    print(f'Written to {settings.out}: {", ".join(names)}')
     if report.failures:
         name, reason = next(iter(report.failures.items()))
         raise InputError(
