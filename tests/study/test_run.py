@@ -136,7 +136,11 @@ def test_an_interrupted_study_leaves_no_process_but_a_report(settings):
 
     with pytest.raises(KeyboardInterrupt):
         run_study(endless, 2, interrupt)
-    assert multiprocessing.active_children() == []
+    left = multiprocessing.active_children()
+    for process in left:
+        # The tests would wait for it in the end.
+        process.kill()
+    assert left == []
     assert (endless.out / 'study.md').read_text().count('seed 0 missing') == 2
     assert not (endless.out / 'running.pid').exists()
 
