@@ -2,8 +2,10 @@
 
 from typing import Any, Dict, List
 
+import torch
 from mmengine.model import PretrainedInit
 from torch import Tensor
+from torch.nn.utils import parameters_to_vector
 
 from .errors import InputError
 from .layers import SFRModule, condense_layers, sparse_layers
@@ -31,11 +33,16 @@ class CondensableMixin(ModuleMixin):
             if cfg['type'] in ('Pretrained', PretrainedInit)
         ]
         if not pretrained:
+            sfrs = [m for m in self.modules() if isinstance(m, SFRModule)]
+            again = getattr(self, 'is_init', False)
+            before = [parameters_to_vector(sfr.parameters()) for sfr in sfrs]
             super().init_weights()
-            # Some networks have initialised all their layers by type only.
-            for module in self.modules():
-                if isinstance(module, SFRModule):
-                    module.init_sfr()
+            # Some networks have initialised all their layers by type only. In a
+            # second call MMEngine keeps all weights, but these networks do not.
+            for sfr, values in zip(sfrs, before):
+                kept = torch.equal(parameters_to_vector(sfr.parameters()), values)
+                if not (again and kept):
+                    sfr.init_sfr()
             return
         source = ' and '.join(cfg['checkpoint'] for cfg in pretrained)
         weights: Dict[str, Tensor] = {}

@@ -8,8 +8,9 @@ from mmengine.model import BaseModule
 from mmengine.runner import CheckpointLoader
 
 from mmcdnv2 import CondensableMixin
-from mmcdnv2.backbones import SFRShuffleNetV2
+from mmcdnv2.backbones import CondenseNetV2, SFRShuffleNetV2
 from mmcdnv2.errors import InputError
+from mmcdnv2.layers import SFRModule
 
 
 @pytest.fixture
@@ -107,6 +108,28 @@ def test_a_second_call_loads_again(weights, make_init_cfg, listed):
         for name, value in backbone.state_dict().items():
             assert torch.equal(value, weights[name]), name
         torch.nn.init.zeros_(backbone.conv1.conv.weight)
+
+
+@pytest.mark.parametrize('redraws', [False, True])
+def test_a_second_call_keeps_what_the_network_keeps(redraws):
+    arch = dict(
+        depths=(1, 1, 1),
+        growth_rates=(8, 8, 16),
+        groups=4,
+        condense_factor=4,
+        sparse_factor=4,
+    )
+    # ShuffleNet draws new weights in each call, CondenseNetV2 in the first alone.
+    network = SFRShuffleNetV2(0.5) if redraws else CondenseNetV2(arch)
+    network.init_weights()
+    sfrs = [m for m in network.modules() if isinstance(m, SFRModule)]
+    learned = [torch.rand_like(sfr.norm.weight) for sfr in sfrs]
+    for sfr, weight in zip(sfrs, learned):
+        sfr.norm.weight.data.copy_(weight)
+    network.init_weights()
+    for sfr, weight in zip(sfrs, learned):
+        start = torch.full_like(weight, 0.1 if sfr.order[0] == 'norm' else 0.01)
+        assert torch.equal(sfr.norm.weight, start if redraws else weight)
 
 
 def test_an_absent_prefix_is_not_passed_over(weights, make_init_cfg):

@@ -21,6 +21,7 @@ from .costs import is_pruned
 from .grid import COMPARISONS
 from .plan import Settings, Training, plan_study, without_logs
 from .report import Difference, compare_seeds
+from .results import last_checkpoint
 from .run import Outcome, finished
 from .tables import DIFFERENCE_COLUMNS, table_lines
 
@@ -156,7 +157,12 @@ def _measure_entry(name: str, trainings: List[Training]) -> Optional[EntryUse]:
         return None
     trained = {}
     for training in trainings:
-        checkpoint = _last_checkpoint(training.folder)
+        checkpoint = last_checkpoint(training.folder)
+        if checkpoint is None:
+            raise InputError(
+                f'{training.folder} has no checkpoint: remove the folder and train '
+                'again, or leave out its entry or seed.'
+            )
         load_weights(model, weights_of(load_checkpoint(checkpoint)), checkpoint)
         trained[training.seed] = _measure(model)
     return EntryUse(
@@ -190,17 +196,6 @@ def untrained(cfg: Config, seed: int) -> nn.Module:
         for layer in sparse_layers(model).values():
             layer.set_progress(1)
     return model
-
-
-def _last_checkpoint(folder: Path) -> Path:
-    """Find a training's last checkpoint, even if the study has been moved."""
-    pointer = folder / 'last_checkpoint'
-    if not pointer.exists():
-        raise InputError(
-            f'{folder} has no checkpoint: remove the folder and train again, or leave '
-            'out its entry or seed.'
-        )
-    return folder / Path(pointer.read_text()).name
 
 
 def _differences(entries: Dict[str, EntryUse]) -> List[Difference]:

@@ -44,12 +44,18 @@ def make_missing_data(cfg: Config, data_root: Optional[str]) -> None:
         return
     try:
         from ..datasets.digits import make_classification
+
+        # It imports scikit-learn only when it is called.
+        make_classification(root)
     except ImportError as error:
         raise InputError(
             f'{error.name} is missing, which has the digits to make data of: pip '
             "install 'mmcdnv2[demo]', or name a folder with other data."
         ) from error
-    make_classification(root)
+    except (OSError, InputError):
+        # Another study may have made them in the meantime.
+        if not Path(root).exists():
+            raise
 
 
 def check_data_sets(
@@ -125,10 +131,19 @@ def fingerprint_files(cfg: Config, loaders: Sequence[str]) -> str:
     }
     digest = hashlib.sha256()
     for root in sorted(roots):
-        for folder, folders, files in os.walk(root):
+        seen = set()
+        for folder, folders, files in os.walk(root, followlinks=True):
+            # Links may go round in circles.
+            if os.path.realpath(folder) in seen:
+                folders.clear()
+                continue
+            seen.add(os.path.realpath(folder))
             folders.sort()
             for name in sorted(files):
                 path = os.path.join(folder, name)
+                if not os.path.exists(path):
+                    # A link to nothing.
+                    continue
                 relative = os.path.relpath(path, root)
                 digest.update(f'{relative} {os.path.getsize(path)}\n'.encode())
     return digest.hexdigest()

@@ -11,7 +11,7 @@ from typing import Any, Dict, Iterator, List, Optional, Tuple
 
 from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
-from mmengine.registry import HOOKS, init_default_scope
+from mmengine.registry import HOOKS, PARAM_SCHEDULERS, init_default_scope
 
 from ..builder import build_model
 from ..config import load_config, type_of, typed_dicts
@@ -19,7 +19,7 @@ from ..errors import ConfigError, InputError, in_one_line
 from .costs import count_costs, widen
 from .data import DataSet, check_data_sets, fingerprint_files, make_missing_data
 from .grid import ENTRIES, Entry, select_entries
-from .recipes import LOADERS, entry_config, set_epochs
+from .recipes import LOADERS, entry_config, schedulers, set_epochs
 
 # What a training comes from; the rest of a config says what it prints and keeps.
 _DECISIVE = (
@@ -112,6 +112,10 @@ class Training:
         """Return the whole config."""
         cfg = Config(self.planned.cfg.to_dict())
         cfg.randomness = dict(seed=self.seed)
+        # The study tests by top-1 error alone, whatever else a config would. Set
+        # here and not in the planned config, so that the fingerprint stays the same.
+        cfg.val_evaluator = dict(type='mmpretrain.Accuracy', topk=1)
+        cfg.val_cfg = dict()
         return cfg
 
 
@@ -130,8 +134,16 @@ def plan_study(settings: Settings) -> List[Training]:
             missing or does not fit the config.
     """
     entries = select_entries(settings.entries)
-    base = base_config(settings)
-    make_missing_data(base, settings.data_root)
+    try:
+        base = base_config(settings)
+        make_missing_data(base, settings.data_root)
+    except InputError:
+        raise
+    except Exception as error:
+        # A config and the settings to override may have anything anywhere.
+        raise ConfigError(
+            f'{settings.config} cannot be used: {in_one_line(error)}.'
+        ) from error
     data_sets: Dict[str, DataSet] = {}
     with without_logs():
         planned = [_plan_entry(base, entry, data_sets) for entry in entries]
@@ -172,6 +184,11 @@ def base_config(settings: Settings) -> Config:
         raise ConfigError(
             f'{settings.config} does not train for epochs: set train_cfg.max_epochs.'
         )
+    if not isinstance(epochs, int) or epochs < 1:
+        raise ConfigError(
+            f'{settings.config} trains for {epochs} epochs: set train_cfg.max_epochs '
+            'to a whole number from 1.'
+        )
     if settings.epochs:
         set_epochs(cfg, settings.epochs)
     if settings.data_root:
@@ -185,8 +202,10 @@ def base_config(settings: Settings) -> Config:
     # The study tests at the end, and resumes from the last checkpoint: two are
     # kept, as the last one may be half written.
     cfg.train_cfg.val_begin = cfg.train_cfg.max_epochs + 1
-    hooks = cfg.setdefault('default_hooks', {})
-    hooks['checkpoint'] = dict(type='CheckpointHook', interval=1, max_keep_ckpts=2)
+    cfg.default_hooks = dict(
+        cfg.get('default_hooks') or {},
+        checkpoint=dict(type='CheckpointHook', interval=1, max_keep_ckpts=2),
+    )
     # None of it is used, and it does not change what is trained.
     for key in ('test_dataloader', 'test_cfg', 'test_evaluator', 'work_dir'):
         cfg.pop(key, None)
@@ -205,7 +224,14 @@ def _plan_entry(
             widen(cfg, count_costs(model, val.shape)[1], val.shape)
         params, macs = count_costs(cfg, val.shape)
         # What else a config may have wrong, a runner would only find later.
-        build_optim_wrapper(build_model(cfg), cfg.optim_wrapper)
+        wrapper = build_optim_wrapper(build_model(cfg), cfg.optim_wrapper)
+        for scheduler in schedulers(cfg):
+            scheduler = copy.deepcopy(scheduler)
+            if scheduler.get('by_epoch', True):
+                scheduler.setdefault('end', cfg.train_cfg.max_epochs)
+            PARAM_SCHEDULERS.build(
+                scheduler, default_args=dict(optimizer=wrapper, epoch_length=1)
+            )
         for hook in cfg.get('custom_hooks') or []:
             HOOKS.build(dict(hook))
     except ConfigError as error:

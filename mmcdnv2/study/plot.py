@@ -52,15 +52,22 @@ def study_figure(report: Report) -> Figure:
     for ax in panels[:, 0]:
         ax.set_ylabel('top-1 error (%)')
     seeds = ', '.join(map(str, report.seeds))
-    figure.suptitle(
-        f'{report.data}, {report.epochs} epochs, seeds {seeds}: '
-        'each training, mean and standard deviation',
+    study = f'{report.data}, {report.epochs} epochs, seeds {seeds}:'
+    shown = 'each training, mean and standard deviation'
+    title = figure.suptitle(
+        f'{study} {shown}',
         size=11,
         x=LEFT / width,
         y=1 - 0.15 / height,
         ha='left',
         va='top',
     )
+    box = title.get_window_extent()
+    if box.x1 > figure.bbox.width:
+        characters = (figure.bbox.width - box.x0) / box.width * len(title.get_text())
+        # Some characters are wider than others.
+        study = textwrap.fill(study, int(0.9 * characters))
+        title.set_text(f'{study}\n{shown}')
     return figure
 
 

@@ -41,12 +41,17 @@ def set_epochs(cfg: Config, epochs: int) -> None:
     """
     share = epochs / cfg.train_cfg.max_epochs
     cfg.train_cfg.max_epochs = epochs
-    for scheduler in _schedulers(cfg):
+    for scheduler in schedulers(cfg):
         if not scheduler.get('by_epoch', True):
             continue
         for key in _EPOCHS:
             if key in scheduler:
                 scheduler[key] = round(scheduler[key] * share)
+        # What is short may come to less than an epoch, which no scheduler takes.
+        if 'end' in scheduler:
+            scheduler['end'] = max(scheduler['end'], scheduler.get('begin', 0) + 1)
+        if 'T_max' in scheduler:
+            scheduler['T_max'] = max(scheduler['T_max'], 1)
         if 'milestones' in scheduler:
             scheduler['milestones'] = [
                 round(epoch * share) for epoch in scheduler['milestones']
@@ -77,7 +82,7 @@ def entry_config(base: Config, entry: Entry) -> Config:
     _set_hook(cfg, entry)
     if entry.schedule:
         # What goes by iterations is the warm-up.
-        warm_up = [s for s in _schedulers(cfg) if not s.get('by_epoch', True)]
+        warm_up = [s for s in schedulers(cfg) if not s.get('by_epoch', True)]
         decay = SCHEDULES[entry.schedule](cfg.train_cfg.max_epochs)
         cfg.param_scheduler = [*warm_up, decay]
     if entry.resize:
@@ -86,7 +91,15 @@ def entry_config(base: Config, entry: Entry) -> Config:
     return cfg
 
 
-def _schedulers(cfg: Config) -> List[Dict]:
+def schedulers(cfg: Config) -> List[Dict]:
+    """List a config's schedulers, of which it may name one without a list.
+
+    Args:
+        cfg (Config): Config of a training.
+
+    Returns:
+        list[dict]: Those of the config, not copies.
+    """
     found = cfg.get('param_scheduler') or []
     return [found] if isinstance(found, dict) else list(found)
 

@@ -30,7 +30,9 @@ class Row:
         diverged (tuple[int]): Seeds whose training ended in no numbers; they
             are in no mean.
         missing (tuple[int]): Seeds whose training failed or is yet to come.
-        images_per_second (float): Mean over the trainings; 0 if there is none.
+        images_per_second (float): Mean over the trainings, but for those of
+            which only the test was left when they were resumed; 0 if there is
+            none.
     """
 
     name: str
@@ -189,7 +191,8 @@ def _row(planned: PlannedEntry, trainings: List[Training], outcome: Outcome) -> 
         if result is None:
             missing.append(training.seed)
             continue
-        speeds.append(result.images_per_second)
+        if result.images_per_second:
+            speeds.append(result.images_per_second)
         if result.error is None or result.diverged:
             diverged.append(training.seed)
         else:

@@ -58,6 +58,21 @@ class Result:
             path.write_text(json.dumps(asdict(self), indent=1) + '\n')
 
 
+def last_checkpoint(folder: Path) -> Optional[Path]:
+    """Look up a training's last checkpoint.
+
+    Args:
+        folder (Path): The training's folder, which may have been moved since.
+
+    Returns:
+        Path | None: None if none is named. The file may be missing.
+    """
+    pointer = folder / 'last_checkpoint'
+    # MMEngine writes a whole path, of which the name alone is still right.
+    name = Path(pointer.read_text()).name if pointer.exists() else ''
+    return folder / name if name else None
+
+
 def read_result(folder: Path, fingerprint: str) -> Optional[Result]:
     """Read a training's result.
 

@@ -128,7 +128,7 @@ def locked(folder: Path) -> Iterator[None]:
 
     Raises:
         InputError: If another process that is alive keeps it, or it cannot be
-            a folder.
+            a folder that this one may write to.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -148,11 +148,13 @@ def locked(folder: Path) -> Iterator[None]:
                     f'another folder, or remove {path} if it is no study.'
                 ) from None
             # Left behind by a process that was killed.
-            path.unlink()
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            raise InputError(f'{path} cannot be written: {error}.') from error
     try:
         yield
     finally:
-        path.unlink()
+        path.unlink(missing_ok=True)
 
 
 def _is_alive(process: int) -> bool:

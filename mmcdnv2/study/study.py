@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Callable, Optional
 
+from ..errors import InputError
 from .plan import Settings, plan_study
 from .report import Report, make_report
 from .run import Outcome, Status, default_jobs, finished, locked, run_trainings
@@ -32,6 +33,8 @@ def run_study(
         InputError: If it cannot be run as the settings say; nothing is trained
             then. Or if another process runs a study in the same folder.
     """
+    if jobs is not None and jobs < 1:
+        raise InputError('At least one training must run at once.')
     trainings = plan_study(settings)
     with locked(settings.out):
         outcome = finished(trainings)

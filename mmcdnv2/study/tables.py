@@ -75,19 +75,23 @@ def heading(report: Report) -> str:
 
 
 def write_report(report: Report, folder: Path) -> None:
-    """Write ``study.json``, ``study.md`` and ``study.png``.
+    """Write ``study.json``, ``study.md`` and, of two entries or more, ``study.png``.
 
     Args:
         report (Report): The study's report.
-        folder (Path): Where to; each file is there whole or not at all.
+        folder (Path): Where to; each file is there whole or not at all. A
+            picture of earlier results goes if there is none to replace it.
     """
     with replace_when_done(folder / 'study.json') as path:
         path.write_text(json.dumps(asdict(report), indent=1) + '\n')
     with replace_when_done(folder / 'study.md') as path:
         path.write_text('\n'.join(_markdown(report)) + '\n')
-    if any(row.errors for row in report.rows):
-        with replace_when_done(folder / 'study.png') as path:
+    picture = folder / 'study.png'
+    if any(row.errors for section in report.sections for row in section.rows):
+        with replace_when_done(picture) as path:
             study_figure(report).savefig(path)
+    else:
+        picture.unlink(missing_ok=True)
 
 
 def _markdown(report: Report) -> List[str]:

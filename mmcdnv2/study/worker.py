@@ -22,7 +22,7 @@ from ..layers import kept_fraction
 from ..machine import processor_name
 from ..version import __version__
 from .recipes import LOADERS
-from .results import Result
+from .results import Result, last_checkpoint
 
 
 class _CountingHook(Hook):
@@ -91,9 +91,20 @@ def train(folder: Path, entry: str, seed: int, fingerprint: str, images: Any) ->
         Result: What it came to.
     """
     cfg = Config.fromfile(folder / 'config.py')
-    resumed = (folder / 'last_checkpoint').exists()
+    last = last_checkpoint(folder)
+    resumed = last is not None and last.is_file()
     cfg.resume = resumed
-    runner = build_runner(cfg, LOADERS, work_dir=str(folder))
+    if resumed:
+        # By name: MMEngine would prefer the config's own, or look where the study
+        # was before it was moved.
+        cfg.load_from = str(last)
+    runner = build_runner(
+        cfg,
+        LOADERS,
+        work_dir=str(folder),
+        # The study wrote it, and a training's state is more than tensors.
+        trust_checkpoint=resumed,
+    )
     counter = _CountingHook(images)
     runner.register_hook(counter, priority='LOWEST')
     runner.train()
@@ -128,9 +139,9 @@ def _finite(value: float) -> Optional[float]:
 
 def _drop_old_checkpoints(folder: Path) -> None:
     """Keep the last checkpoint alone, and not what only resuming needs."""
-    last = Path((folder / 'last_checkpoint').read_text()).name
+    last = last_checkpoint(folder)
     for path in folder.glob('epoch_*.pth'):
-        if path.name != last:
+        if path != last:
             path.unlink()
     for path in folder.glob('*/vis_data'):
         shutil.rmtree(path)

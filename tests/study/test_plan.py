@@ -1,6 +1,8 @@
 """What is refused before anything is trained, and what is planned."""
 
 import shutil
+import sys
+from dataclasses import replace
 
 import pytest
 from conftest import ROOT
@@ -80,6 +82,16 @@ def test_schedules_follow_the_epochs():
     (cfg,) = configs_of('s4')
     set_epochs(cfg, 3)
     assert (cfg.train_cfg.max_epochs, cfg.param_scheduler[1].T_max) == (3, 3)
+    # What takes a few of many epochs takes at least one.
+    cfg.train_cfg.max_epochs = 350
+    cfg.param_scheduler = [
+        dict(type='LinearLR', begin=0, end=5),
+        dict(type='CosineAnnealingLR', begin=100, end=101, T_max=1),
+        dict(type='LinearLR', by_epoch=False, end=50),
+    ]
+    set_epochs(cfg, 5)
+    assert [s.end for s in cfg.param_scheduler] == [1, 2, 50]
+    assert cfg.param_scheduler[1].T_max == 1
 
 
 def test_trainings_go_seed_by_seed(settings):
@@ -106,9 +118,35 @@ def test_what_is_printed_and_where_data_lies_is_no_other_training(
     assert third.fingerprint != first.fingerprint
 
 
+def test_links_in_the_data_are_followed(settings, digits, tmp_path):
+    study = settings('s4', data_root=str(tmp_path / 'data'))
+    shutil.copytree(digits / 'classification', tmp_path / 'data')
+    (first,) = plan_study(study)
+    # A link to nothing and one round in a circle are no data.
+    (tmp_path / 'data' / 'train' / 'nothing').symlink_to(tmp_path / 'nothing')
+    (tmp_path / 'data' / 'circle').symlink_to(tmp_path / 'data')
+    (second,) = plan_study(study)
+    assert second.fingerprint == first.fingerprint
+    (tmp_path / 'data' / 'train').rename(tmp_path / 'train')
+    (tmp_path / 'data' / 'train').symlink_to(tmp_path / 'train')
+    (third,) = plan_study(study)
+    assert third.fingerprint == first.fingerprint
+    next((tmp_path / 'train').rglob('*.png')).write_bytes(b'')
+    (fourth,) = plan_study(study)
+    assert fourth.fingerprint != first.fingerprint
+
+
 def test_the_network_is_tested_once_after_the_last_epoch(settings):
     cfg = base_config(settings('s4'))
     assert cfg.train_cfg.val_begin > cfg.train_cfg.max_epochs
+
+
+def test_a_config_without_hooks_keeps_checkpoints(settings, tiny_config, tmp_path):
+    cfg = load_config(str(tiny_config))
+    cfg.pop('default_hooks')
+    cfg.dump(tmp_path / 'no_hooks.py')
+    cfg = base_config(replace(settings('s4'), config=str(tmp_path / 'no_hooks.py')))
+    assert cfg.default_hooks.checkpoint.max_keep_ckpts == 2
 
 
 @pytest.mark.parametrize(
@@ -142,11 +180,37 @@ def test_the_network_is_tested_once_after_the_last_epoch(settings):
             dict(options={'model.backbone.arch': 'a'}),
             'Entry g2 cannot be built: the config has not what it would change',
         ),
+        (
+            ['s4'],
+            dict(options={'param_scheduler': [dict(type='LinearLR', begin=5, end=5)]}),
+            'Entry s4 cannot be built: ValueError: end should be larger than begin',
+        ),
+        *(
+            (['s4'], dict(options={key: value}), rf'tiny.py cannot be used: {error}')
+            for key, value, error in (
+                ('custom_hooks.5.begin', 1, 'KeyError'),
+                ('model.backbone.type.x', 1, 'TypeError'),
+                ('train_dataloader', 'x', 'AttributeError'),
+                ('train_cfg', 'x', 'AttributeError'),
+                ('train_dataloader.dataset.data_root', None, 'TypeError'),
+            )
+        ),
+        *(
+            (
+                ['s4'],
+                dict(options={'train_cfg.max_epochs': value}),
+                f'tiny.py trains for {value} epochs: set train_cfg.max_epochs',
+            )
+            for value in ('six', -1)
+        ),
     ],
 )
-def test_bad_input_is_refused_before_training(settings, entries, changes, message):
+def test_bad_input_is_refused_before_training(
+    settings, tmp_path, entries, changes, message
+):
     with pytest.raises(InputError, match=message):
         run_study(settings(*entries, **changes))
+    assert not (tmp_path / 'out').exists()
 
 
 def test_bad_data_is_refused_before_training(settings, tmp_path):
@@ -172,18 +236,46 @@ def test_cifar_is_not_fetched_unasked(tmp_path):
         run_study(settings)
 
 
-def test_missing_digits_are_made(settings, tmp_path, monkeypatch):
+@pytest.fixture
+def without_data(settings, tmp_path):
+    """A study whose config names a folder that is missing: tmp_path / 'data'."""
+    root = str(tmp_path / 'data')
+    loaders = ('train_dataloader', 'val_dataloader')
+    options = {f'{loader}.dataset.data_root': root for loader in loaders}
+    return settings('s4', options=options)
+
+
+def test_missing_digits_are_made(without_data, tmp_path, monkeypatch):
     made = []
     monkeypatch.setattr(
         'mmcdnv2.datasets.digits.make_classification', lambda root: made.append(root)
     )
-    root = str(tmp_path / 'data')
-    options = {
-        f'{loader}_dataloader.dataset.data_root': root for loader in ('train', 'val')
-    }
     with pytest.raises(ConfigError, match='does not exist'):
-        plan_study(settings('s4', options=options))
-    assert made == [root]
+        plan_study(without_data)
+    assert made == [str(tmp_path / 'data')]
+
+
+def test_digits_are_not_made_without_scikit_learn(without_data, monkeypatch):
+    monkeypatch.setitem(sys.modules, 'sklearn.datasets', None)
+    with pytest.raises(InputError, match="sklearn.* is missing.*'mmcdnv2.demo.'"):
+        plan_study(without_data)
+
+
+@pytest.mark.parametrize('kind', [OSError, InputError])
+def test_digits_that_another_study_has_made_are_used(
+    without_data, digits, tmp_path, monkeypatch, kind
+):
+    def make_too_late(root):
+        if complete:
+            shutil.copytree(digits / 'classification', root)
+        raise kind('the folder is there')
+
+    monkeypatch.setattr('mmcdnv2.datasets.digits.make_classification', make_too_late)
+    complete = False
+    with pytest.raises(InputError, match='the folder is there'):
+        plan_study(without_data)
+    complete = True
+    assert len(plan_study(without_data)) == 1
 
 
 def test_selection_keeps_the_order_of_the_grid():

@@ -137,7 +137,7 @@ def main(args: argparse.Namespace) -> None:
         out=args.out or Path('work_dirs') / 'study' / name,
         entries=tuple(args.entries or (QUICK if args.quick else ())),
         seeds=tuple(args.seeds or ((0, 1) if args.quick else (0, 1, 2))),
-        epochs=args.epochs or (2 if args.quick else None),
+        epochs=2 if args.quick and args.epochs is None else args.epochs,
         data_root=args.data_root,
         options=args.cfg_options,
     )
@@ -159,7 +159,11 @@ def main(args: argparse.Namespace) -> None:
         )
         sys.exit(130)
     show(report)
-    print(f'Written to {settings.out}: study.md, study.json, study.png')
+    names = ['study.md', 'study.json']
+    # There is none of results that are not compared.
+    if (settings.out / 'study.png').exists():
+        names.append('study.png')
+    print(f'Written to {settings.out}: {", ".join(names)}')
     if report.failures:
         name, reason = next(iter(report.failures.items()))
         raise InputError(
