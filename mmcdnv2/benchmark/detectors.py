@@ -191,8 +191,8 @@ def measure_detectors(
     image = settings.image or _photograph()
     with pinned(settings.threads) as cores:
         detectors = [
-            _prepare(name, *config, image, settings)
-            for name, config in track(list(zip(names, configs)), 'Preparing')
+            _prepare(name, family, cfg, image, settings)
+            for name, (family, cfg) in track(list(zip(names, configs)), 'Preparing')
         ]
         calls = [call for d in detectors for call in (d.whole, *d.steps)]
         times = time_rounds(calls, track(range(settings.rounds), 'Timing'))
