@@ -6,8 +6,8 @@ from .detectors import STEPS, DetectorReport
 
 # Ours is the backbone's blue of the other benchmark's picture.
 COLOURS = dict(zip(STEPS, ('#08306b', '#2f7fc1', '#9ecae1', '#d0d0d0')))
-# Inches: a bar, and the space for names, title and legend.
-BAR, NAMES, AROUND = 0.3, 2.6, 1.5
+# Inches: a bar, a character of its name, the bars, and space for title and legend.
+BAR, CHARACTER, BARS, AROUND = 0.3, 0.095, 6.2, 1.5
 
 
 def detector_figure(report: DetectorReport) -> Figure:
@@ -22,12 +22,17 @@ def detector_figure(report: DetectorReport) -> Figure:
     """
     rows = sorted(report.rows, key=lambda row: row.ms, reverse=True)
     height = BAR * len(rows) + AROUND
-    figure = Figure(figsize=(9, height), dpi=120)
+    names = [row.name for row in rows]
+    left_of = 0.2 + CHARACTER * max(map(len, names))
+    width = left_of + BARS
+    figure = Figure(figsize=(width, height), dpi=120)
     ax = figure.subplots()
     figure.subplots_adjust(
-        left=NAMES / 9, right=0.97, bottom=0.85 / height, top=1 - 0.6 / height
+        left=left_of / width,
+        right=1 - 0.1 / width,
+        bottom=0.85 / height,
+        top=1 - 0.6 / height,
     )
-    names = [row.name for row in rows]
     left = [0.0] * len(rows)
     for step in STEPS:
         widths = [row.steps[step] for row in rows]

@@ -14,6 +14,7 @@ from mmdet.models.detectors import (
     SingleStageDetector,
     TwoStageDetector,
 )
+from mmdet.models.roi_heads.bbox_heads import BBoxHead
 from mmdet.structures.bbox import bbox2roi
 from mmengine.hub import get_config
 from mmengine.model import revert_sync_batchnorm
@@ -25,7 +26,7 @@ from ..config import load_config
 from ..errors import InputError
 from ..layers import condense_layers
 from .latency import Track, environment_of, pinned
-from .networks import randomise
+from .networks import drop_unused_stages, randomise
 
 # What a detector's time is made of, in the order of execution.
 STEPS = ('backbone', 'neck', 'head', 'post-processing')
@@ -58,7 +59,7 @@ DETECTORS: Dict[str, Tuple[str, str]] = {
     'gfl_cdnv2_a_pafpn': ('GFL, laterals', 'gfl_cdnv2_a_pafpn_8xb32-320-300e_coco'),
     **{
         f'{kind}_cdnv2_{arch}{laterals}': (
-            f'{family}{", laterals" if laterals else ""}',
+            f'{family}{laterals.replace("_", ", ")}',
             f'{kind}_cdnv2_{arch}{laterals}_fpn_1x_coco',
         )
         for kind, family in (
@@ -99,6 +100,11 @@ class DetectorSettings:
         for name in ('threads', 'rounds'):
             if getattr(self, name) < 1:
                 raise InputError(f'{name} must be at least 1.')
+        if any(side < 32 or side % 32 for side in self.size):
+            raise InputError(
+                'Height and width must be multiples of 32, as necks join maps of '
+                f'strides 8 to 32, got {self.size[0]} x {self.size[1]}.'
+            )
 
 
 @dataclass
@@ -181,7 +187,7 @@ def measure_detectors(
             detector that can be taken apart, or there are fewer cores than
             threads.
     """
-    names = settings.models or tuple(DETECTORS)
+    names = tuple(dict.fromkeys(settings.models or DETECTORS))
     baseline = settings.baseline or names[0]
     if baseline not in names:
         raise InputError(
@@ -258,9 +264,12 @@ def _prepare(
             f'{name} is a {type(model).__name__}; single-stage and two-stage detectors '
             'can be timed.'
         )
+    is_two_stage = isinstance(model, TwoStageDetector)
+    _check_parts(name, model)
+    # The peers' last convolution, which no neck reads.
+    drop_unused_stages(model.backbone)
     # It cannot learn its statistics on a CPU.
     model = revert_sync_batchnorm(model)
-    is_two_stage = isinstance(model, TwoStageDetector)
     head = model.rpn_head if is_two_stage else model.bbox_head
     # Small weights, as heads start with: the boxes stay near their anchors.
     for part in (head, model.roi_head.bbox_head) if is_two_stage else (head,):
@@ -285,7 +294,7 @@ def _prepare(
         return model.predict(inputs, samples, rescale=False)
 
     return _Prepared(
-        name,
+        Path(name).stem if name.endswith('.py') else name,
         family,
         whole,
         [
@@ -297,6 +306,23 @@ def _prepare(
         count_params(model),
         boxes=len(whole()[0].pred_instances),
     )
+
+
+def _check_parts(name: str, model: BaseDetector) -> None:
+    """Refuse a detector that more than the timed parts belong to."""
+    if isinstance(model, TwoStageDetector):
+        roi = model.roi_head
+        known = isinstance(roi.bbox_head, BBoxHead) and not roi.with_mask
+        test_cfg = roi.test_cfg
+    else:
+        head = model.bbox_head
+        known = hasattr(head, 'use_sigmoid_cls') and hasattr(head, 'loss_cls')
+        test_cfg = head.test_cfg
+    if not known or not 0 < (test_cfg or {}).get('score_thr', 0) < 1:
+        raise InputError(
+            f'{name} cannot be taken apart: detectors without masks, whose heads score '
+            'each box once by class and have a score_thr above 0, can be timed.'
+        )
 
 
 def _set_class_biases(

@@ -134,19 +134,23 @@ def build_network(network: Network, part: str, root: Path, seed: int = 0) -> nn.
         model = build_model(cfg)
         built = model.backbone if is_backbone else TensorMode(model, [])
         if is_backbone:
-            _drop_unused_stages(built)
+            drop_unused_stages(built)
     randomise(built, lambda: built(torch.randn(4, 3, 64, 64)))
     return built
 
 
-def _drop_unused_stages(backbone: nn.Module) -> None:
+def drop_unused_stages(backbone: nn.Module) -> None:
     """Drop the stages behind the last one returned, as mmpretrain runs them all.
 
     Where the stages are called ``layers``, that is; ours run none in vain.
+
+    Args:
+        backbone (nn.Module): Changed in place.
     """
-    if not hasattr(backbone, 'layers'):
+    indices = getattr(backbone, 'out_indices', ())
+    if not hasattr(backbone, 'layers') or not indices or min(indices) < 0:
         return
-    end = max(backbone.out_indices) + 1
+    end = max(indices) + 1
     for stage in backbone.layers[end:]:
         # Some backbones list their stages by name.
         if isinstance(stage, str):

@@ -72,6 +72,8 @@ class LGCModule(KernelMixin, OrderedConvModule):
             ),
             norm_cfg=norm_cfg or dict(type='BN'),
             act_cfg=act_cfg or dict(type='ReLU'),
+            # An activation that comes first would change the caller's map.
+            inplace=tuple(order)[0] != 'act',
             order=tuple(order),
         )
 

@@ -2,6 +2,7 @@
 
 from typing import Optional, Sequence, Tuple, Union
 
+import torch
 from mmengine.model import BaseModule, ModuleList
 from torch import Tensor
 
@@ -102,7 +103,7 @@ class LearnedGroupLaterals(CondensableMixin, BaseModule):
             InputError: If these are not as many maps, or other channels.
         """
         channels = tuple(x.size(1) for x in feats)
-        if channels != self.in_channels:
+        if not torch.jit.is_tracing() and channels != self.in_channels:
             raise InputError(
                 f'LearnedGroupLaterals has in_channels={list(self.in_channels)}, but '
                 f'the backbone gives maps of {list(channels)} channels: set '

@@ -66,7 +66,12 @@ def test_bars_add_up():
             boxes=5,
             times=[10.0],
         )
-        for i, (name, (family, _)) in enumerate(DETECTORS.items())
+        for i, (name, (family, _)) in enumerate(
+            [
+                *DETECTORS.items(),
+                ('a_config_with_a_long_name_8xb32-320-300e_coco', 'xx'),
+            ]
+        )
     ]
     report = DetectorReport(DetectorSettings(), dict(processor='some processor'), rows)
     figure = detector_figure(report)
@@ -94,6 +99,10 @@ def test_bars_add_up():
             dict(models=(str(ROOT / 'configs/cdnv2_a_8xb128_in1k.py'),)),
             'is a ImageClassifier; single-stage and two-stage detectors',
         ),
+        (
+            dict(models=(str(ROOT / 'configs/mask_rcnn_cdnv2_c_fpn_1x_coco.py'),)),
+            'cannot be taken apart: detectors without masks',
+        ),
     ],
 )
 def test_bad_settings(settings, message):
@@ -101,6 +110,8 @@ def test_bad_settings(settings, message):
         measure_detectors(DetectorSettings(**settings), ROOT)
     with pytest.raises(InputError, match='rounds must be at least 1'):
         DetectorSettings(rounds=0)
+    with pytest.raises(InputError, match='multiples of 32, .* got 300 x 320'):
+        DetectorSettings(size=(300, 320))
 
 
 def test_is_condensed(image, monkeypatch):

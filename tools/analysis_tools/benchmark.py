@@ -147,7 +147,8 @@ def show_detectors(report: DetectorReport) -> None:
         )
     )
     table.add_column('detector', overflow='fold')
-    columns = (*STEPS, 'whole', 'ratio', 'MACs (G)', *STEPS[:3], 'params (M)', 'boxes')
+    parts = [f'{step} (G)' for step in STEPS[:3]]
+    columns = (*STEPS, 'whole', 'ratio', 'MACs (G)', *parts, 'params (M)', 'boxes')
     for column in columns:
         table.add_column(column, justify='right')
     for row in report.rows:

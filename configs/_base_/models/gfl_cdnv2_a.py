@@ -1,5 +1,5 @@
-# Like NanoDet: four maps of strides 8 to 64, a narrow path aggregation and one light
-# head that they share, trained by generalised focal loss.
+# NanoDet's strides, 8 to 64, and widths, with MMDetection's parts: a narrow path
+# aggregation and GFL's head, which all maps share, with its group norms.
 model = dict(
     type='GFL',
     data_preprocessor=dict(
@@ -27,7 +27,6 @@ model = dict(
         in_channels=64,
         stacked_convs=1,
         feat_channels=64,
-        norm_cfg=dict(type='BN'),
         anchor_generator=dict(
             type='AnchorGenerator',
             ratios=[1.0],

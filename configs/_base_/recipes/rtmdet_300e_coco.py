@@ -102,6 +102,8 @@ param_scheduler = [
         convert_to_iter_based=True,
     ),
 ]
+# 8 GPUs with 32 images each.
+auto_scale_lr = dict(base_batch_size=256)
 default_hooks = dict(checkpoint=dict(interval=interval, max_keep_ckpts=3))
 custom_hooks = [
     dict(
