@@ -6,6 +6,7 @@ model = dict(
             type='LearnedGroupLaterals',
             in_channels=[72, 216, 600, 1176],
             out_channels=80,
+            condense_factor=[2, 4, 8, 8],
         ),
         dict(type='FPN', in_channels=[80, 80, 80, 80], out_channels=80, num_outs=5),
     ],

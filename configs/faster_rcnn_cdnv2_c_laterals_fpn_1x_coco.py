@@ -6,6 +6,7 @@ model = dict(
             type='LearnedGroupLaterals',
             in_channels=[144, 400, 1040, 2064],
             out_channels=96,
+            condense_factor=[4, 8, 8, 8],
         ),
         dict(type='FPN', in_channels=[96, 96, 96, 96], out_channels=96, num_outs=5),
     ],

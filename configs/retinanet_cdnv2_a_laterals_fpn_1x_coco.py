@@ -2,7 +2,12 @@ _base_ = './retinanet_cdnv2_a_fpn_1x_coco.py'
 
 model = dict(
     neck=[
-        dict(type='LearnedGroupLaterals', in_channels=[96, 288, 800], out_channels=64),
+        dict(
+            type='LearnedGroupLaterals',
+            in_channels=[96, 288, 800],
+            out_channels=64,
+            condense_factor=[2, 8, 8],
+        ),
         dict(
             type='FPN',
             in_channels=[64, 64, 64],

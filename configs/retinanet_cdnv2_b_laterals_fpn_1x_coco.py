@@ -3,7 +3,10 @@ _base_ = './retinanet_cdnv2_b_fpn_1x_coco.py'
 model = dict(
     neck=[
         dict(
-            type='LearnedGroupLaterals', in_channels=[216, 600, 1176], out_channels=80
+            type='LearnedGroupLaterals',
+            in_channels=[216, 600, 1176],
+            out_channels=80,
+            condense_factor=[4, 8, 8],
         ),
         dict(
             type='FPN',

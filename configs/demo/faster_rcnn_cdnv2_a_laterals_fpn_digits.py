@@ -8,6 +8,7 @@ model = dict(
             type='LearnedGroupLaterals',
             in_channels=[32, 96, 288, 800],
             out_channels=64,
+            condense_factor=[1, 2, 8, 8],
         ),
         dict(type='FPN', in_channels=[64, 64, 64, 64], out_channels=64, num_outs=4),
     ]

@@ -5,26 +5,17 @@ _base_ = [
     '../_base_/recipes/digits_detection.py',
 ]
 
-max_epochs = 4
+max_epochs = 6
 
 model = dict(
     backbone=dict(
-        # Digits are small: 14 to 68 pixels.
-        out_indices=(1, 2, 3),
         init_cfg=dict(
             type='Pretrained',
             checkpoint='work_dirs/demo/classifier/epoch_4.pth',
             prefix='backbone.',
         ),
     ),
-    neck=[
-        dict(type='LearnedGroupLaterals', in_channels=[32, 96, 288], out_channels=64),
-        _base_.model.neck[1],
-    ],
-    bbox_head=dict(
-        num_classes=10,
-        anchor_generator=dict(strides=[4, 8, 16]),
-    ),
+    bbox_head=dict(num_classes=10),
     test_cfg=dict(nms_pre=300, max_per_img=100),
 )
 optim_wrapper = dict(optimizer=dict(lr=2e-3))

@@ -28,11 +28,7 @@ model = dict(
         act_cfg=act_cfg,
     ),
     bbox_head=dict(
-        in_channels=96,
-        feat_channels=96,
-        use_depthwise=False,
-        share_conv=True,
-        anchor_generator=dict(strides=[8, 16, 32]),
+        in_channels=96, feat_channels=96, use_depthwise=False, share_conv=True
     ),
 )
 custom_hooks = [dict(type='ChannelsLastHook')]

@@ -18,6 +18,9 @@ from .condensed_conv import CondensedLGC
 from .ordered_conv_module import OrderedConvModule
 
 
+_RELU = dict(type='ReLU')
+
+
 @register_model
 class LGCModule(KernelMixin, OrderedConvModule):
     """A 1x1 convolution that learns which inputs its groups read (paper, Sec. 3).
@@ -32,11 +35,11 @@ class LGCModule(KernelMixin, OrderedConvModule):
         condense_factor (int, optional): See :class:`LGC`. Defaults to
             ``groups``.
         order (Sequence[str]): Order of convolution, norm and activation.
-            Defaults to ('norm', 'act', 'conv'), as in the dense layers.
+            Defaults to ('conv', 'norm', 'act').
         norm_cfg (dict, optional): Config of the norm layer. Defaults to
             ``dict(type='BN')``.
-        act_cfg (dict, optional): Config of the activation layer. Defaults to
-            ``dict(type='ReLU')``.
+        act_cfg (dict, optional): Config of the activation layer; None leaves it
+            out. Defaults to ``dict(type='ReLU')``.
         deploy (bool): Whether to build the condensed form. Defaults to False.
 
     Raises:
@@ -55,9 +58,9 @@ class LGCModule(KernelMixin, OrderedConvModule):
         out_channels: int,
         groups: int = 1,
         condense_factor: Optional[int] = None,
-        order: Sequence[str] = ('norm', 'act', 'conv'),
+        order: Sequence[str] = ('conv', 'norm', 'act'),
         norm_cfg: Optional[dict] = None,
-        act_cfg: Optional[dict] = None,
+        act_cfg: Optional[dict] = _RELU,
         deploy: bool = False,
     ) -> None:
         super().__init__(
@@ -71,7 +74,7 @@ class LGCModule(KernelMixin, OrderedConvModule):
                 condense_factor=condense_factor,
             ),
             norm_cfg=norm_cfg or dict(type='BN'),
-            act_cfg=act_cfg or dict(type='ReLU'),
+            act_cfg=act_cfg,
             # An activation that comes first would change the caller's map.
             inplace=tuple(order)[0] != 'act',
             order=tuple(order),
@@ -85,11 +88,16 @@ class LGCModule(KernelMixin, OrderedConvModule):
         return super().forward(x)
 
     def _kernel_arguments(self) -> KernelArguments:
-        conv = check_conv_module(self, CondensedLGC, NORM_FIRST, CONV_FIRST)
+        conv = check_conv_module(
+            self, CondensedLGC, NORM_FIRST, CONV_FIRST, needs_act=False
+        )
         norm_first = self.order == NORM_FIRST
         arguments = KernelArguments()
         arguments.spec += [conv.groups, int(norm_first)]
-        arguments.add_act(self.activate)
+        if self.with_activation:
+            arguments.add_act(self.activate)
+        else:
+            arguments.spec.append(0)
         if norm_first:
             arguments.add_norm(self.norm)
         arguments.add_conv(conv, 1)

@@ -1,6 +1,6 @@
 """1x1 convolutions between a backbone and a neck that choose their inputs."""
 
-from typing import Optional, Sequence, Tuple, Union
+from typing import Any, Optional, Sequence, Tuple, Union
 
 import torch
 from mmengine.model import BaseModule, ModuleList
@@ -33,16 +33,16 @@ class LearnedGroupLaterals(CondensableMixin, BaseModule):
         out_channels (int | Sequence[int]): Number of output channels, of all
             maps or of each. Its ``groups`` must divide it.
         groups (int): See :class:`~mmcdnv2.layers.LGC`. Defaults to 8.
-        condense_factor (int, optional): See :class:`~mmcdnv2.layers.LGC`.
-            Defaults to ``groups``.
+        condense_factor (int | Sequence[int], optional): See
+            :class:`~mmcdnv2.layers.LGC`; one for all maps or one for each, as
+            narrow maps have little to spare. Defaults to ``groups``.
         order (Sequence[str]): Order of convolution, norm and activation.
-            Defaults to ('norm', 'act', 'conv'), which suits maps that end
-            with a convolution or a concatenation, and necks that begin with
-            a convolution.
+            Defaults to ('conv', 'norm', 'act').
         norm_cfg (dict, optional): Config of the norm layers. Defaults to
             ``dict(type='BN')``.
         act_cfg (dict, optional): Config of the activation layers. Defaults to
-            ``dict(type='ReLU')``.
+            None, as necks begin with a convolution of their own; docs/detection.md
+            compares.
         deploy (bool): Whether to build the condensed form. Defaults to False.
         init_cfg (dict, optional): Initialisation config. Defaults to None.
 
@@ -56,8 +56,8 @@ class LearnedGroupLaterals(CondensableMixin, BaseModule):
         in_channels: Sequence[int],
         out_channels: Union[int, Sequence[int]],
         groups: int = 8,
-        condense_factor: Optional[int] = None,
-        order: Sequence[str] = ('norm', 'act', 'conv'),
+        condense_factor: Union[int, Sequence[int], None] = None,
+        order: Sequence[str] = ('conv', 'norm', 'act'),
         norm_cfg: Optional[dict] = None,
         act_cfg: Optional[dict] = None,
         deploy: bool = False,
@@ -65,30 +65,35 @@ class LearnedGroupLaterals(CondensableMixin, BaseModule):
     ) -> None:
         super().__init__(init_cfg=init_cfg)
         self.in_channels = tuple(in_channels)
-        self.out_channels = (
-            (out_channels,) * len(self.in_channels)
-            if isinstance(out_channels, int)
-            else tuple(out_channels)
-        )
-        if len(self.out_channels) != len(self.in_channels):
-            raise InputError(
-                'out_channels of LearnedGroupLaterals must be one number or one for '
-                f'each of the {len(self.in_channels)} in_channels, got '
-                f'{list(self.out_channels)}.'
-            )
+        self.out_channels = self._of_each_map('out_channels', out_channels)
+        factors = self._of_each_map('condense_factor', condense_factor)
         self.laterals = ModuleList(
             LGCModule(
                 channels,
                 width,
                 groups=groups,
-                condense_factor=condense_factor,
+                condense_factor=factor,
                 order=order,
                 norm_cfg=norm_cfg,
                 act_cfg=act_cfg,
                 deploy=deploy,
             )
-            for channels, width in zip(self.in_channels, self.out_channels)
+            for channels, width, factor in zip(
+                self.in_channels, self.out_channels, factors
+            )
         )
+
+    def _of_each_map(self, name: str, value: Any) -> tuple:
+        """Return a setting that is one for all maps, or one for each, as the latter."""
+        number = len(self.in_channels)
+        if value is None or isinstance(value, int):
+            return (value,) * number
+        if len(value) != number:
+            raise InputError(
+                f'{name} of LearnedGroupLaterals must be one number or one for each of '
+                f'the {number} in_channels, got {list(value)}.'
+            )
+        return tuple(value)
 
     def forward(self, feats: Sequence[Tensor]) -> Tuple[Tensor, ...]:
         """Map the backbone's feature maps.

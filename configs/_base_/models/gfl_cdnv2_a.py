@@ -12,7 +12,12 @@ model = dict(
     ),
     backbone=dict(type='CondenseNetV2', arch='a', out_indices=(2, 3, 4)),
     neck=[
-        dict(type='LearnedGroupLaterals', in_channels=[96, 288, 800], out_channels=64),
+        dict(
+            type='LearnedGroupLaterals',
+            in_channels=[96, 288, 800],
+            out_channels=64,
+            condense_factor=[2, 8, 8],
+        ),
         dict(
             type='PAFPN',
             in_channels=[64, 64, 64],

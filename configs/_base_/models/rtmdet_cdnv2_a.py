@@ -16,6 +16,7 @@ model = dict(
             type='LearnedGroupLaterals',
             in_channels=[96, 288, 800],
             out_channels=64,
+            condense_factor=[2, 8, 8],
             norm_cfg=dict(type='BN'),
         ),
         dict(

@@ -7,6 +7,7 @@ model = dict(
             type='LearnedGroupLaterals',
             in_channels=[216, 600, 1176],
             out_channels=80,
+            condense_factor=[4, 8, 8],
             norm_cfg=dict(type='BN'),
         ),
         dict(

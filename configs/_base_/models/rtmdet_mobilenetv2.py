@@ -11,6 +11,7 @@ model = dict(
             type='LearnedGroupLaterals',
             in_channels=[32, 96, 320],
             out_channels=80,
+            condense_factor=[1, 2, 4],
             groups=4,
             norm_cfg=dict(type='BN'),
         ),
