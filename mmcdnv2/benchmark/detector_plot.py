@@ -29,7 +29,7 @@ def detector_figure(report: DetectorReport) -> Figure:
     ax = figure.subplots()
     figure.subplots_adjust(
         left=left_of / width,
-        right=1 - 0.1 / width,
+        right=1 - 0.3 / width,
         bottom=0.85 / height,
         top=1 - 0.6 / height,
     )
