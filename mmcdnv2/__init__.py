@@ -10,7 +10,7 @@ and that ``mmpretrain.get_model`` knows the configs by name.
 
 from . import backbones, engine, heads, layers, necks
 from .condensable import CondensableMixin
-from .layers import LGC, SFR, SFRModule
+from .layers import LGC, SFR, LGCModule, SFRModule
 from .registry import register_configs, register_model
 from .version import __version__
 
@@ -18,6 +18,7 @@ __all__ = [
     'LGC',
     'SFR',
     'CondensableMixin',
+    'LGCModule',
     'SFRModule',
     '__version__',
     'backbones',

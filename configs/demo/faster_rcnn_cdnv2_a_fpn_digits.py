@@ -1,19 +1,22 @@
 # Fine-tunes a small Faster R-CNN from the pretrained, sparsified backbone.
-_base_ = '../faster_rcnn_cdnv2_a_fpn_1x_coco.py'
-
-max_epochs = 2
-data_root = 'work_dirs/demo/data/'
-classes = tuple(str(digit) for digit in range(10))
+_base_ = [
+    'mmdet::_base_/models/faster-rcnn_r50_fpn.py',
+    '../_base_/recipes/digits_detection.py',
+]
 
 model = dict(
     backbone=dict(
+        _delete_=True,
+        type='CondenseNetV2',
+        arch='a',
+        out_indices=(1, 2, 3, 4),
         init_cfg=dict(
             type='Pretrained',
             checkpoint='work_dirs/demo/classifier/epoch_4.pth',
             prefix='backbone.',
-        )
+        ),
     ),
-    neck=dict(out_channels=64, num_outs=4),
+    neck=dict(in_channels=[32, 96, 288, 800], out_channels=64, num_outs=4),
     # Digits need no more than the anchors of the two finest maps, 24 to 68 pixels
     # and higher than wide.
     rpn_head=dict(
@@ -43,65 +46,3 @@ model = dict(
     ),
     test_cfg=dict(rpn=dict(nms_pre=200, max_per_img=50)),
 )
-
-train_pipeline = [
-    dict(type='LoadImageFromFile'),
-    dict(type='LoadAnnotations', with_bbox=True),
-    dict(
-        type='PackDetInputs', meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape')
-    ),
-]
-test_pipeline = [
-    dict(type='LoadImageFromFile'),
-    dict(type='Resize', scale=(192, 192), keep_ratio=True),
-    dict(type='LoadAnnotations', with_bbox=True),
-    dict(
-        type='PackDetInputs',
-        meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor'),
-    ),
-]
-train_dataloader = dict(
-    batch_size=8,
-    num_workers=0,
-    persistent_workers=False,
-    dataset=dict(
-        data_root=data_root,
-        ann_file='annotations/train.json',
-        data_prefix=dict(img='train/'),
-        metainfo=dict(classes=classes),
-        pipeline=train_pipeline,
-    ),
-)
-val_dataloader = dict(
-    num_workers=0,
-    persistent_workers=False,
-    dataset=dict(
-        data_root=data_root,
-        ann_file='annotations/val.json',
-        data_prefix=dict(img='val/'),
-        metainfo=dict(classes=classes),
-        pipeline=test_pipeline,
-    ),
-)
-test_dataloader = val_dataloader
-val_evaluator = dict(ann_file=data_root + 'annotations/val.json')
-test_evaluator = val_evaluator
-
-optim_wrapper = dict(
-    optimizer=dict(_delete_=True, type='AdamW', lr=1.5e-3, weight_decay=0.05),
-    paramwise_cfg=dict(norm_decay_mult=0.0, bias_decay_mult=0.0),
-    clip_grad=dict(max_norm=10),
-)
-param_scheduler = [
-    dict(type='LinearLR', start_factor=0.01, by_epoch=False, end=50),
-    dict(
-        type='CosineAnnealingLR',
-        by_epoch=True,
-        T_max=max_epochs,
-        convert_to_iter_based=True,
-    ),
-]
-train_cfg = dict(max_epochs=max_epochs, val_interval=max_epochs)
-default_hooks = dict(logger=dict(interval=20))
-custom_hooks = [dict(type='ChannelsLastHook')]
-randomness = dict(seed=0)

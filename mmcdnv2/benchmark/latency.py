@@ -188,7 +188,7 @@ def measure_latency(
             cores than threads, or nothing could be run.
     """
     models = _select(settings)
-    with _pinned(settings.threads) as cores:
+    with pinned(settings.threads) as cores:
         left_out: Dict[str, List[str]] = {}
         runtimes = _installed(settings.runtimes, left_out)
         torch.manual_seed(settings.seed)
@@ -204,7 +204,7 @@ def measure_latency(
             [*(c.call for c in candidates), *products.values(), copying],
             track(range(settings.rounds), 'Timing'),
         )
-        environment = _environment(cores, runtimes)
+        environment = environment_of(cores, runtimes)
     medians = [statistics.median(record) for record in times]
     # Two operations for each MAC, four bytes for each float.
     product_gflops = max(
@@ -273,7 +273,7 @@ def _select(settings: Settings) -> Dict[str, List[str]]:
 
 
 @contextmanager
-def _pinned(threads: int) -> Iterator[str]:
+def pinned(threads: int) -> Iterator[str]:
     """Give PyTorch its threads, and the process as many cores if it can be.
 
     Yields:
@@ -416,7 +416,7 @@ def _ceilings() -> Tuple[Dict[int, Call], Call]:
     return products, partial(target.copy_, source)
 
 
-def _environment(cores: str, runtimes: List[str]) -> Dict[str, str]:
+def environment_of(cores: str, runtimes: List[str]) -> Dict[str, str]:
     """Describe the machine and the versions."""
     packages = {'torch': version('torch')}
     for runtime in runtimes:

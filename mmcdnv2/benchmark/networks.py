@@ -2,11 +2,12 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Dict, Optional, Tuple
+from typing import Any, Callable, Dict, Optional, Tuple
 
 import torch
 from mmengine.hub import get_config
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..analysis import read_zoo
 from ..builder import TensorMode, build_model
@@ -133,19 +134,23 @@ def build_network(network: Network, part: str, root: Path, seed: int = 0) -> nn.
         model = build_model(cfg)
         built = model.backbone if is_backbone else TensorMode(model, [])
         if is_backbone:
-            _drop_unused_stages(built)
-    _randomise(built)
+            drop_unused_stages(built)
+    randomise(built, lambda: built(torch.randn(4, 3, 64, 64)))
     return built
 
 
-def _drop_unused_stages(backbone: nn.Module) -> None:
+def drop_unused_stages(backbone: nn.Module) -> None:
     """Drop the stages behind the last one returned, as mmpretrain runs them all.
 
     Where the stages are called ``layers``, that is; ours run none in vain.
+
+    Args:
+        backbone (nn.Module): Changed in place.
     """
-    if not hasattr(backbone, 'layers'):
+    indices = getattr(backbone, 'out_indices', ())
+    if not hasattr(backbone, 'layers') or not indices or min(indices) < 0:
         return
-    end = max(backbone.out_indices) + 1
+    end = max(indices) + 1
     for stage in backbone.layers[end:]:
         # Some backbones list their stages by name.
         if isinstance(stage, str):
@@ -153,26 +158,30 @@ def _drop_unused_stages(backbone: nn.Module) -> None:
     backbone.layers = backbone.layers[:end]
 
 
-def _randomise(network: nn.Module) -> None:
+def randomise(network: nn.Module, run: Callable[[], Any]) -> None:
     """Finish the sparsification; give norms and reactivations random weights.
 
-    The norms' statistics are those of random images, so that the features keep their
+    The norms' statistics are those of one run, so that the features keep their
     scale through all layers, as a trained network's do; a channel that hardly
-    varied in them must not drown all others by its small deviation.
+    varied in it must not drown all others by its small deviation.
+
+    Args:
+        network (nn.Module): Left in evaluation mode.
+        run (Callable): Runs the network on some images.
     """
     for layer in sparse_layers(network).values():
         if isinstance(layer, SFR):
             # Zeros, as it starts, would all keep the same channels.
             nn.init.kaiming_normal_(layer.weight)
         layer.set_progress(1)
-    norms = [m for m in network.modules() if isinstance(m, nn.BatchNorm2d)]
+    norms = [m for m in network.modules() if isinstance(m, _BatchNorm)]
     for norm in norms:
         nn.init.uniform_(norm.weight, 0.5, 1.5)
         nn.init.uniform_(norm.bias, -0.2, 0.2)
         norm.momentum = 1
     network.train()
     with torch.no_grad():
-        network(torch.randn(4, 3, 64, 64))
+        run()
     for norm in norms:
         norm.running_var.clamp_(min=0.1)
     network.eval()

@@ -1,5 +1,6 @@
-"""Heads that the networks' classifiers need."""
+"""Heads that the networks need."""
 
 from .lgc_cls_head import LGCClsHead
+from .ssd_head import SSDLiteHead
 
-__all__ = ['LGCClsHead']
+__all__ = ['LGCClsHead', 'SSDLiteHead']

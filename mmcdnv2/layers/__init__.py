@@ -3,6 +3,7 @@
 from ..ops.kernel_module import kernel_report
 from .condensed_conv import CondensedConv2d, CondensedLGC, CondensedSFR
 from .grouping import channel_shuffle
+from .lgc_module import LGCModule
 from .ordered_conv_module import OrderedConvModule
 from .se_layer import NormedSELayer
 from .sfr_module import SFRModule
@@ -20,6 +21,7 @@ from .sparse_conv import (
 __all__ = [
     'LGC',
     'SFR',
+    'LGCModule',
     'SFRModule',
     'CondensedConv2d',
     'CondensedLGC',

@@ -150,7 +150,7 @@ def _check(module: nn.Module, expected: Container[type], reason: str) -> None:
 
 
 def check_conv_module(
-    module: ConvModule, kind: type, *orders: Sequence[str]
+    module: ConvModule, kind: type, *orders: Sequence[str], needs_act: bool = True
 ) -> nn.Conv2d:
     """Refuse a ConvModule unless it is convolution, norm and activation.
 
@@ -158,6 +158,8 @@ def check_conv_module(
         module (ConvModule): The module, its own type checked already.
         kind (type): The expected class of its convolution.
         orders (Sequence[str]): The orders that the kernel knows.
+        needs_act (bool): Whether the kernel takes it only with an activation.
+            Defaults to True.
 
     Returns:
         nn.Conv2d: Its convolution.
@@ -166,7 +168,7 @@ def check_conv_module(
         UnsupportedError: If a part is missing or another, or the order is.
     """
     check_type(module.conv, kind)
-    complete = module.with_norm and module.with_activation
+    complete = module.with_norm and (module.with_activation or not needs_act)
     if module.order not in orders or not complete:
         raise UnsupportedError(f'its order is {module.order}')
     return module.conv

@@ -51,6 +51,17 @@ def _fake_pool_excite(
     return x.new_empty(x.size(0), x.size(1))
 
 
+def _fake_learned_group_conv(
+    x: Tensor,
+    params: List[Tensor],
+    spec: List[int],
+    eps: List[float],
+    out_channels: int,
+) -> Tensor:
+    """Tell a learned group convolution's output without computing it."""
+    return x.new_empty(x.size(0), out_channels, *x.shape[2:])
+
+
 def _fake_stem(
     x: Tensor,
     params: List[Tensor],
@@ -82,6 +93,7 @@ def _try_to_load() -> Optional[str]:
         return reason.splitlines()[0]
     for name, fake in (
         ('dense_block', _fake_dense_block),
+        ('learned_group_conv', _fake_learned_group_conv),
         ('pool_excite', _fake_pool_excite),
         ('reactivate', _fake_reactivate),
         ('stem', _fake_stem),

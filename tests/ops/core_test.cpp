@@ -83,15 +83,15 @@ struct OwnedLayer {
         sfr_norm(random, w.reactivation && w.reactivation->norm_first
                              ? w.growth_rate
                              : w.in_channels),
-        lgc(random.floats(w.width * w.lgc_kept, -0.3f, 0.3f)),
+        lgc(random.floats(w.width * w.lgc.kept, -0.3f, 0.3f)),
         conv(
             random.floats(w.growth_rate * w.width / w.groups * 9, -0.2f, 0.2f)),
-        lgc_index(random.index(w.groups, w.lgc_kept, w.in_channels)),
+        lgc_index(random.index(w.groups, w.lgc.kept, w.in_channels)),
         weights(w) {
-    weights.lgc_norm = lgc_norm.norm();
-    weights.conv_norm = conv_norm.norm();
-    weights.lgc_weight = lgc.data();
-    weights.lgc_index = lgc_index.data();
+    weights.lgc.norm_before = lgc_norm.norm();
+    weights.lgc.norm_after = conv_norm.norm();
+    weights.lgc.weight = lgc.data();
+    weights.lgc.index = lgc_index.data();
     weights.conv_weight = conv.data();
     if (weights.excitation) {
       ExcitationWeights& se = *weights.excitation;
@@ -120,23 +120,31 @@ double activate(Act act, double x) {
 
 using Map = std::vector<std::vector<double>>;  // channels of pixels
 
-void apply(const OwnedLayer& layer, Map& x, int64_t height, int64_t width) {
-  const DenseLayerWeights& w = layer.weights;
-  const int64_t pixels = height * width;
-  const int64_t members = w.width / w.groups;
-  Map h(w.width, std::vector<double>(pixels));
+// Learned group convolution; norms may be missing.
+Map convolve(const LearnedGroupConvWeights& w, const OwnedNorm* before,
+             const OwnedNorm* after, const Map& x, int64_t pixels) {
+  const int64_t members = w.out_channels / w.groups;
+  Map out(w.out_channels, std::vector<double>(pixels));
   for (int64_t j = 0; j < w.groups; ++j)
     for (int64_t m = 0; m < members; ++m)
       for (int64_t p = 0; p < pixels; ++p) {
         double sum = 0;
-        for (int64_t k = 0; k < w.lgc_kept; ++k) {
-          const int64_t c = w.lgc_index[j * w.lgc_kept + k];
-          sum += w.lgc_weight[(j * members + m) * w.lgc_kept + k] *
-                 activate(w.lgc_act, layer.lgc_norm(x[c][p], c));
+        for (int64_t k = 0; k < w.kept; ++k) {
+          const int64_t c = w.index[j * w.kept + k];
+          sum += w.weight[(j * members + m) * w.kept + k] *
+                 activate(w.act_before, before ? (*before)(x[c][p], c) : x[c][p]);
         }
         const int64_t o = m * w.groups + j;
-        h[o][p] = activate(w.conv_act, layer.conv_norm(sum, o));
+        out[o][p] = activate(w.act_after, after ? (*after)(sum, o) : sum);
       }
+  return out;
+}
+
+void apply(const OwnedLayer& layer, Map& x, int64_t height, int64_t width) {
+  const DenseLayerWeights& w = layer.weights;
+  const int64_t pixels = height * width;
+  const int64_t members = w.width / w.groups;
+  const Map h = convolve(w.lgc, &layer.lgc_norm, &layer.conv_norm, x, pixels);
   Map features(w.growth_rate, std::vector<double>(pixels));
   const int64_t outputs = w.growth_rate / w.groups;
   for (int64_t o = 0; o < w.growth_rate; ++o)
@@ -214,9 +222,12 @@ double difference(Random& random, const Kernels& kernels, std::string& what) {
     w.groups = groups;
     w.growth_rate = groups * size();
     w.width = groups * size();
-    w.lgc_kept = random.integer(1, channels);
-    w.lgc_act = static_cast<Act>(random.integer(0, 2));
-    w.conv_act = static_cast<Act>(random.integer(0, 2));
+    w.lgc.in_channels = channels;
+    w.lgc.out_channels = w.width;
+    w.lgc.groups = groups;
+    w.lgc.kept = random.integer(1, channels);
+    w.lgc.act_before = static_cast<Act>(random.integer(0, 2));
+    w.lgc.act_after = static_cast<Act>(random.integer(0, 2));
     if (random.integer(0, 1)) {
       ExcitationWeights& se = w.excitation.emplace();
       se.channels = w.growth_rate;
@@ -285,6 +296,56 @@ double difference(Random& random, const Kernels& kernels, std::string& what) {
   return worst / std::max(largest, 1e-30);
 }
 
+double group_conv_difference(Random& random, const Kernels& kernels,
+                             std::string& what) {
+  const int64_t count = random.integer(1, 3), threads = random.integer(1, 4);
+  const int64_t pixels = random.integer(1, random.integer(0, 9) ? 300 : 3000);
+  LearnedGroupConvWeights w = {};
+  w.groups = random.integer(1, 8);
+  w.in_channels = random.integer(1, 200);
+  w.out_channels = w.groups * random.integer(1, 20);
+  w.kept = random.integer(1, w.in_channels);
+  w.act_before = static_cast<Act>(random.integer(0, 2));
+  w.act_after = static_cast<Act>(random.integer(0, 2));
+  const std::vector<float> weight =
+      random.floats(w.out_channels * w.kept, -0.3f, 0.3f);
+  const std::vector<int64_t> index =
+      random.index(w.groups, w.kept, w.in_channels);
+  w.weight = weight.data();
+  w.index = index.data();
+  const OwnedNorm before(random, w.in_channels), after(random, w.out_channels);
+  const bool has_before = random.integer(0, 1), has_after = random.integer(0, 1);
+  if (has_before) w.norm_before = before.norm();
+  if (has_after) w.norm_after = after.norm();
+  const std::vector<float> x =
+      random.floats(count * w.in_channels * pixels, -1, 1);
+  std::vector<float> out(count * w.out_channels * pixels);
+  const LearnedGroupConv conv(kernels, w);
+  conv.run(x.data(), count, pixels, out.data(), real_threads(threads));
+
+  double largest = 0, worst = 0;
+  for (int64_t n = 0; n < count; ++n) {
+    Map map(w.in_channels, std::vector<double>(pixels));
+    for (int64_t c = 0; c < w.in_channels; ++c)
+      for (int64_t p = 0; p < pixels; ++p)
+        map[c][p] = x[(n * w.in_channels + c) * pixels + p];
+    const Map expected = convolve(w, has_before ? &before : nullptr,
+                                  has_after ? &after : nullptr, map, pixels);
+    for (int64_t c = 0; c < w.out_channels; ++c)
+      for (int64_t p = 0; p < pixels; ++p) {
+        const double actual = out[(n * w.out_channels + c) * pixels + p];
+        largest = std::max(largest, std::abs(expected[c][p]));
+        const double error = std::abs(expected[c][p] - actual);
+        if (!(error <= worst)) worst = error;
+      }
+  }
+  what = "LGC of " + std::to_string(count) + "x" +
+         std::to_string(w.in_channels) + "x" + std::to_string(pixels) + ", " +
+         std::to_string(w.groups) + " groups of " + std::to_string(w.kept) +
+         ", " + std::to_string(threads) + " threads";
+  return worst / std::max(largest, 1e-30);
+}
+
 double stem_difference(Random& random, const Kernels& kernels,
                        std::string& what) {
   const int64_t count = random.integer(1, 3), threads = random.integer(1, 4);
@@ -335,8 +396,10 @@ int main(int argc, char** argv) {
     for (int seed = 0; seed < blocks; ++seed) {
       Random random{std::mt19937(seed)};
       std::string what;
-      const double error = seed % 5 ? difference(random, *kernels, what)
-                                    : stem_difference(random, *kernels, what);
+      const auto& differ = seed % 5 == 0   ? stem_difference
+                           : seed % 5 == 1 ? group_conv_difference
+                                           : difference;
+      const double error = differ(random, *kernels, what);
       if (!(error < 1e-5)) {
         std::printf("%s: block %d (%s) is off by %.1e\n", kernels->name, seed,
                     what.c_str(), error);

@@ -1,4 +1,4 @@
-"""Time our networks and their peers, in several runtimes, in one run."""
+"""Time our networks or detectors and their peers in one run."""
 
 import argparse
 import json
@@ -8,15 +8,22 @@ from pathlib import Path
 from rich.table import Table
 
 from mmcdnv2.benchmark import (
+    DETECTORS,
     NETWORKS,
     PARTS,
     RUNTIMES,
+    STEPS,
+    DetectorReport,
+    DetectorSettings,
     Report,
     Settings,
+    detector_figure,
     latency_figure,
+    measure_detectors,
     measure_latency,
 )
 from mmcdnv2.cli import command_line, report_console, track_progress
+from mmcdnv2.errors import InputError
 from mmcdnv2.files import replace_when_done
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -45,13 +52,17 @@ def parse_args() -> argparse.Namespace:
         default=(),
         metavar='NAME',
         help=f'networks ({", ".join(NETWORKS)}), or forms of them such as '
-        'cdnv2_a-condensed; all if there is none',
+        f'cdnv2_a-condensed; with --part detector, detectors ({", ".join(DETECTORS)}) '
+        'or config files; all if there is none',
     )
     parser.add_argument(
         '--runtimes', nargs='+', choices=RUNTIMES, default=defaults.runtimes
     )
     parser.add_argument(
-        '--part', choices=PARTS, default=defaults.part, help='what to time'
+        '--part',
+        choices=(*PARTS, 'detector'),
+        default=defaults.part,
+        help='what to time',
     )
     parser.add_argument(
         '--size',
@@ -59,7 +70,8 @@ def parse_args() -> argparse.Namespace:
         nargs=2,
         action='append',
         metavar=('HEIGHT', 'WIDTH'),
-        help='input size in pixels, may be given several times; 224 224 if it is not',
+        help='input size in pixels, may be given several times; 224 224 if it is not, '
+        '640 640 for detectors',
     )
     parser.add_argument('--batch', type=int, default=defaults.batch)
     parser.add_argument('--threads', type=int, default=defaults.threads)
@@ -67,7 +79,12 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--baseline',
         metavar='NAME:RUNTIME',
-        help='what the ratios refer to; the first one measured if it is not given',
+        help='what the ratios refer to, for detectors a NAME alone; the first one '
+        'measured if it is not given',
+    )
+    parser.add_argument(
+        '--image',
+        help="image for detectors; a photograph of scikit-learn's if it is not given",
     )
     parser.add_argument(
         '--out', type=Path, default='work_dirs/benchmark', help='folder to write to'
@@ -121,9 +138,69 @@ def show(report: Report) -> None:
         console.print(f'Left out: {", ".join(names)}: {reason}', markup=False)
 
 
+def show_detectors(report: DetectorReport) -> None:
+    """Print the report as a table."""
+    settings = report.settings
+    table = Table(
+        title='detectors, input {}x{}, threads {}, median of {} rounds, ms'.format(
+            *settings.size, settings.threads, settings.rounds
+        )
+    )
+    table.add_column('detector', overflow='fold')
+    parts = [f'{step} (G)' for step in STEPS[:3]]
+    columns = (*STEPS, 'whole', 'ratio', 'MACs (G)', *parts, 'params (M)', 'boxes')
+    for column in columns:
+        table.add_column(column, justify='right')
+    for row in report.rows:
+        table.add_row(
+            row.name,
+            *(f'{row.steps[step]:.1f}' for step in STEPS),
+            f'{row.ms:.1f}',
+            f'{row.ratio:.2f}',
+            f'{sum(row.macs.values()) / 1e9:.2f}',
+            *(f'{macs / 1e9:.2f}' for macs in row.macs.values()),
+            f'{row.params / 1e6:.2f}',
+            str(row.boxes),
+        )
+    console = report_console(160, soft_wrap=True)
+    console.print(table)
+    console.print('; '.join(f'{k}: {v}' for k, v in report.environment.items()))
+
+
+def time_detectors(args: argparse.Namespace) -> None:
+    """Time detectors."""
+    if args.batch != 1 or tuple(args.runtimes) != Settings().runtimes:
+        raise InputError(
+            'Detectors are timed image by image in PyTorch: leave out --batch and '
+            '--runtimes.'
+        )
+    reports = []
+    for size in args.size or [DetectorSettings().size]:
+        settings = DetectorSettings(
+            models=tuple(args.models),
+            size=tuple(size),
+            image=args.image,
+            threads=args.threads,
+            rounds=args.rounds,
+            baseline=args.baseline,
+        )
+        report = measure_detectors(settings, ROOT, track_progress)
+        show_detectors(report)
+        reports.append(report)
+        with replace_when_done(
+            args.out / 'detector_{}x{}.png'.format(*settings.size)
+        ) as path:
+            detector_figure(report).savefig(path)
+        with replace_when_done(args.out / 'detector.json') as path:
+            path.write_text(json.dumps([asdict(r) for r in reports], indent=1) + '\n')
+
+
 @command_line(parse_args)
 def main(args: argparse.Namespace) -> None:
     """Time."""
+    if args.part == 'detector':
+        time_detectors(args)
+        return
     reports = []
     for size in args.size or [Settings().size]:
         settings = Settings(

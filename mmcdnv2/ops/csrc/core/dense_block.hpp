@@ -187,16 +187,16 @@ class BlockPass {
     const int64_t strip = std::min(strip_of(layer), pixels.end - pixels.begin);
     const int64_t stride = stride_of(strip + 2 * halo);
     const Buffer buffer(layer.width * stride);
-    const Buffer panel(layer.lgc.kept * kTile);
+    const Buffer panel(layer.lgc.conv.kept * kTile);
     const Buffer sums(sums_of(layer, strip));
-    const Range all_groups = {0, layer.lgc.groups};
+    const Range all_groups = {0, layer.lgc.conv.groups};
     Plane h = {buffer.get(), stride, pixels.begin - halo};
     int64_t done = std::max<int64_t>(h.origin, 0);
     clear(h, {0, layer.width}, {h.origin, done});
     for (int64_t begin = pixels.begin; begin < pixels.end; begin += strip) {
       const int64_t end = std::min(begin + strip, pixels.end);
       const int64_t needed = std::min(end + halo, padded_);
-      kernels_.gather_conv(layer.lgc, x_, h, {done, needed}, all_groups,
+      kernels_.gather_conv(layer.lgc.conv, x_, h, {done, needed}, all_groups,
                            panel.get());
       if (end + halo > pixels_)
         clear(h, {0, layer.width}, {pixels_, end + halo});
@@ -223,11 +223,11 @@ class BlockPass {
     const int64_t stride = stride_of(padded_ + 2 * halo);
     const Buffer buffer(layer.width * stride);
     const Plane h = {buffer.get(), stride, -halo};
-    split(parallel_, layer.lgc.groups, 1, [&](Range groups) {
-      const Buffer panel(layer.lgc.kept * kTile);
-      kernels_.gather_conv(layer.lgc, x_, h, {0, padded_}, groups, panel.get());
-      for (int64_t m = 0; m < layer.lgc.members; ++m) {
-        const int64_t first = m * layer.lgc.groups;
+    split(parallel_, layer.lgc.conv.groups, 1, [&](Range groups) {
+      const Buffer panel(layer.lgc.conv.kept * kTile);
+      kernels_.gather_conv(layer.lgc.conv, x_, h, {0, padded_}, groups, panel.get());
+      for (int64_t m = 0; m < layer.lgc.conv.members; ++m) {
+        const int64_t first = m * layer.lgc.conv.groups;
         clear(h, {first + groups.begin, first + groups.end}, {-halo, 0});
         clear(h, {first + groups.begin, first + groups.end},
               {pixels_, padded_ + halo});

@@ -4,6 +4,7 @@
 
 #include <cmath>
 #include <cstdint>
+#include <optional>
 #include <vector>
 
 #include "core/kernels.hpp"
@@ -23,12 +24,14 @@ struct Norm {
 struct ScaleShift {
   std::vector<float> scale, shift;
 
-  ScaleShift(const Norm& norm, int64_t channels)
-      : scale(channels), shift(channels) {
+  // Without a norm it changes nothing.
+  ScaleShift(const std::optional<Norm>& norm, int64_t channels)
+      : scale(channels, 1.0f), shift(channels, 0.0f) {
+    if (!norm) return;
     for (int64_t c = 0; c < channels; ++c) {
-      const double s = norm.weight[c] / std::sqrt(norm.var[c] + norm.eps);
+      const double s = norm->weight[c] / std::sqrt(norm->var[c] + norm->eps);
       scale[c] = static_cast<float>(s);
-      shift[c] = static_cast<float>(norm.bias[c] - norm.mean[c] * s);
+      shift[c] = static_cast<float>(norm->bias[c] - norm->mean[c] * s);
     }
   }
 

@@ -22,20 +22,15 @@ class Stem {
        int64_t out_channels, const std::optional<Norm>& norm)
       : in_channels(in_channels),
         out_channels(out_channels),
-        kernels_(&kernels),
-        shift_(out_channels) {
-    std::vector<float> scale(out_channels, 1.0f);
-    if (norm) {
-      const ScaleShift packed(*norm, out_channels);
-      scale = packed.scale;
-      shift_ = packed.shift;
-    }
+        kernels_(&kernels) {
+    const ScaleShift packed(norm, out_channels);
+    shift_ = packed.shift;
     const int64_t inputs = 9 * in_channels;
     for_packed_blocks(
         out_channels, kernels.max_block, [&](int64_t first, int64_t size) {
           for (int64_t k = 0; k < inputs; ++k)
             for (int64_t o = first; o < first + size; ++o)
-              weight_.push_back(weight[o * inputs + k] * scale[o]);
+              weight_.push_back(weight[o * inputs + k] * packed.scale[o]);
         });
   }
 

@@ -10,6 +10,8 @@
 //   excitation                                  squeeze's weight, excite's
 //   reactivation  groups, norm comes first,     norm, weight, index
 //                 activation
+//   group_conv    groups, norm comes first,     norm, weight, index, or weight,
+//                 activation                    index, norm
 //   layer         groups, activation of LGC,    norm of LGC, its weight, its
 //                 activation of the 3x3         index, norm of the 3x3
 //                 convolution, has excitation,  convolution, its weight,
@@ -18,6 +20,8 @@
 //
 //   dense_block   has an output norm, layers    layers, output norm if any
 //   reactivate    reactivation                  reactivation
+//   learned_group_conv
+//                 group_conv                    group_conv
 //   pool_excite                                 excitation
 //   stem          has a norm                    weight, norm if any
 //
@@ -35,6 +39,7 @@
 
 #include "core/dense_layer.hpp"
 #include "core/excitation.hpp"
+#include "core/learned_group_conv.hpp"
 #include "core/packing.hpp"
 #include "core/reactivation.hpp"
 
@@ -137,23 +142,33 @@ class ArgumentReader {
     return w;
   }
 
+  LearnedGroupConvWeights learned_group_conv(int64_t in_channels) {
+    LearnedGroupConvWeights w = {};
+    w.groups = number();
+    const bool norm_first = number();
+    const Act activation = act();
+    if (norm_first) w.norm_before = norm(in_channels);
+    read_lgc(w, in_channels);
+    if (!norm_first) w.norm_after = norm(w.out_channels);
+    (norm_first ? w.act_before : w.act_after) = activation;
+    return w;
+  }
+
   DenseLayerWeights layer(int64_t in_channels) {
     DenseLayerWeights w = {};
     w.in_channels = in_channels;
     w.groups = number();
-    w.lgc_act = act();
-    w.conv_act = act();
+    const Act lgc_act = act();
+    const Act conv_act = act();
     const bool has_excitation = number();
     const bool has_reactivation = number();
-    w.lgc_norm = norm(in_channels);
-    const at::Tensor& lgc = tensor();
-    TORCH_CHECK(lgc.dim() == 4 && w.groups > 0 && lgc.size(0) % w.groups == 0,
-                "mmcdnv2: LGC's weight does not fit");
-    w.width = lgc.size(0);
-    w.lgc_kept = lgc.size(1);
-    w.lgc_weight = lgc.data_ptr<float>();
-    w.lgc_index = index(w.groups * w.lgc_kept, in_channels);
-    w.conv_norm = norm(w.width);
+    w.lgc.groups = w.groups;
+    w.lgc.norm_before = norm(in_channels);
+    w.lgc.act_before = lgc_act;
+    read_lgc(w.lgc, in_channels);
+    w.width = w.lgc.out_channels;
+    w.lgc.norm_after = norm(w.width);
+    w.lgc.act_after = conv_act;
     const at::Tensor& conv = tensor();
     TORCH_CHECK(conv.dim() == 4 && conv.size(0) % w.groups == 0 &&
                     conv.size(1) == w.width / w.groups && conv.size(2) == 3 &&
@@ -168,6 +183,19 @@ class ArgumentReader {
   }
 
  private:
+  // Weight and index of an LGC whose groups are known.
+  void read_lgc(LearnedGroupConvWeights& w, int64_t in_channels) {
+    const at::Tensor& weight = tensor();
+    TORCH_CHECK(
+        weight.dim() == 4 && w.groups > 0 && weight.size(0) % w.groups == 0,
+        "mmcdnv2: LGC's weight does not fit");
+    w.in_channels = in_channels;
+    w.out_channels = weight.size(0);
+    w.kept = weight.size(1);
+    w.weight = weight.data_ptr<float>();
+    w.index = index(w.groups * w.kept, in_channels);
+  }
+
   at::TensorList params_;
   std::deque<at::Tensor> contiguous_;
   at::IntArrayRef spec_;

@@ -15,6 +15,7 @@
 #include "core/dense_block.hpp"
 #include "core/dispatch.hpp"
 #include "core/excitation.hpp"
+#include "core/learned_group_conv.hpp"
 #include "core/reactivation.hpp"
 #include "core/stem.hpp"
 #include "fingerprint.hpp"
@@ -152,6 +153,24 @@ at::Tensor reactivate(const at::Tensor& old_features,
   return out;
 }
 
+at::Tensor learned_group_conv(const at::Tensor& input, at::TensorList params,
+                              at::IntArrayRef spec, at::ArrayRef<double> eps,
+                              int64_t out_channels) {
+  const at::Tensor x = checked(input);
+  const auto conv = packed_from<LearnedGroupConv>(
+      params, spec, eps, [&](const Kernels& kernels, ArgumentReader& reader) {
+        return std::make_shared<const LearnedGroupConv>(
+            kernels, reader.learned_group_conv(x.size(1)));
+      });
+  check_channels(x, conv->in_channels);
+  check_output(conv->out_channels, out_channels);
+  at::Tensor out = at::empty(
+      {x.size(0), conv->out_channels, x.size(2), x.size(3)}, x.options());
+  conv->run(x.data_ptr<float>(), x.size(0), x.size(2) * x.size(3),
+            out.data_ptr<float>(), at_parallel());
+  return out;
+}
+
 at::Tensor stem(const at::Tensor& input, at::TensorList params,
                 at::IntArrayRef spec, at::ArrayRef<double> eps,
                 int64_t out_channels) {
@@ -224,6 +243,9 @@ TORCH_LIBRARY(mmcdnv2, library) {
       "pool_excite(Tensor x, Tensor[] params, int[] spec, float[] eps) -> "
       "Tensor");
   library.def(
+      "learned_group_conv(Tensor x, Tensor[] params, int[] spec, float[] eps, "
+      "int out_channels) -> Tensor");
+  library.def(
       "stem(Tensor x, Tensor[] params, int[] spec, float[] eps, "
       "int out_channels) -> Tensor");
 }
@@ -232,5 +254,6 @@ TORCH_LIBRARY_IMPL(mmcdnv2, CPU, library) {
   library.impl("dense_block", mmcdnv2::dense_block);
   library.impl("reactivate", mmcdnv2::reactivate);
   library.impl("pool_excite", mmcdnv2::pool_excite);
+  library.impl("learned_group_conv", mmcdnv2::learned_group_conv);
   library.impl("stem", mmcdnv2::stem);
 }

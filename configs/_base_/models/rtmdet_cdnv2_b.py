@@ -1,0 +1,25 @@
+_base_ = './rtmdet_cdnv2_a.py'
+
+model = dict(
+    backbone=dict(arch='b'),
+    neck=[
+        dict(
+            type='LearnedGroupLaterals',
+            in_channels=[216, 600, 1176],
+            out_channels=80,
+            condense_factor=[4, 8, 8],
+            norm_cfg=dict(type='BN'),
+        ),
+        dict(
+            type='CSPNeXtPAFPN',
+            in_channels=[80, 80, 80],
+            out_channels=80,
+            num_csp_blocks=1,
+            expand_ratio=0.5,
+            use_depthwise=True,
+            norm_cfg=dict(type='BN'),
+            act_cfg=dict(type='SiLU', inplace=True),
+        ),
+    ],
+    bbox_head=dict(in_channels=80, feat_channels=80),
+)

@@ -1,0 +1,4 @@
+_base_ = [
+    './_base_/models/rtmdet_cdnv2_c.py',
+    './_base_/recipes/rtmdet_320-300e_coco.py',
+]

@@ -1,0 +1,430 @@
+"""Latency of whole detectors, part by part, on a real image."""
+
+import math
+import statistics
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
+
+import torch
+from mmdet.models.dense_heads import RTMDetHead
+from mmdet.models.detectors import (
+    BaseDetector,
+    SingleStageDetector,
+    TwoStageDetector,
+)
+from mmdet.models.roi_heads.bbox_heads import BBoxHead
+from mmdet.structures.bbox import bbox2roi
+from mmengine.hub import get_config
+from mmengine.model import revert_sync_batchnorm
+from torch import Tensor, nn
+
+from ..analysis import count_macs, count_params, time_rounds
+from ..builder import TensorMode, build_model, make_inputs
+from ..config import load_config
+from ..errors import InputError
+from ..layers import condense_layers
+from .latency import Track, environment_of, pinned
+from .networks import drop_unused_stages, randomise
+
+# What a detector's time is made of, in the order of execution.
+STEPS = ('backbone', 'neck', 'head', 'post-processing')
+# Class scores above the test's threshold, of all boxes of the image.
+CANDIDATES = 300
+
+
+def _ours(prefix: str, suffix: str, family: str, *backbones: str) -> Dict[str, tuple]:
+    return {
+        f'{prefix}_{name}': (family, f'{prefix}_{name}{suffix}') for name in backbones
+    }
+
+
+# Families and configs by name: ours by their names, MMDetection's as 'mmdet::...'.
+DETECTORS: Dict[str, Tuple[str, str]] = {
+    'rtmdet_tiny': ('RTMDet-tiny', 'mmdet::rtmdet/rtmdet_tiny_8xb32-300e_coco.py'),
+    **_ours(
+        'rtmdet',
+        '_8xb32-300e_coco',
+        'RTMDet, laterals',
+        'cdnv2_a',
+        'cdnv2_b',
+        'cdnv2_c',
+        'sfr_shufflenetv2_1.0x',
+        'sfr_shufflenetv2_1.5x',
+        'shufflenetv2_1.0x',
+        'mobilenetv2',
+    ),
+    'ssdlite_cdnv2_a': ('SSDLite, laterals', 'ssdlite_cdnv2_a_8xb24-600e_coco'),
+    'gfl_cdnv2_a_pafpn': ('GFL, laterals', 'gfl_cdnv2_a_pafpn_8xb32-320-300e_coco'),
+    **{
+        f'{kind}_cdnv2_{arch}{laterals}': (
+            f'{family}{laterals.replace("_", ", ")}',
+            f'{kind}_cdnv2_{arch}{laterals}_fpn_1x_coco',
+        )
+        for kind, family in (
+            ('faster_rcnn', 'Faster R-CNN'),
+            ('retinanet', 'RetinaNet'),
+        )
+        for arch in 'abc'
+        for laterals in ('', '_laterals')
+    },
+}
+
+
+@dataclass(frozen=True)
+class DetectorSettings:
+    """Settings of a benchmark of detectors.
+
+    Attributes:
+        models (tuple[str]): Names in :data:`DETECTORS`, or config files. Empty for
+            all that have a name.
+        size (tuple[int]): Height and width of the input in pixels.
+        image (str, optional): Image file. Defaults to a photograph of
+            scikit-learn's.
+        threads (int): Number of threads, and of the cores that they get.
+        rounds (int): Number of timings of each step.
+        baseline (str, optional): Model whose time is 1. Defaults to the first.
+        seed (int): Seed of the weights.
+    """
+
+    models: Tuple[str, ...] = ()
+    size: Tuple[int, int] = (640, 640)
+    image: Optional[str] = None
+    threads: int = 1
+    rounds: int = 20
+    baseline: Optional[str] = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ('threads', 'rounds'):
+            if getattr(self, name) < 1:
+                raise InputError(f'{name} must be at least 1.')
+        if any(side < 32 or side % 32 for side in self.size):
+            raise InputError(
+                'Height and width must be multiples of 32, as necks join maps of '
+                f'strides 8 to 32, got {self.size[0]} x {self.size[1]}.'
+            )
+
+
+@dataclass
+class DetectorRow:
+    """A detector, measured.
+
+    Attributes:
+        name (str): Its name, or that of its config.
+        family (str): What it is put together with.
+        ms (float): Median time of the whole in milliseconds.
+        ratio (float): That time divided by the baseline's.
+        steps (dict[str, float]): Median time of each of :data:`STEPS`.
+        macs (dict[str, int]): MACs of backbone, neck and head.
+        params (int): Parameters, condensed.
+        boxes (int): Boxes that it returns.
+        times (list[float]): All times of the whole.
+    """
+
+    name: str
+    family: str
+    ms: float
+    ratio: float
+    steps: Dict[str, float]
+    macs: Dict[str, int]
+    params: int
+    boxes: int
+    times: List[float] = field(repr=False)
+
+
+@dataclass
+class DetectorReport:
+    """Results of a benchmark of detectors.
+
+    Attributes:
+        settings (DetectorSettings): What was asked for.
+        environment (dict[str, str]): Processor, cores and versions.
+        rows (list[DetectorRow]): In the order of the settings.
+    """
+
+    settings: DetectorSettings
+    environment: Dict[str, str]
+    rows: List[DetectorRow]
+
+
+@dataclass
+class _Prepared:
+    """A detector that is ready to run, and what it costs."""
+
+    name: str
+    family: str
+    whole: Callable[[], Any]
+    steps: List[Callable[[], Any]]
+    macs: Dict[str, int]
+    params: int
+    boxes: int
+
+
+@torch.no_grad()
+def measure_detectors(
+    settings: DetectorSettings, root: Path, track: Track = lambda steps, text: steps
+) -> DetectorReport:
+    """Time detectors against each other, whole and in parts, in the same rounds.
+
+    Their weights are random, with the norms' statistics of the image. The
+    biases of the classes are set such that :data:`CANDIDATES` scores pass the
+    test's threshold on the image, as random scores would all pass and flood
+    the non-maximum suppression.
+
+    Args:
+        settings (DetectorSettings): What to measure, and how.
+        root (Path): Folder with our ``configs``.
+        track (Callable): Shows how far a loop has come, as that of
+            :func:`measure_latency`.
+
+    Returns:
+        DetectorReport: What it came to.
+
+    Raises:
+        InputError: If the settings name what is not there, a model is no
+            detector that can be taken apart, or there are fewer cores than
+            threads.
+    """
+    names = tuple(dict.fromkeys(settings.models or DETECTORS))
+    baseline = settings.baseline or names[0]
+    if baseline not in names:
+        raise InputError(
+            f'The baseline {baseline} is not measured: choose from {", ".join(names)}.'
+        )
+    configs = [_config_of(name, root) for name in names]
+    image = settings.image or _photograph()
+    with pinned(settings.threads) as cores:
+        detectors = [
+            _prepare(name, family, cfg, image, settings)
+            for name, (family, cfg) in track(list(zip(names, configs)), 'Preparing')
+        ]
+        calls = [call for d in detectors for call in (d.whole, *d.steps)]
+        times = time_rounds(calls, track(range(settings.rounds), 'Timing'))
+        environment = environment_of(cores, [])
+    medians = [statistics.median(record) for record in times]
+    stride = 1 + len(STEPS)
+    unit = medians[names.index(baseline) * stride]
+    rows = []
+    for i, detector in enumerate(detectors):
+        ms, *steps = medians[i * stride : (i + 1) * stride]
+        rows.append(
+            DetectorRow(
+                name=detector.name,
+                family=detector.family,
+                ms=ms,
+                ratio=ms / unit,
+                steps=dict(zip(STEPS, steps)),
+                macs=detector.macs,
+                params=detector.params,
+                boxes=detector.boxes,
+                times=times[i * stride],
+            )
+        )
+    return DetectorReport(settings, environment, rows)
+
+
+def _config_of(name: str, root: Path) -> Tuple[str, Any]:
+    """Return a detector's family and config."""
+    if name in DETECTORS:
+        family, config = DETECTORS[name]
+        if config.startswith('mmdet::'):
+            return family, get_config(config)
+        return family, load_config(str(root / 'configs' / f'{config}.py'))
+    if not name.endswith('.py'):
+        raise InputError(
+            f'There is no detector {name}: choose from {", ".join(DETECTORS)}, or give '
+            'a config file.'
+        )
+    return 'config', load_config(name)
+
+
+def _photograph() -> str:
+    """Return the path of a photograph that a package ships."""
+    try:
+        from sklearn.datasets import load_sample_images
+    except ImportError as error:
+        raise InputError(
+            'No image was given, and scikit-learn, whose photograph would serve, is '
+            "missing: give one by --image, or pip install 'mmcdnv2[demo]'."
+        ) from error
+    return load_sample_images().filenames[0]
+
+
+def _prepare(
+    name: str, family: str, cfg: Any, image: str, settings: DetectorSettings
+) -> _Prepared:
+    """Build a detector, condense it and take it apart."""
+    torch.manual_seed(settings.seed)
+    # No pretrained weights, which would have to be downloaded.
+    model = build_model(cfg)
+    if not isinstance(model, (SingleStageDetector, TwoStageDetector)):
+        raise InputError(
+            f'{name} is a {type(model).__name__}; single-stage and two-stage detectors '
+            'can be timed.'
+        )
+    is_two_stage = isinstance(model, TwoStageDetector)
+    _check_parts(name, model)
+    # The peers' last convolution, which no neck reads.
+    drop_unused_stages(model.backbone)
+    # It cannot learn its statistics on a CPU.
+    model = revert_sync_batchnorm(model)
+    head = model.rpn_head if is_two_stage else model.bbox_head
+    # Small weights, as heads start with: the boxes stay near their anchors.
+    for part in (head, model.roi_head.bbox_head) if is_two_stage else (head,):
+        for layer in part.modules():
+            if isinstance(layer, (nn.Conv2d, nn.Linear)):
+                nn.init.normal_(layer.weight, std=0.01)
+                if layer.bias is not None:
+                    nn.init.zeros_(layer.bias)
+    inputs, samples = make_inputs(model, cfg, image, settings.size)
+    # Norms of maps of one pixel need more than one image.
+    images = torch.cat([inputs, inputs.flip(3)])
+    randomise(model, lambda: head(model.extract_feat(images)))
+    condense_layers(model)
+    model.eval()
+    metas = [sample.metainfo for sample in samples]
+    neck = model.neck if model.with_neck else nn.Identity()
+    maps = model.backbone(inputs)
+    feats = neck(maps)
+    _set_class_biases(model, feats, metas)
+
+    def whole() -> Any:
+        return model.predict(inputs, samples, rescale=False)
+
+    return _Prepared(
+        Path(name).stem if name.endswith('.py') else name,
+        family,
+        whole,
+        [
+            partial(model.backbone, inputs),
+            partial(neck, maps),
+            *_head_steps(model, feats, metas),
+        ],
+        _count(model, inputs, samples),
+        count_params(model),
+        boxes=len(whole()[0].pred_instances),
+    )
+
+
+def _check_parts(name: str, model: BaseDetector) -> None:
+    """Refuse a detector that more than the timed parts belong to."""
+    if isinstance(model, TwoStageDetector):
+        roi = model.roi_head
+        known = isinstance(roi.bbox_head, BBoxHead) and not roi.with_mask
+        test_cfg = roi.test_cfg
+    else:
+        head = model.bbox_head
+        known = hasattr(head, 'use_sigmoid_cls') and hasattr(head, 'loss_cls')
+        test_cfg = head.test_cfg
+    if not known or not 0 < (test_cfg or {}).get('score_thr', 0) < 1:
+        raise InputError(
+            f'{name} cannot be taken apart: detectors without masks, whose heads score '
+            'each box once by class and have a score_thr above 0, can be timed.'
+        )
+
+
+def _set_class_biases(
+    model: BaseDetector, feats: Sequence[Tensor], metas: List[dict]
+) -> None:
+    """Let :data:`CANDIDATES` class scores pass the test's threshold."""
+    if isinstance(model, TwoStageDetector):
+        roi = model.roi_head
+        rois = _rois_of(model, feats, metas)
+        head, threshold = roi.bbox_head, roi.test_cfg.score_thr
+        is_sigmoid, channels = False, head.num_classes + 1
+        run = partial(roi._bbox_forward, feats, rois)
+    else:
+        head, threshold = model.bbox_head, model.bbox_head.test_cfg.score_thr
+        is_sigmoid, channels = head.use_sigmoid_cls, head.cls_out_channels
+        run = partial(head, feats)
+    if isinstance(head, RTMDetHead):
+        # Boxes of four strides; random distances would be as often negative.
+        for module in head.rtm_reg.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.constant_(module.bias, 2)
+    layers = [m for m in head.modules() if isinstance(m, (nn.Conv2d, nn.Linear))]
+    outputs: List[Tuple[nn.Module, Tensor]] = []
+    handles = [
+        layer.register_forward_hook(lambda m, _, out: outputs.append((m, out)))
+        for layer in layers
+    ]
+    result = run()
+    for handle in handles:
+        handle.remove()
+    scores = [result['cls_score']] if isinstance(result, dict) else list(result[0])
+    logits = torch.cat(
+        [
+            s.flatten(2).transpose(1, 2).reshape(-1, channels) if s.dim() == 4 else s
+            for s in scores
+        ]
+    )
+    # Spread as a trained head's, so that the classes differ.
+    scale = 2 / logits.std()
+    logits *= scale
+    # What is added to the logits, or to the background's, for each to just pass.
+    if is_sigmoid:
+        margins = math.log(threshold / (1 - threshold)) - logits
+        shift = margins.flatten().kthvalue(min(CANDIDATES, margins.numel())).values
+    else:
+        likelihoods = logits[:, :-1].exp()
+        rest = likelihoods / threshold - likelihoods.sum(1, keepdim=True)
+        margins = rest.clamp(min=1e-30).log() - logits[:, -1:]
+        number = margins.numel()
+        shift = margins.flatten().kthvalue(max(1, number - CANDIDATES)).values
+    for layer in {module for module, out in outputs if any(out is s for s in scores)}:
+        layer.weight.mul_(scale)
+        layer.bias.mul_(scale)
+        biases = layer.bias.view(-1, channels)
+        (biases if is_sigmoid else biases[:, -1]).add_(shift)
+
+
+def _count(model: BaseDetector, inputs: Tensor, samples: list) -> Dict[str, int]:
+    """Count the MACs of each part."""
+    whole = count_macs(TensorMode(model, samples), inputs)
+    backbone = count_macs(model.backbone, inputs)
+    neck = count_macs(model.neck, model.backbone(inputs)) if model.with_neck else 0
+    return dict(backbone=backbone, neck=neck, head=whole - backbone - neck)
+
+
+def _head_steps(
+    model: BaseDetector, feats: Sequence[Tensor], metas: List[dict]
+) -> List[Callable[[], Any]]:
+    """Return what runs the heads and what runs the post-processing."""
+    if isinstance(model, SingleStageDetector):
+        head = model.bbox_head
+        outputs = head(feats)
+        select = partial(head.predict_by_feat, *outputs, batch_img_metas=metas)
+        return [partial(head, feats), partial(select, rescale=False)]
+    rpn, roi = model.rpn_head, model.roi_head
+    propose = partial(rpn.predict_by_feat, *rpn(feats), batch_img_metas=metas)
+    rois = _rois_of(model, feats, metas)
+
+    def heads() -> Any:
+        rpn(feats)
+        return roi._bbox_forward(feats, rois)
+
+    found = roi._bbox_forward(feats, rois)
+
+    def post_processing() -> Any:
+        propose(rescale=False)
+        return roi.bbox_head.predict_by_feat(
+            rois=(rois,),
+            cls_scores=(found['cls_score'],),
+            bbox_preds=(found['bbox_pred'],),
+            batch_img_metas=metas,
+            rcnn_test_cfg=roi.test_cfg,
+            rescale=False,
+        )
+
+    return [heads, post_processing]
+
+
+def _rois_of(
+    model: TwoStageDetector, feats: Sequence[Tensor], metas: List[dict]
+) -> Tensor:
+    """Return the regions that the RPN proposes."""
+    rpn = model.rpn_head
+    proposals = rpn.predict_by_feat(*rpn(feats), batch_img_metas=metas, rescale=False)
+    return bbox2roi([proposals[0].bboxes])
