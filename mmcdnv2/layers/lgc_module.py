@@ -17,7 +17,6 @@ from ..registry import register_model
 from .condensed_conv import CondensedLGC
 from .ordered_conv_module import OrderedConvModule
 
-
 _RELU = dict(type='ReLU')
 
 
