@@ -61,12 +61,12 @@ def test_in_front_of_the_necks(neck):
 
 @torch.no_grad()
 @pytest.mark.skipif(not ops.load(), reason=f'no kernels here: {ops.describe()}')
-@pytest.mark.parametrize('act', ['ReLU', 'HSwish'])
+@pytest.mark.parametrize('act', ['ReLU', 'HSwish', None])
 @pytest.mark.parametrize('order', [('norm', 'act', 'conv'), ('conv', 'norm', 'act')])
 def test_runs_on_the_kernel(order, act):
     torch.manual_seed(0)
     module = LGCModule(
-        37, 24, groups=4, condense_factor=3, order=order, act_cfg=dict(type=act)
+        37, 24, groups=4, condense_factor=3, order=order, act_cfg=act and dict(type=act)
     )
     finished(module)
     # Whole vectors of pixels, some left over, fewer than one.
@@ -95,6 +95,7 @@ def test_empty_maps_and_batches():
     [
         (dict(out_channels=[16, 16]), 'one for each of the 3 in_channels'),
         (dict(out_channels=18), 'cannot split 18 output channels into 4'),
+        (dict(condense_factor=[4, 4]), 'condense_factor of .* one for each of the 3'),
         (dict(condense_factor=21), r'must be in \[1, 20\], got 21'),
     ],
 )
