@@ -9,16 +9,7 @@ model = dict(
             out_channels=96,
             norm_cfg=dict(type='BN'),
         ),
-        dict(
-            type='CSPNeXtPAFPN',
-            in_channels=[96, 96, 96],
-            out_channels=96,
-            num_csp_blocks=1,
-            expand_ratio=0.5,
-            use_depthwise=True,
-            norm_cfg=dict(type='BN'),
-            act_cfg=dict(type='SiLU', inplace=True),
-        ),
+        dict(_base_.model.neck[1], in_channels=[96, 96, 96], out_channels=96),
     ],
     bbox_head=dict(in_channels=96, feat_channels=96),
 )

@@ -15,16 +15,7 @@ model = dict(
             groups=4,
             norm_cfg=dict(type='BN'),
         ),
-        dict(
-            type='CSPNeXtPAFPN',
-            in_channels=[80, 80, 80],
-            out_channels=80,
-            num_csp_blocks=1,
-            expand_ratio=0.5,
-            use_depthwise=True,
-            norm_cfg=dict(type='BN'),
-            act_cfg=dict(type='SiLU', inplace=True),
-        ),
+        dict(_base_.model.neck[1], in_channels=[80, 80, 80], out_channels=80),
     ],
     bbox_head=dict(in_channels=80, feat_channels=80),
 )

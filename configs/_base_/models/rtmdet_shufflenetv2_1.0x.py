@@ -1,33 +1,5 @@
-_base_ = './rtmdet_cdnv2_a.py'
+_base_ = './rtmdet_sfr_shufflenetv2_1.0x.py'
 
-model = dict(
-    backbone=dict(
-        _delete_=True,
-        type='mmpretrain.ShuffleNetV2',
-        widen_factor=1.0,
-        out_indices=(0, 1, 2),
-    ),
-    neck=[
-        dict(
-            type='LearnedGroupLaterals',
-            in_channels=[116, 232, 464],
-            out_channels=80,
-            groups=4,
-            norm_cfg=dict(type='BN'),
-        ),
-        dict(
-            type='CSPNeXtPAFPN',
-            in_channels=[80, 80, 80],
-            out_channels=80,
-            num_csp_blocks=1,
-            expand_ratio=0.5,
-            use_depthwise=True,
-            norm_cfg=dict(type='BN'),
-            act_cfg=dict(type='SiLU', inplace=True),
-        ),
-    ],
-    bbox_head=dict(in_channels=80, feat_channels=80),
-)
-
+model = dict(backbone=dict(type='mmpretrain.ShuffleNetV2'))
 # The backbone always computes its last convolution, which no one uses here.
 find_unused_parameters = True
