@@ -131,8 +131,9 @@ Map convolve(const LearnedGroupConvWeights& w, const OwnedNorm* before,
         double sum = 0;
         for (int64_t k = 0; k < w.kept; ++k) {
           const int64_t c = w.index[j * w.kept + k];
-          sum += w.weight[(j * members + m) * w.kept + k] *
-                 activate(w.act_before, before ? (*before)(x[c][p], c) : x[c][p]);
+          sum +=
+              w.weight[(j * members + m) * w.kept + k] *
+              activate(w.act_before, before ? (*before)(x[c][p], c) : x[c][p]);
         }
         const int64_t o = m * w.groups + j;
         out[o][p] = activate(w.act_after, after ? (*after)(sum, o) : sum);
@@ -314,7 +315,8 @@ double group_conv_difference(Random& random, const Kernels& kernels,
   w.weight = weight.data();
   w.index = index.data();
   const OwnedNorm before(random, w.in_channels), after(random, w.out_channels);
-  const bool has_before = random.integer(0, 1), has_after = random.integer(0, 1);
+  const bool has_before = random.integer(0, 1),
+             has_after = random.integer(0, 1);
   if (has_before) w.norm_before = before.norm();
   if (has_after) w.norm_after = after.norm();
   const std::vector<float> x =

@@ -225,7 +225,8 @@ class BlockPass {
     const Plane h = {buffer.get(), stride, -halo};
     split(parallel_, layer.lgc.conv.groups, 1, [&](Range groups) {
       const Buffer panel(layer.lgc.conv.kept * kTile);
-      kernels_.gather_conv(layer.lgc.conv, x_, h, {0, padded_}, groups, panel.get());
+      kernels_.gather_conv(layer.lgc.conv, x_, h, {0, padded_}, groups,
+                           panel.get());
       for (int64_t m = 0; m < layer.lgc.conv.members; ++m) {
         const int64_t first = m * layer.lgc.conv.groups;
         clear(h, {first + groups.begin, first + groups.end}, {-halo, 0});

@@ -56,10 +56,9 @@ class LearnedGroupConv {
                                   after.scale[m * w.groups + j]);
           });
     }
-    conv = {w.groups,     w.kept,         members,
-            index_.data(), scale_.data(),  shift_.data(),
-            w.act_before, weight_.data(), out_shift_.data(),
-            w.act_after};
+    conv = {w.groups,          w.kept,        members,      index_.data(),
+            scale_.data(),     shift_.data(), w.act_before, weight_.data(),
+            out_shift_.data(), w.act_after};
   }
 
   // x: (count, in_channels, pixels); out: (count, out_channels, pixels).
