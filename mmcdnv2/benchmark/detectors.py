@@ -34,38 +34,26 @@ STEPS = ('backbone', 'neck', 'head', 'post-processing')
 CANDIDATES = 300
 
 
-def _ours(prefix: str, suffix: str, family: str, *backbones: str) -> Dict[str, tuple]:
-    return {
-        f'{prefix}_{name}': (family, f'{prefix}_{name}{suffix}') for name in backbones
-    }
-
-
-# Families and configs by name: ours by their names, MMDetection's as 'mmdet::...'.
-DETECTORS: Dict[str, Tuple[str, str]] = {
-    'rtmdet_tiny': ('RTMDet-tiny', 'mmdet::rtmdet/rtmdet_tiny_8xb32-300e_coco.py'),
-    **_ours(
-        'rtmdet',
-        '_8xb32-300e_coco',
-        'RTMDet, laterals',
-        'cdnv2_a',
-        'cdnv2_b',
-        'cdnv2_c',
-        'sfr_shufflenetv2_1.0x',
-        'sfr_shufflenetv2_1.5x',
-        'shufflenetv2_1.0x',
-        'mobilenetv2',
-    ),
-    'ssdlite_cdnv2_a': ('SSDLite, laterals', 'ssdlite_cdnv2_a_8xb24-600e_coco'),
-    'gfl_cdnv2_a_pafpn': ('GFL, laterals', 'gfl_cdnv2_a_pafpn_8xb32-320-300e_coco'),
+# Configs by name: ours by their names, MMDetection's as 'mmdet::...'.
+DETECTORS: Dict[str, str] = {
+    'rtmdet_tiny': 'mmdet::rtmdet/rtmdet_tiny_8xb32-300e_coco.py',
     **{
-        f'{kind}_cdnv2_{arch}{laterals}': (
-            f'{family}{laterals.replace("_", ", ")}',
-            f'{kind}_cdnv2_{arch}{laterals}_fpn_1x_coco',
+        f'rtmdet_{backbone}': f'rtmdet_{backbone}_8xb32-300e_coco'
+        for backbone in (
+            'cdnv2_a',
+            'cdnv2_b',
+            'cdnv2_c',
+            'sfr_shufflenetv2_1.0x',
+            'sfr_shufflenetv2_1.5x',
+            'shufflenetv2_1.0x',
+            'mobilenetv2',
         )
-        for kind, family in (
-            ('faster_rcnn', 'Faster R-CNN'),
-            ('retinanet', 'RetinaNet'),
-        )
+    },
+    'ssdlite_cdnv2_a': 'ssdlite_cdnv2_a_8xb24-600e_coco',
+    'gfl_cdnv2_a_pafpn': 'gfl_cdnv2_a_pafpn_8xb32-320-300e_coco',
+    **{
+        f'{kind}_cdnv2_{arch}{laterals}': f'{kind}_cdnv2_{arch}{laterals}_fpn_1x_coco'
+        for kind in ('faster_rcnn', 'retinanet')
         for arch in 'abc'
         for laterals in ('', '_laterals')
     },
@@ -113,7 +101,6 @@ class DetectorRow:
 
     Attributes:
         name (str): Its name, or that of its config.
-        family (str): What it is put together with.
         ms (float): Median time of the whole in milliseconds.
         ratio (float): That time divided by the baseline's.
         steps (dict[str, float]): Median time of each of :data:`STEPS`.
@@ -124,7 +111,6 @@ class DetectorRow:
     """
 
     name: str
-    family: str
     ms: float
     ratio: float
     steps: Dict[str, float]
@@ -154,7 +140,6 @@ class _Prepared:
     """A detector that is ready to run, and what it costs."""
 
     name: str
-    family: str
     whole: Callable[[], Any]
     steps: List[Callable[[], Any]]
     macs: Dict[str, int]
@@ -197,8 +182,8 @@ def measure_detectors(
     image = settings.image or _photograph()
     with pinned(settings.threads) as cores:
         detectors = [
-            _prepare(name, family, cfg, image, settings)
-            for name, (family, cfg) in track(list(zip(names, configs)), 'Preparing')
+            _prepare(name, cfg, image, settings)
+            for name, cfg in track(list(zip(names, configs)), 'Preparing')
         ]
         calls = [call for d in detectors for call in (d.whole, *d.steps)]
         times = time_rounds(calls, track(range(settings.rounds), 'Timing'))
@@ -212,7 +197,6 @@ def measure_detectors(
         rows.append(
             DetectorRow(
                 name=detector.name,
-                family=detector.family,
                 ms=ms,
                 ratio=ms / unit,
                 steps=dict(zip(STEPS, steps)),
@@ -225,19 +209,19 @@ def measure_detectors(
     return DetectorReport(settings, environment, rows)
 
 
-def _config_of(name: str, root: Path) -> Tuple[str, Any]:
-    """Return a detector's family and config."""
+def _config_of(name: str, root: Path) -> Any:
+    """Return a detector's config."""
     if name in DETECTORS:
-        family, config = DETECTORS[name]
+        config = DETECTORS[name]
         if config.startswith('mmdet::'):
-            return family, get_config(config)
-        return family, load_config(str(root / 'configs' / f'{config}.py'))
+            return get_config(config)
+        return load_config(str(root / 'configs' / f'{config}.py'))
     if not name.endswith('.py'):
         raise InputError(
             f'There is no detector {name}: choose from {", ".join(DETECTORS)}, or give '
             'a config file.'
         )
-    return 'config', load_config(name)
+    return load_config(name)
 
 
 def _photograph() -> str:
@@ -252,9 +236,7 @@ def _photograph() -> str:
     return load_sample_images().filenames[0]
 
 
-def _prepare(
-    name: str, family: str, cfg: Any, image: str, settings: DetectorSettings
-) -> _Prepared:
+def _prepare(name: str, cfg: Any, image: str, settings: DetectorSettings) -> _Prepared:
     """Build a detector, condense it and take it apart."""
     torch.manual_seed(settings.seed)
     # No pretrained weights, which would have to be downloaded.
@@ -295,7 +277,6 @@ def _prepare(
 
     return _Prepared(
         Path(name).stem if name.endswith('.py') else name,
-        family,
         whole,
         [
             partial(model.backbone, inputs),

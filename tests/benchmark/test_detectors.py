@@ -57,7 +57,6 @@ def test_bars_add_up():
     rows = [
         DetectorRow(
             name,
-            family,
             ms=10.0 + i,
             ratio=1.0,
             steps=dict(zip(STEPS, (4.0 + i, 3.0, 2.0, 1.0))),
@@ -66,11 +65,8 @@ def test_bars_add_up():
             boxes=5,
             times=[10.0],
         )
-        for i, (name, (family, _)) in enumerate(
-            [
-                *DETECTORS.items(),
-                ('a_config_with_a_long_name_8xb32-320-300e_coco', 'xx'),
-            ]
+        for i, name in enumerate(
+            [*DETECTORS, 'a_config_with_a_long_name_8xb32-320-300e_coco']
         )
     ]
     report = DetectorReport(DetectorSettings(), dict(processor='some processor'), rows)

@@ -115,7 +115,7 @@ def test_maps_that_do_not_fit():
 
 @pytest.fixture(scope='module')
 def detector(tiny_configs, tmp_path_factory):
-    """Config of a tiny detector with laterals; a condensed backbone may come first."""
+    """Config of a tiny detector with laterals, its backbone pretrained or not."""
     folder = tmp_path_factory.mktemp('laterals')
 
     def write(width=16, pretrained=None):

@@ -2,8 +2,9 @@
 
 import argparse
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Callable, Union
 
 from rich.table import Table
 
@@ -97,7 +98,7 @@ def percent(share: float) -> str:
     return f'{share:.1%}'
 
 
-def show(report: Report) -> None:
+def show_networks(report: Report) -> None:
     """Print the report as a table."""
     settings = report.settings
     height, width = settings.size
@@ -167,59 +168,46 @@ def show_detectors(report: DetectorReport) -> None:
     console.print('; '.join(f'{k}: {v}' for k, v in report.environment.items()))
 
 
-def time_detectors(args: argparse.Namespace) -> None:
-    """Time detectors."""
+def settings_of(args: argparse.Namespace) -> Union[Settings, DetectorSettings]:
+    """Return the settings that were asked for, of the part's default size."""
+    common = dict(
+        models=tuple(args.models),
+        threads=args.threads,
+        rounds=args.rounds,
+        baseline=args.baseline,
+    )
+    if args.part != 'detector':
+        return Settings(
+            runtimes=tuple(args.runtimes), part=args.part, batch=args.batch, **common
+        )
     if args.batch != 1 or tuple(args.runtimes) != Settings().runtimes:
         raise InputError(
             'Detectors are timed image by image in PyTorch: leave out --batch and '
             '--runtimes.'
         )
-    reports = []
-    for size in args.size or [DetectorSettings().size]:
-        settings = DetectorSettings(
-            models=tuple(args.models),
-            size=tuple(size),
-            image=args.image,
-            threads=args.threads,
-            rounds=args.rounds,
-            baseline=args.baseline,
-        )
-        report = measure_detectors(settings, ROOT, track_progress)
-        show_detectors(report)
-        reports.append(report)
-        with replace_when_done(
-            args.out / 'detector_{}x{}.png'.format(*settings.size)
-        ) as path:
-            detector_figure(report).savefig(path)
-        with replace_when_done(args.out / 'detector.json') as path:
-            path.write_text(json.dumps([asdict(r) for r in reports], indent=1) + '\n')
+    return DetectorSettings(image=args.image, **common)
 
 
 @command_line(parse_args)
 def main(args: argparse.Namespace) -> None:
     """Time."""
+    measure: Callable
+    show: Callable
+    draw: Callable
     if args.part == 'detector':
-        time_detectors(args)
-        return
+        measure, show, draw = measure_detectors, show_detectors, detector_figure
+    else:
+        measure, show, draw = measure_latency, show_networks, latency_figure
+    settings = settings_of(args)
     reports = []
-    for size in args.size or [Settings().size]:
-        settings = Settings(
-            models=tuple(args.models),
-            runtimes=tuple(args.runtimes),
-            part=args.part,
-            size=tuple(size),
-            batch=args.batch,
-            threads=args.threads,
-            rounds=args.rounds,
-            baseline=args.baseline,
-        )
-        report = measure_latency(settings, ROOT, track_progress)
+    for size in args.size or [settings.size]:
+        report = measure(replace(settings, size=tuple(size)), ROOT, track_progress)
         show(report)
         reports.append(report)
-        name = '{}_{}x{}.png'.format(settings.part, *settings.size)
+        name = '{}_{}x{}.png'.format(args.part, *size)
         with replace_when_done(args.out / name) as path:
-            latency_figure(report).savefig(path)
-        with replace_when_done(args.out / f'{settings.part}.json') as path:
+            draw(report).savefig(path)
+        with replace_when_done(args.out / f'{args.part}.json') as path:
             path.write_text(json.dumps([asdict(r) for r in reports], indent=1) + '\n')
 
 
