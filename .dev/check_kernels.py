@@ -15,7 +15,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from mmcdnv2.ops.build import FLAGS, BuildError, compile_kernels, run_all
+from mmcdnv2.ops.compiler import FLAGS, BuildError, compile_kernels, run_all
 
 SOURCE = Path(__file__).parent.parent / 'tests' / 'ops' / 'core_test.cpp'
 SANITIZERS = ('-fsanitize=address,undefined', '-fno-sanitize-recover=all', '-g')

@@ -38,7 +38,7 @@ class KernelArguments:
     """The arguments of a kernel besides its input.
 
     The ``add`` methods are called in the order in which the kernel reads. The
-    table in csrc/torch/argument_reader.hpp states it.
+    table in csrc/core/argument_reader.hpp states it.
 
     Attributes:
         spec (list[int]): What the modules are.

@@ -154,6 +154,14 @@ class KernelMixin(ModuleMixin):
         """Do the same where what is looked up becomes part of a graph."""
         if torch.onnx.is_in_onnx_export() or not self._has_kernels():
             return None
+        if library.records_kernels():
+            # torch.export hands out stand-ins for modules, of other types.
+            plan = self._plan
+            if plan is None or plan.reason or plan.structure.skipped_by_kernel():
+                return None
+            eps = plan.structure.eps()
+            spec, options = plan.arguments.spec, plan.arguments.options
+            return (plan.arguments.tensors(), spec, eps, *options)
         for child in self.modules():
             if child is not self and (child._forward_hooks or child._forward_pre_hooks):
                 return None
@@ -174,7 +182,9 @@ class KernelMixin(ModuleMixin):
     def _suits(self, *inputs: Tensor) -> bool:
         """Whether a kernel may run now, on these inputs."""
         # A traced model is to run elsewhere; torch.fx traces without tensors.
-        if torch.jit.is_tracing() or not all(isinstance(x, Tensor) for x in inputs):
+        if (torch.jit.is_tracing() and not library.records_kernels()) or not all(
+            isinstance(x, Tensor) for x in inputs
+        ):
             return False
         if torch.is_grad_enabled():
             tensors = (*inputs, *self.parameters())
@@ -229,6 +239,20 @@ class KernelMixin(ModuleMixin):
         state = self.__dict__.copy()
         state.pop('_plan', None)
         return state
+
+
+def plan_kernels(model: nn.Module) -> None:
+    """Find the kernels of a model's parts before it is exported.
+
+    Inside of :func:`~mmcdnv2.ops.library.kernels_in_exports` they are what is
+    recorded.
+
+    Args:
+        model (nn.Module): In evaluation mode.
+    """
+    for module in model.modules():
+        if isinstance(module, KernelMixin):
+            module._plan = module._make_plan()
 
 
 def kernel_report(model: nn.Module) -> Dict[str, str]:

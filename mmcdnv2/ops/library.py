@@ -19,6 +19,7 @@ _lock = threading.Lock()
 # does the same, but not in torch 2.1.
 _library = torch.library.Library('mmcdnv2', 'FRAGMENT')
 _enabled = True
+_in_exports = False
 _tried = False
 # Why the kernels cannot be used; None once they are loaded.
 _failure: Optional[str] = 'not loaded yet'
@@ -158,3 +159,19 @@ def use_kernels(enabled: bool) -> Iterator[None]:
         yield
     finally:
         _enabled = before
+
+
+@contextmanager
+def kernels_in_exports() -> Iterator[None]:
+    """Let an exporter record the kernels that were planned before."""
+    global _in_exports
+    before, _in_exports = _in_exports, True
+    try:
+        yield
+    finally:
+        _in_exports = before
+
+
+def records_kernels() -> bool:
+    """Whether an exporter knows what to make of kernels."""
+    return _in_exports

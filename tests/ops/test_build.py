@@ -13,8 +13,8 @@ import setuptools
 from conftest import ROOT
 
 from mmcdnv2.ops import build as build_module
-from mmcdnv2.ops import library
-from mmcdnv2.ops.build import SOURCES, BuildError, build, library_path
+from mmcdnv2.ops import library, onnxruntime_library
+from mmcdnv2.ops.build import SOURCES, BuildError, build, kept_path, library_path
 
 # Writes what it is asked for, and down that it ran.
 COMPILER = """#!/bin/sh
@@ -63,13 +63,46 @@ def test_a_library_is_of_all_sources(tmp_path, monkeypatch):
     copies = tmp_path / 'csrc'
     shutil.copytree(SOURCES, copies)
     monkeypatch.setattr(build_module, 'SOURCES', copies)
-    paths = [library_path()]
-    sources = [path for path in copies.rglob('*') if path.is_file()]
-    for source in sources:
-        with source.open('a') as file:
-            file.write('// changed\n')
-        paths.append(library_path())
-    assert len(set(paths)) == len(sources) + 1 > 10
+    for folder in ('torch', 'onnxruntime'):
+        paths = [kept_path('library', folder)]
+        sources = [*copies.glob('core/*'), *copies.glob(f'{folder}/*')]
+        for source in sources:
+            with source.open('a') as file:
+                file.write('// changed\n')
+            paths.append(kept_path('library', folder))
+        assert len(set(paths)) == len(sources) + 1 > 10
+
+
+def test_the_operators_for_onnxruntime_are_kept_for_any_pytorch(compiler, monkeypatch):
+    log = compiler(COMPILER)
+    path = onnxruntime_library.library_path()
+    assert b'made this' in path.read_bytes()
+    assert os.listdir(path.parent) == [path.name]
+    other = library_path()
+    log.unlink()
+    monkeypatch.setattr('torch.__version__', '9.9')
+    assert onnxruntime_library.library_path() == path
+    assert library_path() != other
+    assert not log.exists()
+
+
+def test_the_compiling_needs_only_the_standard_library(compiler, tmp_path):
+    # As the runtime package's build, which has neither PyTorch nor this package.
+    compiler(COMPILER)
+    program = f"""
+import sys
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+spec = spec_from_file_location('compiler', {str(SOURCES.parent / 'compiler.py')!r})
+module = module_from_spec(spec)
+spec.loader.exec_module(module)
+command = module.find_compiler()
+module.build_onnxruntime_library(Path('library.so'), command, 'aarch64')
+"""
+    subprocess.run(
+        [sys.executable, '-I', '-S', '-c', program], cwd=tmp_path, check=True
+    )
+    assert 'made this' in (tmp_path / 'library.so').read_text()
 
 
 def test_sources_are_packaged(monkeypatch):

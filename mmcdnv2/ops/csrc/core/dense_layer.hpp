@@ -50,6 +50,7 @@ class DenseLayer {
     const int64_t members = w.growth_rate / w.groups;
     const bool by_columns = members % max_block != 0;
     const int64_t largest = by_columns ? 4 : max_block;
+    conv_weight_.reserve(w.growth_rate * inputs * 9);
     for (int64_t j = 0; j < w.groups; ++j)
       for_packed_blocks(members, largest, [&](int64_t first, int64_t size) {
         const auto push = [&](int64_t c, int64_t row, int64_t column) {

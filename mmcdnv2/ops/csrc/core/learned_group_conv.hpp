@@ -40,6 +40,7 @@ class LearnedGroupConv {
     const int64_t members = w.out_channels / w.groups;
     const ScaleShift before(w.norm_before, w.in_channels);
     const ScaleShift after(w.norm_after, w.out_channels);
+    weight_.reserve(w.out_channels * w.kept);
     for (int64_t i = 0; i < w.groups * w.kept; ++i) {
       index_.push_back(static_cast<int32_t>(w.index[i]));
       scale_.push_back(before.scale[w.index[i]]);

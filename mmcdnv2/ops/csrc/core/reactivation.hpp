@@ -39,6 +39,7 @@ class Reactivation {
         act_(w.act),
         index_(w.index, w.index + w.groups * w.kept) {
     const int64_t members = w.in_channels / w.groups;
+    weight_.reserve(w.kept * w.in_channels);
     for (int64_t j = 0; j < w.groups; ++j)
       for_packed_blocks(
           w.kept, kernels.max_block, [&](int64_t first, int64_t size) {

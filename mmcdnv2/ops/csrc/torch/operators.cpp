@@ -7,11 +7,11 @@
 #include <atomic>
 #include <cstdlib>
 #include <memory>
-#include <optional>
+#include <stdexcept>
 #include <string>
 #include <vector>
 
-#include "argument_reader.hpp"
+#include "core/argument_reader.hpp"
 #include "core/dense_block.hpp"
 #include "core/dispatch.hpp"
 #include "core/excitation.hpp"
@@ -56,12 +56,41 @@ Parallel at_parallel() {
           }};
 }
 
-// Returns what `pack` makes of the parameters, anew only if they changed.
-template <class Packed, class Pack>
+// Returns what `read` makes of the parameters.
+template <class Packed, class Read>
+std::shared_ptr<const Packed> packed(const Kernels& kernels,
+                                     at::TensorList params,
+                                     at::IntArrayRef spec,
+                                     at::ArrayRef<double> eps,
+                                     const Read& read) {
+  Arguments arguments = {{}, spec.vec(), eps.vec()};
+  std::vector<at::Tensor> owners;
+  for (const at::Tensor& param : params) {
+    TORCH_CHECK(param.is_cpu(), "mmcdnv2: a parameter is not on the CPU");
+    // A network may be laid out channels last.
+    owners.push_back(param.contiguous());
+    const at::ScalarType type = param.scalar_type();
+    arguments.params.push_back({owners.back().const_data_ptr(),
+                                type == at::kFloat  ? ElementType::kFloat
+                                : type == at::kLong ? ElementType::kInt64
+                                                    : ElementType::kOther,
+                                param.sizes().vec()});
+  }
+  try {
+    return std::make_shared<const Packed>(read(kernels, arguments));
+  } catch (const std::out_of_range& error) {
+    TORCH_CHECK_INDEX(false, "mmcdnv2: ", error.what());
+  } catch (const std::invalid_argument& error) {
+    TORCH_CHECK(false, "mmcdnv2: ", error.what());
+  }
+}
+
+// Returns what `read` makes of the parameters, anew only if they changed.
+template <class Packed, class Read>
 std::shared_ptr<const Packed> packed_from(at::TensorList params,
                                           at::IntArrayRef spec,
                                           at::ArrayRef<double> eps,
-                                          const Pack& pack) {
+                                          const Read& read) {
   TORCH_CHECK(!params.empty(), "mmcdnv2: parameters are missing");
   static const char kind = 0;
   const Kernels* kernels = chosen_kernels();
@@ -71,10 +100,9 @@ std::shared_ptr<const Packed> packed_from(at::TensorList params,
       PackedCache::instance().find(key);
   if (!entry || entry->fingerprint != fingerprint ||
       entry->kernels != kernels) {
-    ArgumentReader reader(params, spec, eps);
     entry = std::make_shared<const PackedCache::Entry>(PackedCache::Entry{
         fingerprint, kernels, params[0].storage().getWeakStorageImpl(),
-        pack(*kernels, reader)});
+        packed<Packed>(*kernels, params, spec, eps, read)});
     PackedCache::instance().keep(key, entry);
   }
   return std::static_pointer_cast<const Packed>(entry->packed);
@@ -101,20 +129,8 @@ at::Tensor dense_block(const at::Tensor& input, at::TensorList params,
                        at::IntArrayRef spec, at::ArrayRef<double> eps,
                        bool pool, int64_t new_channels) {
   const at::Tensor x = checked(input);
-  const auto block = packed_from<DenseBlock>(
-      params, spec, eps, [&](const Kernels& kernels, ArgumentReader& reader) {
-        const bool has_out_norm = reader.number();
-        std::vector<DenseLayerWeights> layers;
-        int64_t channels = x.size(1);
-        while (reader.more()) {
-          layers.push_back(reader.layer(channels));
-          channels += layers.back().growth_rate;
-        }
-        std::optional<Norm> out_norm;
-        if (has_out_norm) out_norm = reader.norm(channels);
-        return std::make_shared<const DenseBlock>(kernels, layers, x.size(1),
-                                                  out_norm);
-      });
+  const auto block =
+      packed_from<DenseBlock>(params, spec, eps, read_dense_block);
   check_channels(x, block->in_channels);
   check_output(block->out_channels, x.size(1) + new_channels);
   const int64_t shrink = pool ? 2 : 1;
@@ -140,9 +156,10 @@ at::Tensor reactivate(const at::Tensor& old_features,
                   old.size(3) == features.size(3),
               "mmcdnv2: old and new features must be of equal size");
   const auto reactivation = packed_from<Reactivation>(
-      params, spec, eps, [&](const Kernels& kernels, ArgumentReader& reader) {
-        return std::make_shared<const Reactivation>(
-            kernels, reader.reactivation(features.size(1), old.size(1)));
+      params, spec, eps,
+      [&](const Kernels& kernels, const Arguments& arguments) {
+        return read_reactivation(kernels, arguments, features.size(1),
+                                 old.size(1));
       });
   check_channels(old, reactivation->out_channels);
   check_channels(features, reactivation->in_channels);
@@ -158,9 +175,9 @@ at::Tensor learned_group_conv(const at::Tensor& input, at::TensorList params,
                               int64_t out_channels) {
   const at::Tensor x = checked(input);
   const auto conv = packed_from<LearnedGroupConv>(
-      params, spec, eps, [&](const Kernels& kernels, ArgumentReader& reader) {
-        return std::make_shared<const LearnedGroupConv>(
-            kernels, reader.learned_group_conv(x.size(1)));
+      params, spec, eps,
+      [&](const Kernels& kernels, const Arguments& arguments) {
+        return read_learned_group_conv(kernels, arguments, x.size(1));
       });
   check_channels(x, conv->in_channels);
   check_output(conv->out_channels, out_channels);
@@ -175,19 +192,7 @@ at::Tensor stem(const at::Tensor& input, at::TensorList params,
                 at::IntArrayRef spec, at::ArrayRef<double> eps,
                 int64_t out_channels) {
   const at::Tensor x = checked(input);
-  const auto stem = packed_from<Stem>(
-      params, spec, eps, [&](const Kernels& kernels, ArgumentReader& reader) {
-        const bool has_norm = reader.number();
-        const at::Tensor& weight = reader.tensor();
-        TORCH_CHECK(
-            weight.dim() == 4 && weight.size(2) == 3 && weight.size(3) == 3,
-            "mmcdnv2: the stem's weight does not fit");
-        std::optional<Norm> norm;
-        if (has_norm) norm = reader.norm(weight.size(0));
-        return std::make_shared<const Stem>(kernels, weight.data_ptr<float>(),
-                                            weight.size(1), weight.size(0),
-                                            norm);
-      });
+  const auto stem = packed_from<Stem>(params, spec, eps, read_stem);
   check_channels(x, stem->in_channels);
   check_output(stem->out_channels, out_channels);
   at::Tensor out = at::empty({x.size(0), stem->out_channels,
@@ -202,11 +207,8 @@ at::Tensor stem(const at::Tensor& input, at::TensorList params,
 at::Tensor pool_excite(const at::Tensor& input, at::TensorList params,
                        at::IntArrayRef spec, at::ArrayRef<double> eps) {
   const at::Tensor x = checked(input);
-  const auto excitation = packed_from<Excitation>(
-      params, spec, eps, [&](const Kernels& kernels, ArgumentReader& reader) {
-        return std::make_shared<const Excitation>(kernels,
-                                                  reader.excitation(x.size(1)));
-      });
+  const auto excitation =
+      packed_from<Excitation>(params, spec, eps, read_excitation);
   check_channels(x, excitation->channels);
   TORCH_CHECK(x.size(2) * x.size(3) > 0, "mmcdnv2: the map has no pixels");
   at::Tensor out = at::empty({x.size(0), x.size(1)}, x.options());

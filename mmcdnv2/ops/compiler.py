@@ -1,0 +1,168 @@
+"""Compile the native kernels' sources: what PyTorch has no part in.
+
+This needs the standard library alone, so that it can be loaded by its path where the
+rest of the package cannot be imported.
+"""
+
+import os
+import shlex
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import List, NamedTuple, Sequence, Tuple
+
+SOURCES = Path(__file__).parent / 'csrc'
+FLAGS = ('-std=c++17', '-O3', '-fPIC', '-Wall', '-iquote', str(SOURCES))
+
+
+class InstructionSet(NamedTuple):
+    """A way to compile the kernels for some processors.
+
+    Attributes:
+        name (str): Namespace of the compiled kernels.
+        lanes (int): float32 numbers in a vector.
+        registers (int): Vector registers.
+        flags (tuple[str]): Flags of the compiler.
+    """
+
+    name: str
+    lanes: int
+    registers: int
+    flags: Tuple[str, ...] = ()
+
+
+def instruction_sets(machine: str) -> List[InstructionSet]:
+    """List what the kernels are compiled for; the processor's best is run.
+
+    Args:
+        machine (str): As ``platform.machine()`` names it.
+
+    Returns:
+        list[InstructionSet]: At least 'baseline', which every processor of
+        that name can run (SSE2 or NEON).
+    """
+    if machine == 'x86_64':
+        avx2 = ('-mavx2', '-mfma')
+        avx512 = tuple(f'-mavx512{part}' for part in ('f', 'bw', 'dq', 'vl'))
+        return [
+            InstructionSet('avx512', 16, 32, avx2 + avx512),
+            InstructionSet('avx2', 8, 16, avx2),
+            InstructionSet('baseline', 4, 16),
+        ]
+    return [InstructionSet('baseline', 4, 32 if machine == 'aarch64' else 16)]
+
+
+class BuildError(RuntimeError):
+    """The kernels cannot be compiled here; the message says why."""
+
+
+def compile_kernels(
+    folder: Path, compiler: Sequence[str], machine: str, extra: Sequence[str] = ()
+) -> List[Tuple[List[str], Path]]:
+    """Compile the part that knows nothing of PyTorch.
+
+    Args:
+        folder (Path): Where the object files go.
+        compiler (Sequence[str]): A C++ compiler and its arguments.
+        machine (str): What it compiles for.
+        extra (Sequence[str]): More flags.
+
+    Returns:
+        list[tuple[list[str], Path]]: Commands and what they write.
+    """
+    jobs = []
+    for isa in instruction_sets(machine):
+        target = folder / f'kernels_{isa.name}.o'
+        command = [*compiler, *FLAGS, '-ffp-contract=fast', *isa.flags, *extra]
+        command += [
+            f'-DMMCDNV2_ISA={isa.name}',
+            f'-DMMCDNV2_LANES={isa.lanes}',
+            f'-DMMCDNV2_REGISTERS={isa.registers}',
+        ]
+        command += ['-c', str(SOURCES / 'core' / 'kernels.cpp'), '-o', str(target)]
+        jobs.append((command, target))
+    return jobs
+
+
+def run_all(commands: Sequence[Sequence[str]]) -> None:
+    """Run commands at the same time.
+
+    Args:
+        commands (Sequence[Sequence[str]]): The commands.
+
+    Raises:
+        BuildError: If one fails; with what it said.
+    """
+    running = [
+        subprocess.Popen(
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            # Compilers speak the user's language, in whatever encoding.
+            errors='replace',
+        )
+        for command in commands
+    ]
+    outputs = [process.communicate()[0] for process in running]
+    for command, process, output in zip(commands, running, outputs):
+        if process.returncode:
+            raise BuildError(f'{" ".join(command)} failed:\n{output}')
+
+
+def find_compiler() -> List[str]:
+    """Find the command that compiles: ``$CXX`` or ``c++``.
+
+    Returns:
+        list[str]: The compiler and its arguments.
+
+    Raises:
+        BuildError: If there is none.
+    """
+    variable = os.environ.get('CXX', '')
+    try:
+        # It may bring arguments, or a launcher such as ccache.
+        compiler = shlex.split(variable) or ['c++']
+    except ValueError as error:
+        raise BuildError(f'CXX={variable} is not a command: {error}') from error
+    if shutil.which(compiler[0]) is None:
+        raise BuildError(
+            f'there is no C++ compiler {compiler[0]} (set CXX or install c++)'
+        )
+    return compiler
+
+
+def build_onnxruntime_library(
+    target: Path, compiler: Sequence[str], machine: str
+) -> None:
+    """Compile and link the operators for ONNX Runtime.
+
+    Nothing of ONNX Runtime is needed, and the library is not bound to one version.
+
+    Args:
+        target (Path): The library to write.
+        compiler (Sequence[str]): A C++ compiler for the machine and its arguments.
+        machine (str): What it compiles for, as ``platform.machine()`` names it.
+
+    Raises:
+        BuildError: If the compiler fails.
+    """
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        hidden = ('-fvisibility=hidden', '-ffunction-sections', '-fdata-sections')
+        jobs = compile_kernels(folder, compiler, machine, hidden)
+        operators = folder / 'operators.o'
+        source = SOURCES / 'onnxruntime' / 'operators.cpp'
+        command = [*compiler, *FLAGS, *hidden, '-c', str(source), '-o', str(operators)]
+        jobs.insert(0, (command, operators))
+        run_all([command for command, _ in jobs])
+        # The C++ library goes in, as that of an older system would not do, and none
+        # of its functions come out, as the process may have others of these names.
+        exports = folder / 'exports'
+        exports.write_text('{ global: RegisterCustomOps; local: *; };\n')
+        link = [*compiler, '-shared', *(str(path) for _, path in jobs)]
+        link += ['-static-libstdc++', f'-Wl,-version-script={exports}', '-s']
+        # ONNX Runtime closes the library with the last session that uses it.
+        link += ['-Wl,-gc-sections', '-Wl,-z,nodelete', '-o', str(target)]
+        run_all([link])

@@ -1,0 +1,325 @@
+// The arguments of an operator besides its inputs, and their reader.
+//
+// The Python modules collect the arguments in the order of this table, the one
+// place that states it. `spec` holds what a module is, `params` its tensors,
+// `eps` that of each norm. A part's own rows replace its name.
+//
+//                 spec                          params, eps
+//   activation    0 none, 1 ReLU, 2 hard-swish
+//   norm                                        weight, bias, mean, var; eps
+//   excitation                                  squeeze's weight, excite's
+//   reactivation  groups, norm comes first,     norm, weight, index
+//                 activation
+//   group_conv    groups, norm comes first,     norm, weight, index, or weight,
+//                 activation                    index, norm
+//   layer         groups, activation of LGC,    norm of LGC, its weight, its
+//                 activation of the 3x3         index, norm of the 3x3
+//                 convolution, has excitation,  convolution, its weight,
+//                 has reactivation,             excitation if any,
+//                 reactivation if any           reactivation if any
+//
+//   dense_block   has an output norm, layers    layers, output norm if any
+//   reactivate    reactivation                  reactivation
+//   learned_group_conv
+//                 group_conv                    group_conv
+//   pool_excite                                 excitation
+//   stem          has a norm                    weight, norm if any
+//
+// What tells the shape of an operator's output has a name in its schema, so
+// that who infers shapes needs none of this.
+
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <stdexcept>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "core/dense_block.hpp"
+#include "core/dense_layer.hpp"
+#include "core/excitation.hpp"
+#include "core/learned_group_conv.hpp"
+#include "core/packing.hpp"
+#include "core/reactivation.hpp"
+#include "core/stem.hpp"
+
+namespace mmcdnv2 {
+
+inline void append(std::string& text, const std::string& part) { text += part; }
+inline void append(std::string& text, int64_t part) {
+  text += std::to_string(part);
+}
+
+// Throws an Error of the parts, if not `condition`.
+template <class Error = std::invalid_argument, class... Parts>
+void check(bool condition, const Parts&... parts) {
+  if (condition) return;
+  std::string text;
+  (append(text, parts), ...);
+  throw Error(text);
+}
+
+enum class ElementType { kFloat, kInt64, kOther };
+
+// A contiguous tensor of the host's.
+struct TensorView {
+  const void* data;
+  ElementType type;
+  std::vector<int64_t> dims;
+
+  int64_t size() const {
+    int64_t size = 1;
+    for (const int64_t dim : dims) size *= dim;
+    return size;
+  }
+};
+
+// An operator's arguments besides its inputs.
+struct Arguments {
+  std::vector<TensorView> params;
+  std::vector<int64_t> spec;
+  std::vector<double> eps;
+};
+
+// Hands out the arguments one after the other, checked.
+//
+// They may come from a file of unknown origin: what the packing and the kernels
+// rely on is checked here. Throws std::invalid_argument, or std::out_of_range
+// for an index of a channel that is not there.
+class ArgumentReader {
+ public:
+  explicit ArgumentReader(const Arguments& arguments) : from_(arguments) {}
+
+  // Elements of the next parameter.
+  int64_t next_size() const {
+    check(param_ < from_.params.size(), "too few parameters");
+    return from_.params[param_].size();
+  }
+
+  Norm norm(int64_t channels) {
+    Norm norm = {};
+    norm.weight = floats(channels);
+    norm.bias = floats(channels);
+    norm.mean = floats(channels);
+    norm.var = floats(channels);
+    check(norm_ < from_.eps.size(), "too few eps");
+    norm.eps = from_.eps[norm_++];
+    return norm;
+  }
+
+  // A convolution's weight (outputs, inputs, size, size).
+  const TensorView& conv(int64_t size, const char* what) {
+    const TensorView& weight = tensor(ElementType::kFloat);
+    check(weight.dims.size() == 4 && weight.dims[0] > 0 && weight.dims[1] > 0 &&
+              weight.dims[2] == size && weight.dims[3] == size,
+          what, "'s weight does not fit");
+    return weight;
+  }
+
+  bool flag() {
+    const int64_t value = number();
+    check(value == 0 || value == 1, "0 or 1 was expected in the spec, got ",
+          value);
+    return value;
+  }
+
+  bool more() const { return number_ < from_.spec.size(); }
+
+  ReactivationWeights reactivation(int64_t in_channels, int64_t out_channels) {
+    ReactivationWeights w = {};
+    w.in_channels = in_channels;
+    w.out_channels = out_channels;
+    w.groups = number();
+    w.norm_first = flag();
+    w.act = act();
+    check(w.groups > 0 && in_channels % w.groups == 0, "groups must divide ",
+          in_channels);
+    w.norm = norm(w.norm_first ? in_channels : out_channels);
+    const TensorView& weight = conv(1, "SFR");
+    check(weight.dims[0] % w.groups == 0 &&
+              weight.dims[1] == in_channels / w.groups,
+          "SFR's weight does not fit");
+    w.kept = weight.dims[0] / w.groups;
+    w.weight = static_cast<const float*>(weight.data);
+    w.index = index(w.groups * w.kept, out_channels);
+    return w;
+  }
+
+  ExcitationWeights excitation() {
+    ExcitationWeights w = {};
+    const TensorView& squeeze = conv(1, "the squeeze");
+    w.squeezed = squeeze.dims[0];
+    w.channels = squeeze.dims[1];
+    w.squeeze = static_cast<const float*>(squeeze.data);
+    w.excite = floats(w.squeezed * w.channels);
+    return w;
+  }
+
+  LearnedGroupConvWeights learned_group_conv(int64_t in_channels) {
+    LearnedGroupConvWeights w = {};
+    w.groups = number();
+    const bool norm_first = flag();
+    const Act activation = act();
+    if (norm_first) w.norm_before = norm(in_channels);
+    read_lgc(w, in_channels);
+    if (!norm_first) w.norm_after = norm(w.out_channels);
+    (norm_first ? w.act_before : w.act_after) = activation;
+    return w;
+  }
+
+  DenseLayerWeights layer(int64_t in_channels) {
+    DenseLayerWeights w = {};
+    w.in_channels = in_channels;
+    w.groups = number();
+    const Act lgc_act = act();
+    const Act conv_act = act();
+    const bool has_excitation = flag();
+    const bool has_reactivation = flag();
+    w.lgc.groups = w.groups;
+    w.lgc.norm_before = norm(in_channels);
+    w.lgc.act_before = lgc_act;
+    read_lgc(w.lgc, in_channels);
+    w.width = w.lgc.out_channels;
+    w.lgc.norm_after = norm(w.width);
+    w.lgc.act_after = conv_act;
+    const TensorView& weight = conv(3, "the 3x3 convolution");
+    check(
+        weight.dims[0] % w.groups == 0 && weight.dims[1] == w.width / w.groups,
+        "the 3x3 convolution's weight does not fit");
+    w.growth_rate = weight.dims[0];
+    w.conv_weight = static_cast<const float*>(weight.data);
+    if (has_excitation) {
+      w.excitation = excitation();
+      check(w.excitation->channels == w.growth_rate,
+            "the squeeze's weight does not fit");
+    }
+    if (has_reactivation)
+      w.reactivation = reactivation(w.growth_rate, in_channels);
+    return w;
+  }
+
+  // All has been read that the spec tells of.
+  void finish() const {
+    check(!more(), "the spec is too long");
+    check(param_ == from_.params.size(), "too many parameters");
+    check(norm_ == from_.eps.size(), "too many eps");
+  }
+
+ private:
+  const TensorView& tensor(ElementType type) {
+    check(param_ < from_.params.size(), "too few parameters");
+    const TensorView& tensor = from_.params[param_++];
+    check(tensor.type == type, "parameter ", param_ - 1, " must be ",
+          type == ElementType::kFloat ? "float32" : "int64");
+    return tensor;
+  }
+
+  const float* floats(int64_t count) {
+    const TensorView& found = tensor(ElementType::kFloat);
+    check(found.size() == count, "parameter ", param_ - 1, " must have ", count,
+          " elements, has ", found.size());
+    return static_cast<const float*>(found.data);
+  }
+
+  const int64_t* index(int64_t count, int64_t channels) {
+    const TensorView& found = tensor(ElementType::kInt64);
+    check(found.size() == count, "an index must have ", count,
+          " elements, has ", found.size());
+    const int64_t* values = static_cast<const int64_t*>(found.data);
+    for (int64_t i = 0; i < count; ++i)
+      check<std::out_of_range>(values[i] >= 0 && values[i] < channels, "index ",
+                               values[i], " of ", channels, " channels");
+    return values;
+  }
+
+  int64_t number() {
+    check(more(), "the spec is too short");
+    return from_.spec[number_++];
+  }
+
+  Act act() {
+    const int64_t value = number();
+    check(value >= 0 && value <= 2, "unknown activation ", value);
+    return static_cast<Act>(value);
+  }
+
+  // Weight and index of an LGC whose groups are known.
+  void read_lgc(LearnedGroupConvWeights& w, int64_t in_channels) {
+    const TensorView& weight = conv(1, "LGC");
+    check(w.groups > 0 && weight.dims[0] % w.groups == 0,
+          "LGC's weight does not fit");
+    w.in_channels = in_channels;
+    w.out_channels = weight.dims[0];
+    w.kept = weight.dims[1];
+    w.weight = static_cast<const float*>(weight.data);
+    w.index = index(w.groups * w.kept, in_channels);
+  }
+
+  const Arguments& from_;
+  size_t param_ = 0, number_ = 0, norm_ = 0;
+};
+
+// The packed operators. All is read before anything is packed.
+
+inline DenseBlock read_dense_block(const Kernels& kernels,
+                                   const Arguments& arguments) {
+  ArgumentReader reader(arguments);
+  const bool has_out_norm = reader.flag();
+  std::vector<DenseLayerWeights> layers;
+  // A norm of all inputs comes first in any block.
+  const int64_t in_channels = reader.next_size();
+  int64_t channels = in_channels;
+  while (reader.more()) {
+    layers.push_back(reader.layer(channels));
+    channels += layers.back().growth_rate;
+  }
+  std::optional<Norm> out_norm;
+  if (has_out_norm) out_norm = reader.norm(channels);
+  reader.finish();
+  return DenseBlock(kernels, layers, in_channels, out_norm);
+}
+
+inline Reactivation read_reactivation(const Kernels& kernels,
+                                      const Arguments& arguments,
+                                      int64_t in_channels,
+                                      int64_t out_channels) {
+  ArgumentReader reader(arguments);
+  const ReactivationWeights weights =
+      reader.reactivation(in_channels, out_channels);
+  reader.finish();
+  return Reactivation(kernels, weights);
+}
+
+inline LearnedGroupConv read_learned_group_conv(const Kernels& kernels,
+                                                const Arguments& arguments,
+                                                int64_t in_channels) {
+  ArgumentReader reader(arguments);
+  const LearnedGroupConvWeights weights =
+      reader.learned_group_conv(in_channels);
+  reader.finish();
+  return LearnedGroupConv(kernels, weights);
+}
+
+inline Excitation read_excitation(const Kernels& kernels,
+                                  const Arguments& arguments) {
+  ArgumentReader reader(arguments);
+  const ExcitationWeights weights = reader.excitation();
+  reader.finish();
+  return Excitation(kernels, weights);
+}
+
+inline Stem read_stem(const Kernels& kernels, const Arguments& arguments) {
+  ArgumentReader reader(arguments);
+  const bool has_norm = reader.flag();
+  const TensorView& weight = reader.conv(3, "the stem");
+  std::optional<Norm> norm;
+  if (has_norm) norm = reader.norm(weight.dims[0]);
+  reader.finish();
+  return Stem(kernels, static_cast<const float*>(weight.data), weight.dims[1],
+              weight.dims[0], norm);
+}
+
+}  // namespace mmcdnv2
