@@ -80,8 +80,9 @@ if __name__ == '__main__':
         install_requires=read_requirements('runtime'),
         extras_require={
             'mim': read_requirements('mminstall'),
-            'benchmark': read_requirements('benchmark'),
-            'demo': read_requirements('demo'),
+            'benchmark': read_requirements('benchmark') + read_requirements('export'),
+            'demo': read_requirements('demo') + read_requirements('export'),
+            'export': read_requirements('export'),
             'tests': read_requirements('tests'),
         },
         cmdclass={'build_py': BuildWithMim, 'bdist_wheel': WheelWithMim},

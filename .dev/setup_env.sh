@@ -58,7 +58,8 @@ run() {
 fingerprint() {
     { printf '%s\n' "$PWD" "$form"; cat .dev/setup_env.sh \
         .dev/join_mmcv_sources.py setup.py "$stack" requirements/build.txt \
-        requirements/demo.txt requirements/runtime.txt requirements/tests.txt; } | cksum
+        requirements/demo.txt requirements/export.txt requirements/runtime.txt \
+        requirements/tests.txt; } | cksum
 }
 
 # The uninstallation makes pip take a wheel of the version that is there already.
@@ -143,7 +144,15 @@ run "$py" -m pip install -c "$stack" -r requirements/build.txt -r <(grep -E \
 # They need no more than that. It runs beside what follows, which takes longer; if
 # it fails, the last step says so. It may outlive this script without harm.
 if [ "$form" = editable ]; then
-    "$py" -I mmcdnv2/ops/build.py >"$venv/kernels.log" 2>&1 &
+    "$py" -I - >"$venv/kernels.log" 2>&1 <<'PY' &
+# mmcdnv2 itself cannot be imported yet.
+import sys
+from types import ModuleType
+sys.modules['ops'] = ops = ModuleType('ops')
+ops.__path__ = ['mmcdnv2/ops']
+from ops.build import build
+print(build())
+PY
 fi
 
 # A wheel of mmcv fits one Python, which its file name shows, one torch and the CPU or
@@ -182,8 +191,8 @@ fi
 say 'install the OpenMMLab packages'
 requirements=(-r "$stack")
 if [ "$form" = editable ]; then
-    requirements+=(-r requirements/demo.txt -r requirements/runtime.txt
-        -r requirements/tests.txt)
+    requirements+=(-r requirements/demo.txt -r requirements/export.txt
+        -r requirements/runtime.txt -r requirements/tests.txt)
 fi
 run "$py" -m pip install $(compgen -G "$wheel_glob") "${requirements[@]}"
 

@@ -73,12 +73,12 @@ def input_shape_of(cfg: Config) -> Tuple[int, int]:
     shape = (224, 224)
     # The data set comes before its transforms, and the last of these decides.
     for part in typed_dicts(loader.get('dataset', {})):
-        # Crops are (height, width), scales (width, height).
+        # Crops and scales are (width, height).
         if type_of(part).startswith('CIFAR'):
             shape = (32, 32)
         elif type_of(part) == 'CenterCrop':
             size = part['crop_size']
-            shape = (size, size) if isinstance(size, int) else tuple(size)
+            shape = (size, size) if isinstance(size, int) else tuple(size)[::-1]
         elif type_of(part) == 'Resize' and part.get('scale'):
             scale = part['scale']
             shape = (scale, scale) if isinstance(scale, int) else tuple(scale)[::-1]

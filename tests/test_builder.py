@@ -34,7 +34,7 @@ def test_inputs_are_padded_as_the_preprocessor_pads(configs):
         ([dict(type='Resize', scale_factor=2.0)], (32, 32)),
         ([dict(type='Resize', scale=192)], (192, 192)),
         ([dict(type='Resize', scale=(100, 50))], (50, 100)),
-        ([dict(type='CenterCrop', crop_size=(48, 64))], (48, 64)),
+        ([dict(type='CenterCrop', crop_size=(48, 64))], (64, 48)),
         (
             [
                 dict(type='Resize', scale=256),

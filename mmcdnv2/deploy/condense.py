@@ -99,14 +99,7 @@ def condense_checkpoint(
             f'{config} has no sparse layers to condense: its backbone has no LGC or '
             'SFR, or was built with deploy=True.'
         )
-    unfinished = unfinished_layers(sparse)
-    if unfinished:
-        raise InputError(
-            f'The sparsification of {checkpoint} is unfinished in {len(unfinished)} of '
-            f'{len(sparse_layers(sparse))} layers, so it cannot be condensed; train on '
-            'with the SparsificationHook:\n'
-            + '\n'.join(f'  {name} {state}' for name, state in unfinished.items())
-        )
+    check_finished(sparse, checkpoint)
     inputs, samples = make_inputs(sparse, cfg, image, input_shape)
     calls, layer_calls = record_calls(sparse, inputs, samples, checkpoint)
 
@@ -155,6 +148,26 @@ def condense_checkpoint(
         compared=tuple(dict.fromkeys(call.name for call in calls)),
         **vars(measure_costs(sparse, condensed, inputs, samples)),
     )
+
+
+def check_finished(model: nn.Module, checkpoint: Union[str, Path]) -> None:
+    """Refuse a model whose sparsification has not come to its end.
+
+    Args:
+        model (nn.Module): With or without sparse layers.
+        checkpoint (str | Path): Where its weights come from, for the message.
+
+    Raises:
+        InputError: If a layer's sparsification is unfinished.
+    """
+    unfinished = unfinished_layers(model)
+    if unfinished:
+        raise InputError(
+            f'The sparsification of {checkpoint} is unfinished in {len(unfinished)} of '
+            f'{len(sparse_layers(model))} layers, so it cannot be condensed; train on '
+            'with the SparsificationHook:\n'
+            + '\n'.join(f'  {name} {state}' for name, state in unfinished.items())
+        )
 
 
 def condensed_config(cfg: Config) -> Config:

@@ -1,0 +1,187 @@
+"""Images that an exported file is compared on, as the test pipeline leaves them."""
+
+import copy
+import inspect
+import os
+from dataclasses import dataclass
+from typing import Dict, List, Sequence, Tuple
+
+import mmcv
+import numpy as np
+import torch
+from mmcv.transforms import Compose
+from mmdet.models.detectors import BaseDetector
+from mmdet.structures import DetDataSample
+from mmengine.config import Config
+from mmengine.dataset import pseudo_collate
+from mmengine.registry import DATASETS, TRANSFORMS
+from mmpretrain.structures import DataSample
+from torch import Tensor, nn
+
+from ..builder import input_shape_of
+from ..errors import InputError
+from .pipeline import transforms_of
+
+# How many, if none are given.
+NUM_IMAGES = 3
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An image as the test pipeline leaves it.
+
+    Attributes:
+        pixels (np.ndarray): Shape (3, H, W), uint8.
+        source (str): Where it is from.
+    """
+
+    pixels: np.ndarray
+    source: str
+
+    @property
+    def size(self) -> Tuple[int, int]:
+        """tuple[int]: Height and width."""
+        height, width = self.pixels.shape[1:]
+        return height, width
+
+
+def batch_of(model: nn.Module, picture: Picture) -> Tuple[Tensor, list]:
+    """Prepare an image as a model does.
+
+    Args:
+        model (nn.Module): A classifier or a detector.
+        picture (Picture): The image.
+
+    Returns:
+        tuple[Tensor, list]: Shape (1, 3, H, W), padded, and one data sample.
+    """
+    sample = DetDataSample() if isinstance(model, BaseDetector) else DataSample()
+    sample.set_metainfo(
+        dict(
+            img_shape=picture.size,
+            ori_shape=picture.size,
+            scale_factor=(1.0, 1.0),
+        )
+    )
+    data = pseudo_collate(
+        [dict(inputs=torch.from_numpy(picture.pixels), data_samples=sample)]
+    )
+    data = model.data_preprocessor(data, training=False)
+    return data['inputs'], data['data_samples']
+
+
+def usual_size(cfg: Config, steps: List[Dict], files: Sequence[str]) -> Tuple[int, int]:
+    """Size of the test data, where the pipeline does not fix it.
+
+    Args:
+        cfg (Config): Of a classifier or a detector.
+        steps (list[dict]): Those of its test pipeline.
+        files (Sequence[str]): Image files that are compared on.
+
+    Returns:
+        tuple[int]: Height and width; those of an image if all stay as they are.
+
+    Raises:
+        InputError: If that cannot be read.
+    """
+    if steps or not files:
+        return input_shape_of(cfg)
+    pixels = mmcv.imread(files[0]) if os.path.isfile(files[0]) else None
+    if pixels is None:
+        raise InputError(f'{files[0]} is not an image that can be read.')
+    return pixels.shape[:2]
+
+
+def load_pictures(
+    cfg: Config,
+    steps: List[Dict],
+    files: Sequence[str],
+    size: Tuple[int, int],
+    dynamic: Sequence[str],
+    channel_order: str,
+) -> List[Picture]:
+    """Take images through the test pipeline.
+
+    Args:
+        cfg (Config): Of a classifier or a detector.
+        steps (list[dict]): Those of its test pipeline.
+        files (Sequence[str]): Image files; what photographs there are if none.
+        size (tuple[int]): Height and width that the file takes.
+        dynamic (Sequence[str]): Which dimensions may be others.
+        channel_order (str): 'BGR' or 'RGB', as the network takes them.
+
+    Returns:
+        list[Picture]: At least one.
+
+    Raises:
+        InputError: If one cannot be read or is of another size.
+    """
+    is_detector = cfg.get('default_scope') == 'mmdet'
+    files = list(files) or _photographs()
+    pipeline = Compose(
+        [TRANSFORMS.build(each) for each in transforms_of(steps, is_detector)]
+    )
+    pictures = []
+    for file in files:
+        try:
+            packed = pipeline(dict(img_path=file, img_id=0))
+        except Exception as error:
+            # The decoder has its own kinds of errors.
+            raise InputError(f'{file} is not an image that can be read.') from error
+        pixels = packed['inputs'].numpy()
+        if channel_order == 'RGB':
+            pixels = np.ascontiguousarray(pixels[::-1])
+        pictures.append(Picture(pixels, str(file)))
+    if not pictures:
+        pixels = np.random.RandomState(0).randint(0, 256, (3, *size), np.uint8)
+        pictures.append(Picture(pixels, 'random pixels'))
+    open_sides = {'height', 'width'} <= set(dynamic)
+    for each in pictures:
+        if not open_sides and each.size != tuple(size):
+            raise InputError(
+                f'{each.source} has {each.size[0]} x {each.size[1]} '
+                f'pixels after the test pipeline, the file takes {size[0]} x '
+                f'{size[1]}: choose that input shape, or let height and width '
+                'be dynamic.'
+            )
+    return pictures
+
+
+def test_images(cfg: Config) -> List[str]:
+    """Find images of a config's test data.
+
+    Args:
+        cfg (Config): Of a classifier or a detector.
+
+    Returns:
+        list[str]: A few files, none if the data are not on this machine.
+    """
+    dataset = (cfg.get('test_dataloader') or {}).get('dataset')
+    if not dataset:
+        return []
+    try:
+        dataset = copy.deepcopy(dataset)
+        kind = dataset['type']
+        with DATASETS.switch_scope_and_registry(None) as registry:
+            known = registry.get(kind) if isinstance(kind, str) else kind
+        if 'download' in inspect.signature(known).parameters:
+            dataset['download'] = False
+        built = DATASETS.build(dataset)
+        number = min(NUM_IMAGES, len(built))
+        # Not the first ones: data sets are often sorted.
+        places = [len(built) * (2 * i + 1) // (2 * number) for i in range(number)]
+        items = [built.get_data_info(i) for i in places]
+    except Exception:
+        # Data that is not on this machine is no reason not to export.
+        return []
+    paths = [each.get('img_path') for each in items]
+    return [path for path in paths if path and os.path.isfile(path)]
+
+
+def _photographs() -> List[str]:
+    """Return the paths of the photographs that scikit-learn brings."""
+    try:
+        from sklearn.datasets import load_sample_images
+    except ImportError:
+        return []
+    return list(load_sample_images().filenames)[:NUM_IMAGES]

@@ -1,0 +1,143 @@
+"""Results of fixed size against MMDetection's."""
+
+import pytest
+import torch
+from conftest import ROOT
+from mmengine.config import Config
+
+pytest.importorskip('onnxscript')
+
+from mmcdnv2.benchmark.detectors import (  # noqa: E402
+    DetectorSettings,
+    build_detector,
+    config_of,
+)
+from mmcdnv2.builder import build_model  # noqa: E402
+from mmcdnv2.errors import InputError  # noqa: E402
+from mmcdnv2.export.comparison import Boxes, unmatched  # noqa: E402
+from mmcdnv2.export.detectors import exportable  # noqa: E402
+
+SIZE = (128, 160)
+
+
+def make(name, image, **changes):
+    cfg = config_of(name, ROOT)
+    cfg.merge_from_dict(changes)
+    settings = DetectorSettings((name,), size=SIZE, image=image)
+    with torch.no_grad():
+        return build_detector(name, cfg, image, settings)
+
+
+@pytest.fixture
+def image(digits):
+    return str(next((digits / 'val').glob('*.png')))
+
+
+@pytest.mark.parametrize(
+    ('name', 'changes'),
+    [
+        ('rtmdet_cdnv2_a', {}),
+        # Few enough candidates to be selected.
+        ('rtmdet_cdnv2_a', {'model.test_cfg.nms_pre': 100}),
+        ('ssdlite_cdnv2_a', {}),
+        ('gfl_cdnv2_a_pafpn', {}),
+        ('retinanet_cdnv2_a_laterals', {'model.test_cfg.min_bbox_size': 20}),
+        ('faster_rcnn_cdnv2_a_laterals', {}),
+        (
+            'faster_rcnn_cdnv2_a_laterals',
+            {
+                'model.roi_head.bbox_head.reg_class_agnostic': True,
+                'model.test_cfg.rpn.nms_pre': 50,
+            },
+        ),
+    ],
+)
+@torch.no_grad()
+def test_finds_what_mmdetection_finds(name, changes, image):
+    model, inputs, samples = make(name, image, **changes)
+    both = torch.cat([inputs, inputs.flip(3)])
+    # Less than the padded input, so that boxes are cut.
+    height, width = 117, 150
+    for sample in samples:
+        sample.set_metainfo(dict(img_shape=(height, width)))
+    found, _ = exportable(model).predict(both, torch.tensor([height, width]).float())
+    cfg = model.test_cfg.get('rcnn', model.test_cfg)
+    assert found['boxes'].shape == (2, cfg.max_per_img, 4)
+    for i, pixels in enumerate(both):
+        expected = model.predict(pixels[None], samples, rescale=False)[0].pred_instances
+        count = int(found['counts'][i])
+        assert 10 < count <= cfg.max_per_img
+        ours = Boxes(*(found[key][i, :count] for key in ('boxes', 'scores', 'labels')))
+        theirs = Boxes(expected.bboxes, expected.scores, expected.labels)
+        assert abs(count - len(theirs.scores)) <= 2
+        torch.testing.assert_close(
+            ours.scores[: count - 3], theirs.scores[: count - 3], atol=1e-4, rtol=1e-3
+        )
+        assert not unmatched(
+            ours,
+            theirs,
+            (height, width),
+            cfg.nms.iou_threshold,
+            cfg.score_thr,
+            cfg.max_per_img,
+        )
+        assert (found['labels'][i, count:] == -1).all()
+        assert (found['scores'][i, count:] == 0).all()
+        assert (ours.boxes[:, 0::2] <= width).all() and (ours.boxes >= 0).all()
+
+
+@torch.no_grad()
+def test_masks_are_those_of_the_boxes(image):
+    cfg = Config.fromfile(ROOT / 'configs' / 'mask_rcnn_cdnv2_c_fpn_1x_coco.py')
+    cfg.model.backbone.update(arch='a')
+    cfg.model.neck.in_channels = [32, 96, 288, 800]
+    cfg.model.test_cfg.rcnn.score_thr = 0.0
+    torch.manual_seed(0)
+    model = build_model(cfg)
+    x = torch.randn(1, 3, *SIZE)
+    found, _ = exportable(model).predict(x, torch.tensor(SIZE).float())
+    feats = model.extract_feat(x)
+    from mmdet.structures.bbox import bbox2roi
+
+    rois = bbox2roi([found['boxes'][0]])
+    logits = model.roi_head._mask_forward(feats, rois)['mask_preds']
+    labels = found['labels'][0].clamp(min=0)
+    expected = logits[torch.arange(len(labels)), labels].sigmoid()
+    assert int(found['counts'][0]) > 50
+    torch.testing.assert_close(found['masks'][0], expected)
+
+
+@pytest.mark.parametrize(
+    ('config', 'changes', 'name', 'known'),
+    [
+        ('detr/detr_r50_8xb2-150e_coco.py', {}, 'DETR', 'Faster R-CNN'),
+        ('fcos/fcos_r50-caffe_fpn_gn-head_1x_coco.py', {}, 'FCOSHead', 'RetinaNet'),
+        (
+            'retinanet/retinanet_r50_fpn_1x_coco.py',
+            {'model.test_cfg.nms': dict(type='soft_nms', iou_threshold=0.5)},
+            'soft_nms',
+            'iou_threshold',
+        ),
+        (
+            'retinanet/retinanet_r50_fpn_1x_coco.py',
+            {'model.bbox_head.bbox_coder': dict(type='TBLRBBoxCoder')},
+            'TBLRBBoxCoder',
+            'DeltaXYWHBBoxCoder',
+        ),
+        (
+            'cascade_rcnn/cascade-rcnn_r50_fpn_1x_coco.py',
+            {},
+            'CascadeRoIHead',
+            'StandardRoIHead',
+        ),
+    ],
+)
+def test_names_what_cannot_be_exported(config, changes, name, known):
+    from mmengine.hub import get_config
+
+    cfg = get_config(f'mmdet::{config}')
+    cfg.merge_from_dict(changes)
+    cfg.model.backbone.init_cfg = None
+    with pytest.raises(InputError, match=name) as caught:
+        exportable(build_model(cfg))
+    assert known in str(caught.value)
