@@ -70,6 +70,9 @@ for model in classifier:cdnv2_a_digits:4:accuracy/top1 \
     expect_files "$condensed.py" "$condensed.pth"
     check passes "$metric: " \
         mim test mmcdnv2 "$condensed.py" --checkpoint "$condensed.pth"
+    check passes '000001.png' mim run mmcdnv2 predict $demo/data/val/000001.png \
+        "$condensed.py" "$condensed.pth" --out "predictions/$kind"
+    expect_files "predictions/$kind/000001.png" "predictions/$kind/predictions.json"
     check passes 'equal predictions' python "$checks" "$kind" "$name.py" \
         "$checkpoint" "$condensed.py" "$condensed.pth" $demo/data/val/000001.png
 done

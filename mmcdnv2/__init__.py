@@ -10,6 +10,7 @@ and that ``mmpretrain.get_model`` knows the configs by name.
 
 from . import backbones, engine, heads, layers, necks
 from .condensable import CondensableMixin
+from .export.exported_models import ExportedClassifier, ExportedDetector
 from .layers import LGC, SFR, LGCModule, SFRModule
 from .registry import register_configs, register_model
 from .version import __version__
@@ -18,6 +19,8 @@ __all__ = [
     'LGC',
     'SFR',
     'CondensableMixin',
+    'ExportedClassifier',
+    'ExportedDetector',
     'LGCModule',
     'SFRModule',
     '__version__',

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.progress import track
 
 from .errors import ConfigError, InputError, UntrustedError
+from .export.engines import ENGINES
 
 T = TypeVar('T')
 
@@ -76,6 +77,62 @@ def add_trust_argument(parser: ArgumentParser) -> None:
     )
 
 
+def add_engine_arguments(parser: ArgumentParser) -> None:
+    """Add the options that choose what runs an exported file, and how.
+
+    Args:
+        parser (ArgumentParser): Extended in place. :func:`engine_options` reads them.
+    """
+    parser.add_argument(
+        '--engine',
+        choices=ENGINES,
+        help='what runs an exported .onnx file (default: onnxruntime)',
+    )
+    parser.add_argument(
+        '--threads', type=int, help="its threads (default: the engine's)"
+    )
+
+
+def engine_options(args: Namespace, is_exported: bool) -> Dict[str, Any]:
+    """Read the options of :func:`add_engine_arguments`.
+
+    Args:
+        args (Namespace): The tool's options.
+        is_exported (bool): Whether the model is an exported file.
+
+    Returns:
+        dict: ``engine`` and ``threads`` if it is, else empty.
+
+    Raises:
+        InputError: If they are given for a model that runs in PyTorch.
+    """
+    if args.threads is not None and args.threads < 1:
+        raise InputError(f'--threads must be 1 or more, got {args.threads}.')
+    if is_exported:
+        return dict(engine=args.engine or ENGINES[0], threads=args.threads)
+    if args.engine or args.threads:
+        raise InputError(
+            '--engine and --threads are for exported .onnx files; a checkpoint runs in '
+            'PyTorch.'
+        )
+    return {}
+
+
+def add_cfg_options_argument(parser: ArgumentParser) -> None:
+    """Add the option for settings of the config.
+
+    Args:
+        parser (ArgumentParser): Extended in place; its ``cfg_options`` is for
+            :func:`~mmcdnv2.config.load_config`.
+    """
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=DictAction,
+        help='config settings to override, key=value ...',
+    )
+
+
 def add_input_shape_argument(
     parser: ArgumentParser, help: str, default: Optional[Tuple[int, int]] = None
 ) -> None:
@@ -109,12 +166,7 @@ def add_runner_arguments(parser: ArgumentParser) -> None:
         '--work-dir', help='folder for logs and results (default: by config name)'
     )
     add_trust_argument(parser)
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=DictAction,
-        help='config settings to override, key=value ...',
-    )
+    add_cfg_options_argument(parser)
     parser.add_argument(
         '--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none'
     )

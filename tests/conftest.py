@@ -3,6 +3,7 @@
 import runpy
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -84,6 +85,61 @@ custom_hooks = [dict(type='SparsificationHook')]
 """
     )
     return dict(classifier=str(classifier), detector=str(detector))
+
+
+@pytest.fixture(scope='session')
+def retina_config(tmp_path_factory, digits):
+    """Config of a detector that is exported in seconds, on the tiny data."""
+    config = tmp_path_factory.mktemp('configs') / 'retina.py'
+    recipe = ROOT / 'configs' / '_base_' / 'recipes' / 'digits_detection.py'
+    annotations = str(digits / 'annotations' / 'val.json')
+    config.write_text(
+        f"""_base_ = ['mmdet::_base_/models/retinanet_r50_fpn.py', {str(recipe)!r}]
+model = dict(
+    backbone={TINY_BACKBONE.format(options='_delete_=True, out_indices=(1, 2)')},
+    neck=dict(in_channels=[32, 64], start_level=0, out_channels=16, num_outs=2),
+    bbox_head=dict(
+        num_classes=10,
+        in_channels=16,
+        feat_channels=16,
+        stacked_convs=1,
+        anchor_generator=dict(strides=[8, 16]),
+    ),
+    test_cfg=dict(nms_pre=100, max_per_img=20),
+)
+test_dataloader = dict(batch_size=2, dataset=dict(data_root={str(digits)!r}))
+test_evaluator = dict(ann_file={annotations!r})
+"""
+    )
+    return str(config)
+
+
+@pytest.fixture(scope='session')
+def exported(tmp_path_factory, tiny_configs, checkpoints, retina_config):
+    """A tiny classifier and a tiny detector, and the files that they become."""
+    pytest.importorskip('onnxruntime')
+    pytest.importorskip('onnxscript')
+    from mmcdnv2.export import export_checkpoint
+    from mmcdnv2.export.tracing import has_dynamo_exporter
+
+    folder = tmp_path_factory.mktemp('exported')
+    retina = save_checkpoint(retina_config, folder / 'retina.pth')
+    models = {}
+    for name, config, checkpoint, size in (
+        ('classifier', tiny_configs['classifier'], checkpoints['classifier'], (48, 48)),
+        ('detector', retina_config, retina, None),
+    ):
+        file = str(folder / f'{name}.onnx')
+        export_checkpoint(
+            config,
+            checkpoint,
+            file,
+            operators='standard',
+            input_shape=size,
+            dynamic=('batch',) if has_dynamo_exporter() else (),
+        )
+        models[name] = SimpleNamespace(config=config, checkpoint=checkpoint, file=file)
+    return models
 
 
 def randomise(model):
