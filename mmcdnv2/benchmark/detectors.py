@@ -4,6 +4,7 @@ import math
 import statistics
 from dataclasses import dataclass, field
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
@@ -20,13 +21,16 @@ from mmengine.hub import get_config
 from mmengine.model import revert_sync_batchnorm
 from torch import Tensor, nn
 
+from .. import ops
 from ..analysis import count_macs, count_params, time_rounds
 from ..builder import TensorMode, build_model, make_inputs
 from ..config import load_config
 from ..errors import InputError
+from ..export.engines import open_engine
 from ..layers import condense_layers
 from .latency import Track, environment_of, pinned
 from .networks import drop_unused_stages, randomise
+from .runtimes import RUNTIMES
 
 # What a detector's time is made of, in the order of execution.
 STEPS = ('backbone', 'neck', 'head', 'post-processing')
@@ -67,6 +71,8 @@ class DetectorSettings:
     Attributes:
         models (tuple[str]): Names in :data:`DETECTORS`, or config files. Empty for
             all that have a name.
+        runtimes (tuple[str]): 'eager', and 'onnxruntime' where the detectors are to
+            be exported, too.
         size (tuple[int]): Height and width of the input in pixels.
         image (str, optional): Image file. Defaults to a photograph of
             scikit-learn's.
@@ -77,6 +83,7 @@ class DetectorSettings:
     """
 
     models: Tuple[str, ...] = ()
+    runtimes: Tuple[str, ...] = ('eager', 'onnxruntime')
     size: Tuple[int, int] = (640, 640)
     image: Optional[str] = None
     threads: int = 1
@@ -88,6 +95,11 @@ class DetectorSettings:
         for name in ('threads', 'rounds'):
             if getattr(self, name) < 1:
                 raise InputError(f'{name} must be at least 1.')
+        if 'eager' not in self.runtimes or {*self.runtimes} - {'eager', 'onnxruntime'}:
+            raise InputError(
+                'Detectors are timed in eager, part by part, and in onnxruntime as a '
+                f'whole, got {", ".join(self.runtimes)}.'
+            )
         if any(side < 32 or side % 32 for side in self.size):
             raise InputError(
                 'Height and width must be multiples of 32, as necks join maps of '
@@ -103,6 +115,10 @@ class DetectorRow:
         name (str): Its name, or that of its config.
         ms (float): Median time of the whole in milliseconds.
         ratio (float): That time divided by the baseline's.
+        exported_ms (float, optional): Median time in ONNX Runtime, exported
+            complete, on the native kernels where PyTorch has them. None where it
+            was not exported.
+        exported_ratio (float, optional): That time divided by the baseline's.
         steps (dict[str, float]): Median time of each of :data:`STEPS`.
         macs (dict[str, int]): MACs of backbone, neck and head.
         params (int): Parameters, condensed.
@@ -113,11 +129,14 @@ class DetectorRow:
     name: str
     ms: float
     ratio: float
+    exported_ms: Optional[float]
+    exported_ratio: Optional[float]
     steps: Dict[str, float]
     macs: Dict[str, int]
     params: int
     boxes: int
     times: List[float] = field(repr=False)
+    exported_times: List[float] = field(repr=False)
 
 
 @dataclass
@@ -128,11 +147,13 @@ class DetectorReport:
         settings (DetectorSettings): What was asked for.
         environment (dict[str, str]): Processor, cores and versions.
         rows (list[DetectorRow]): In the order of the settings.
+        left_out (dict[str, list[str]]): By reason, what was not exported.
     """
 
     settings: DetectorSettings
     environment: Dict[str, str]
     rows: List[DetectorRow]
+    left_out: Dict[str, List[str]]
 
 
 @dataclass
@@ -142,9 +163,14 @@ class _Prepared:
     name: str
     whole: Callable[[], Any]
     steps: List[Callable[[], Any]]
+    exported: Optional[Callable[[], Any]]
     macs: Dict[str, int]
     params: int
     boxes: int
+
+    def calls(self) -> List[Callable[[], Any]]:
+        """Return all that is timed: the whole, the steps, the exported file."""
+        return [self.whole, *self.steps, *filter(None, [self.exported])]
 
 
 @torch.no_grad()
@@ -178,39 +204,65 @@ def measure_detectors(
         raise InputError(
             f'The baseline {baseline} is not measured: choose from {", ".join(names)}.'
         )
-    configs = [_config_of(name, root) for name in names]
+    configs = [config_of(name, root) for name in names]
     image = settings.image or _photograph()
+    left_out: Dict[str, List[str]] = {}
     with pinned(settings.threads) as cores:
         detectors = [
-            _prepare(name, cfg, image, settings)
+            _prepare(name, cfg, image, settings, left_out)
             for name, cfg in track(list(zip(names, configs)), 'Preparing')
         ]
-        calls = [call for d in detectors for call in (d.whole, *d.steps)]
+        calls = [call for d in detectors for call in d.calls()]
         times = time_rounds(calls, track(range(settings.rounds), 'Timing'))
-        environment = environment_of(cores, [])
-    medians = [statistics.median(record) for record in times]
-    stride = 1 + len(STEPS)
-    unit = medians[names.index(baseline) * stride]
-    rows = []
-    for i, detector in enumerate(detectors):
-        ms, *steps = medians[i * stride : (i + 1) * stride]
-        rows.append(
-            DetectorRow(
-                name=detector.name,
-                ms=ms,
-                ratio=ms / unit,
-                steps=dict(zip(STEPS, steps)),
-                macs=detector.macs,
-                params=detector.params,
-                boxes=detector.boxes,
-                times=times[i * stride],
-            )
-        )
-    return DetectorReport(settings, environment, rows)
+        exported = any(detector.exported for detector in detectors)
+        runtimes = ['onnxruntime'] if exported else []
+        environment = environment_of(cores, runtimes)
+    records = iter(times)
+    rows = [
+        _row_of(detector, [next(records) for _ in detector.calls()])
+        for detector in detectors
+    ]
+    unit = rows[names.index(baseline)]
+    for row in rows:
+        row.ratio = row.ms / unit.ms
+        if row.exported_ms and unit.exported_ms:
+            row.exported_ratio = row.exported_ms / unit.exported_ms
+    return DetectorReport(settings, environment, rows, left_out)
 
 
-def _config_of(name: str, root: Path) -> Any:
-    """Return a detector's config."""
+def _row_of(detector: _Prepared, times: List[List[float]]) -> DetectorRow:
+    """Return a detector's row; the ratios are those of the baseline."""
+    ms, *others = (statistics.median(record) for record in times)
+    steps = dict(zip(STEPS, others))
+    exported = times[-1] if detector.exported else []
+    return DetectorRow(
+        name=detector.name,
+        ms=ms,
+        ratio=1.0,
+        exported_ms=others[-1] if exported else None,
+        exported_ratio=1.0 if exported else None,
+        steps=steps,
+        macs=detector.macs,
+        params=detector.params,
+        boxes=detector.boxes,
+        times=times[0],
+        exported_times=exported,
+    )
+
+
+def config_of(name: str, root: Path) -> Any:
+    """Return a detector's config.
+
+    Args:
+        name (str): One of :data:`DETECTORS`, or a config file.
+        root (Path): Folder with our ``configs``.
+
+    Returns:
+        Config: The config.
+
+    Raises:
+        InputError: If there is none.
+    """
     if name in DETECTORS:
         config = DETECTORS[name]
         if config.startswith('mmdet::'):
@@ -236,8 +288,24 @@ def _photograph() -> str:
     return load_sample_images().filenames[0]
 
 
-def _prepare(name: str, cfg: Any, image: str, settings: DetectorSettings) -> _Prepared:
-    """Build a detector, condense it and take it apart."""
+def build_detector(
+    name: str, cfg: Any, image: str, settings: DetectorSettings
+) -> Tuple[BaseDetector, Tensor, List[Any]]:
+    """Build a detector with random weights that finds things in an image.
+
+    Args:
+        name (str): Its name, for messages.
+        cfg (Config): Its config.
+        image (str): Image file.
+        settings (DetectorSettings): Size of the input and seed.
+
+    Returns:
+        tuple: The detector, condensed and in evaluation mode; the image, prepared,
+        shape (1, 3, H, W); and its data sample.
+
+    Raises:
+        InputError: If it cannot be taken apart.
+    """
     torch.manual_seed(settings.seed)
     # No pretrained weights, which would have to be downloaded.
     model = build_model(cfg)
@@ -266,11 +334,24 @@ def _prepare(name: str, cfg: Any, image: str, settings: DetectorSettings) -> _Pr
     randomise(model, lambda: head(model.extract_feat(images)))
     condense_layers(model)
     model.eval()
+    feats = model.extract_feat(inputs)
+    _set_class_biases(model, feats, [sample.metainfo for sample in samples])
+    return model, inputs, samples
+
+
+def _prepare(
+    name: str,
+    cfg: Any,
+    image: str,
+    settings: DetectorSettings,
+    left_out: Dict[str, List[str]],
+) -> _Prepared:
+    """Build a detector, condense it and take it apart."""
+    model, inputs, samples = build_detector(name, cfg, image, settings)
     metas = [sample.metainfo for sample in samples]
     neck = model.neck if model.with_neck else nn.Identity()
     maps = model.backbone(inputs)
     feats = neck(maps)
-    _set_class_biases(model, feats, metas)
 
     def whole() -> Any:
         return model.predict(inputs, samples, rescale=False)
@@ -283,10 +364,44 @@ def _prepare(name: str, cfg: Any, image: str, settings: DetectorSettings) -> _Pr
             partial(neck, maps),
             *_head_steps(model, feats, metas),
         ],
+        _export(name, model, inputs, settings, left_out),
         _count(model, inputs, samples),
         count_params(model),
         boxes=len(whole()[0].pred_instances),
     )
+
+
+def _export(
+    name: str,
+    model: BaseDetector,
+    inputs: Tensor,
+    settings: DetectorSettings,
+    left_out: Dict[str, List[str]],
+) -> Optional[Callable[[], Any]]:
+    """Return what runs a detector in ONNX Runtime, if that is asked for and there."""
+    if 'onnxruntime' not in settings.runtimes:
+        return None
+    if not all(map(find_spec, RUNTIMES['onnxruntime'].packages)):
+        reason = "onnxruntime or onnxscript is missing: pip install 'mmcdnv2[export]'"
+        left_out.setdefault(reason, []).append(name)
+        return None
+    from ..export.detectors import exportable
+    from ..export.tracing import trace
+
+    try:
+        network = exportable(model)
+    except InputError as error:
+        left_out.setdefault(str(error), []).append(name)
+        return None
+    images = dict(x=inputs, size=torch.tensor(inputs.shape[2:], dtype=torch.float32))
+    found, _ = network.names(**images)
+    is_native = ops.load()
+    graph = trace(network, images, found, native=is_native)
+    run = open_engine(
+        graph.SerializeToString(), 'onnxruntime', settings.threads, is_native
+    )
+    given = {each.name for each in graph.graph.input}
+    return partial(run, {k: v.numpy() for k, v in images.items() if k in given})
 
 
 def _check_parts(name: str, model: BaseDetector) -> None:

@@ -375,8 +375,8 @@ def _forms_of(network: Network, first: nn.Module) -> Dict[str, nn.Module]:
 
 
 def _get_ready(job: Job, runtime: str) -> Call:
-    if job.kernels and not RUNTIMES[runtime].is_pytorch:
-        raise RuntimeError('the native kernels run in PyTorch alone, see its fallback')
+    if job.kernels and not RUNTIMES[runtime].has_kernels:
+        raise RuntimeError('the native kernels do not run there, see its fallback')
     if job.kernels and not ops.load():
         raise RuntimeError(f'the native kernels cannot be used here: {ops.describe()}')
     return RUNTIMES[runtime].prepare(job)

@@ -83,10 +83,17 @@ NETWORKS = {
     ),
     'mobilenetv3_large': Network(
         'MobileNet',
-        'mmpretrain::mobilenet_v3/mobilenet-v3-large_8xb128_in1k.py',
-        (3, 6, 12, 15),
-        top1=75.2,
-        source='paper of MobileNetV3',
+        'timm::mobilenetv3_large_100',
+        (1, 2, 3, 4),
+        top1=75.8,
+        source="timm's results of mobilenetv3_large_100.ra_in1k",
+    ),
+    'mobilenetv4_conv_small': Network(
+        'MobileNet',
+        'timm::mobilenetv4_conv_small',
+        (1, 2, 3, 4),
+        top1=73.8,
+        source="timm's results of mobilenetv4_conv_small.e2400_r224_in1k",
     ),
     'ghostnet_1.0x': Network(
         'GhostNet',
@@ -95,11 +102,34 @@ NETWORKS = {
         top1=73.9,
         source='paper of GhostNet',
     ),
+    'lcnet_100': Network(
+        'PP-LCNet',
+        'timm::lcnet_100',
+        (1, 2, 3, 4),
+        top1=72.1,
+        source="timm's results of lcnet_100.ra2_in1k",
+    ),
+    'hgnetv2_b0': Network(
+        'PP-HGNetV2',
+        'timm::hgnetv2_b0',
+        (0, 1, 2, 3),
+        top1=77.4,
+        source="timm's results of hgnetv2_b0.ssld_stage2_ft_in1k",
+    ),
+    'repvit_m0_9': Network(
+        'RepViT',
+        'timm::repvit_m0_9',
+        (0, 1, 2, 3),
+        top1=78.7,
+        source="timm's results of repvit_m0_9.dist_300e_in1k",
+    ),
 }
 
 
 def build_network(network: Network, part: str, root: Path, seed: int = 0) -> nn.Module:
     """Build a network with random weights, its sparsification finished.
+
+    Of a network that has another form for inference, such as RepViT, it is that.
 
     Args:
         network (Network): Which one.
@@ -121,9 +151,12 @@ def build_network(network: Network, part: str, root: Path, seed: int = 0) -> nn.
     if package == 'timm':
         # Not needed for anything else, so it may be missing.
         import timm
+        import timm.utils.model
 
-        options = dict(features_only=True, out_indices=network.out_indices)
-        built = timm.create_model(name, **(options if is_backbone else {}))
+        options: Dict[str, Any] = {}
+        if is_backbone:
+            options = dict(features_only=True, out_indices=network.out_indices)
+        built = timm.create_model(name, **options)
     else:
         if package:
             cfg = get_config(network.config)
@@ -136,6 +169,8 @@ def build_network(network: Network, part: str, root: Path, seed: int = 0) -> nn.
         if is_backbone:
             drop_unused_stages(built)
     randomise(built, lambda: built(torch.randn(4, 3, 64, 64)))
+    if package == 'timm':
+        built = timm.utils.model.reparameterize_model(built)
     return built
 
 

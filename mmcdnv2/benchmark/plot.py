@@ -24,6 +24,9 @@ COLOURS = {
     ('ShuffleNetV2', ''): '#f28e00',
     ('MobileNet', ''): '#7b4fa3',
     ('GhostNet', ''): '#7f7f7f',
+    ('PP-LCNet', ''): '#17a2b8',
+    ('PP-HGNetV2', ''): '#d6559f',
+    ('RepViT', ''): '#8c5a3c',
 }
 FORMS = dict(
     condensed='condensed, kernels',
@@ -32,9 +35,9 @@ FORMS = dict(
 )
 # Inches: a panel, and space for labels, a line of the legend, and the title.
 PANEL = (4.6, 4.8)
-LABELS, LEGEND_LINE, TITLE = 1.5, 0.2, 0.8
+LABELS, LEGEND_LINE, TITLE = 1.8, 0.2, 0.8
 # Height of a line of small text divided by that of a panel.
-LINE = 0.035
+LINE = 0.04
 
 
 def latency_figure(report: Report) -> Figure:

@@ -1,17 +1,14 @@
 """One network in several runtimes, each with the same threads and input."""
 
-import inspect
-import warnings
 from dataclasses import dataclass
-from functools import cached_property
-from pathlib import Path
-from tempfile import TemporaryDirectory
+from functools import cached_property, partial
 from typing import Any, Callable, Dict, List, Tuple
 
 import torch
 from torch import Tensor, nn
 
 from .. import ops
+from ..export.engines import open_engine
 
 Call = Callable[[], Any]
 
@@ -34,23 +31,16 @@ class Job:
 
     @cached_property
     def onnx(self) -> bytes:
-        """bytes: The network as an ONNX file."""
-        options = {}
-        if 'dynamo' in inspect.signature(torch.onnx.export).parameters:
-            options = dict(dynamo=True, external_data=False, verbose=False)
-        with TemporaryDirectory() as folder, warnings.catch_warnings():
-            # Of shapes that are taken for constants, which here they are.
-            warnings.simplefilter('ignore')
-            path = Path(folder) / 'network.onnx'
-            with ops.use_kernels(False):
-                torch.onnx.export(
-                    self.network,
-                    (self.inputs,),
-                    str(path),
-                    input_names=['images'],
-                    **options,
-                )
-            return path.read_bytes()
+        """bytes: The network as an ONNX file, with native operators for kernels."""
+        from ..export.tracing import trace
+
+        with torch.no_grad(), ops.use_kernels(False):
+            number = len(as_tensors(self.network(self.inputs)))
+        names = [f'out_{i}' for i in range(number)]
+        graph = trace(
+            self.network, dict(images=self.inputs), names, native=self.kernels
+        )
+        return graph.SerializeToString()
 
 
 def _eager(job: Job) -> Call:
@@ -75,35 +65,10 @@ def _compile(job: Job) -> Call:
     return call
 
 
-def _onnxruntime(job: Job) -> Call:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = job.threads
-    options.inter_op_num_threads = 1
-    session = onnxruntime.InferenceSession(
-        job.onnx, options, providers=['CPUExecutionProvider']
-    )
+def _exported(engine: str, job: Job) -> Call:
+    run = open_engine(job.onnx, engine, job.threads, job.kernels)
     images = dict(images=job.inputs.numpy())
-    return lambda: session.run(None, images)
-
-
-def _openvino(job: Job) -> Call:
-    import openvino
-
-    core = openvino.Core()
-    options = dict(
-        PERFORMANCE_HINT='LATENCY',
-        INFERENCE_NUM_THREADS=job.threads,
-        # Some processors would calculate in bfloat16.
-        INFERENCE_PRECISION_HINT='f32',
-        # The process is pinned as a whole.
-        ENABLE_CPU_PINNING=False,
-    )
-    network = core.compile_model(core.read_model(job.onnx), 'CPU', options)
-    images = job.inputs.numpy()
-    share = dict(share_inputs=True, share_outputs=True)
-    return lambda: network(images, **share).to_tuple()
+    return lambda: list(run(images).values())
 
 
 @dataclass(frozen=True)
@@ -113,23 +78,24 @@ class Runtime:
     Attributes:
         prepare (Callable): Gets a job ready: returns a function that does it.
         packages (tuple[str]): What it needs besides PyTorch.
+        has_kernels (bool): Whether the native kernels run in it.
     """
 
     prepare: Callable[[Job], Call]
     packages: Tuple[str, ...] = ()
-
-    @property
-    def is_pytorch(self) -> bool:
-        """bool: Whether the network runs in PyTorch."""
-        return not self.packages
+    has_kernels: bool = False
 
 
 # PyTorch's exporter needs onnxscript, which brings onnx.
 RUNTIMES: Dict[str, Runtime] = {
-    'eager': Runtime(_eager),
-    'compile': Runtime(_compile),
-    'onnxruntime': Runtime(_onnxruntime, ('onnxruntime', 'onnxscript')),
-    'openvino': Runtime(_openvino, ('openvino', 'onnxscript')),
+    'eager': Runtime(_eager, has_kernels=True),
+    'compile': Runtime(_compile, has_kernels=True),
+    'onnxruntime': Runtime(
+        partial(_exported, 'onnxruntime'),
+        ('onnxruntime', 'onnxscript'),
+        has_kernels=True,
+    ),
+    'openvino': Runtime(partial(_exported, 'openvino'), ('openvino', 'onnxscript')),
 }
 
 

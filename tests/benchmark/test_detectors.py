@@ -38,7 +38,9 @@ def test_takes_detectors_apart(image, monkeypatch):
     monkeypatch.setattr(
         module, '_prepare', lambda *a: prepared.append(prepare(*a)) or prepared[-1]
     )
-    settings = DetectorSettings(NAMES, (128, 128), image, rounds=1, baseline=NAMES[1])
+    settings = DetectorSettings(
+        NAMES, ('eager',), (128, 128), image, rounds=1, baseline=NAMES[1]
+    )
     report = measure_detectors(settings, ROOT)
     assert [row.name for row in report.rows] == list(NAMES)
     assert report.rows[1].ratio == 1
@@ -48,9 +50,27 @@ def test_takes_detectors_apart(image, monkeypatch):
         assert all(row.macs.values())
         # Neither none nor all: the maps have thousands of places and 80 classes.
         assert 20 < row.boxes <= 300
+        assert row.exported_ms is None
         # The last part gives what the whole gives, equal scores in any order.
         whole = detector.whole()[0].pred_instances
         torch.testing.assert_close(detector.steps[-1]()[0].scores, whole.scores)
+
+
+def test_exports_detectors(image, monkeypatch):
+    pytest.importorskip('onnxruntime')
+    prepared = []
+    prepare = module._prepare
+    monkeypatch.setattr(
+        module, '_prepare', lambda *a: prepared.append(prepare(*a)) or prepared[-1]
+    )
+    settings = DetectorSettings(NAMES[:1], size=(64, 64), image=image, rounds=1)
+    (row,) = measure_detectors(settings, ROOT).rows
+    assert row.exported_ms > 0 and row.exported_ratio == 1
+    # It finds as much.
+    counts = prepared[0].exported()['counts']
+    assert row.boxes > 20 and abs(int(counts[0]) - row.boxes) <= 3
+    with pytest.raises(InputError, match='onnxruntime as a whole, got openvino'):
+        DetectorSettings(runtimes=('openvino',))
 
 
 def test_bars_add_up():
@@ -59,6 +79,9 @@ def test_bars_add_up():
             name,
             ms=10.0 + i,
             ratio=1.0,
+            exported_ms=None,
+            exported_ratio=None,
+            exported_times=[],
             steps=dict(zip(STEPS, (4.0 + i, 3.0, 2.0, 1.0))),
             macs=dict(backbone=1, neck=2, head=3),
             params=4,
@@ -69,7 +92,9 @@ def test_bars_add_up():
             [*DETECTORS, 'a_config_with_a_long_name_8xb32-320-300e_coco']
         )
     ]
-    report = DetectorReport(DetectorSettings(), dict(processor='some processor'), rows)
+    report = DetectorReport(
+        DetectorSettings(), dict(processor='some processor'), rows, {}
+    )
     figure = detector_figure(report)
     figure.canvas.draw()
     (ax,) = figure.axes
@@ -115,6 +140,8 @@ def test_is_condensed(image, monkeypatch):
     monkeypatch.setattr(
         module, '_set_class_biases', lambda model, *_: seen.append(model)
     )
-    settings = DetectorSettings(('rtmdet_cdnv2_a',), (64, 64), image, rounds=1)
+    settings = DetectorSettings(
+        ('rtmdet_cdnv2_a',), ('eager',), (64, 64), image, rounds=1
+    )
     measure_detectors(settings, ROOT)
     assert not sparse_layers(seen[0])

@@ -18,7 +18,13 @@ from mmcdnv2.benchmark.runtimes import as_tensors
         ('shufflenetv2_0.5x', (8, 16, 32), 1366792 - 192 * 1024 - 2048 - 1025000),
         ('mobilenetv2', (4, 8, 16, 32), 3504872 - 320 * 1280 - 2560 - 1281000),
         ('mobilenetv3_large', (4, 8, 16, 32), None),
+        ('mobilenetv4_conv_small', (4, 8, 16, 32), None),
         ('ghostnet_1.0x', (4, 8, 16, 32), None),
+        ('lcnet_100', (4, 8, 16, 32), None),
+        # Less the classifier and its convolution before.
+        ('hgnetv2_b0', (4, 8, 16, 32), 5996550 - 2049000 - 2097154),
+        # Fused, less the classifier.
+        ('repvit_m0_9', (4, 8, 16, 32), 5067056 - 385000),
     ],
 )
 @torch.no_grad()

@@ -4,7 +4,7 @@ import argparse
 import json
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Callable, Union
+from typing import Any, Callable, Dict, Union
 
 from rich.table import Table
 
@@ -149,7 +149,10 @@ def show_detectors(report: DetectorReport) -> None:
     )
     table.add_column('detector', overflow='fold')
     parts = [f'{step} (G)' for step in STEPS[:3]]
-    columns = (*STEPS, 'whole', 'ratio', 'MACs (G)', *parts, 'params (M)', 'boxes')
+    columns = (
+        *(*STEPS, 'whole', 'ratio', 'ONNX Runtime', 'ratio'),
+        *('MACs (G)', *parts, 'params (M)', 'boxes'),
+    )
     for column in columns:
         table.add_column(column, justify='right')
     for row in report.rows:
@@ -158,6 +161,8 @@ def show_detectors(report: DetectorReport) -> None:
             *(f'{row.steps[step]:.1f}' for step in STEPS),
             f'{row.ms:.1f}',
             f'{row.ratio:.2f}',
+            '' if row.exported_ms is None else f'{row.exported_ms:.1f}',
+            '' if row.exported_ratio is None else f'{row.exported_ratio:.2f}',
             f'{sum(row.macs.values()) / 1e9:.2f}',
             *(f'{macs / 1e9:.2f}' for macs in row.macs.values()),
             f'{row.params / 1e6:.2f}',
@@ -166,11 +171,13 @@ def show_detectors(report: DetectorReport) -> None:
     console = report_console(160, soft_wrap=True)
     console.print(table)
     console.print('; '.join(f'{k}: {v}' for k, v in report.environment.items()))
+    for reason, names in report.left_out.items():
+        console.print(f'Not exported: {", ".join(names)}: {reason}', markup=False)
 
 
 def settings_of(args: argparse.Namespace) -> Union[Settings, DetectorSettings]:
     """Return the settings that were asked for, of the part's default size."""
-    common = dict(
+    common: Dict[str, Any] = dict(
         models=tuple(args.models),
         threads=args.threads,
         rounds=args.rounds,
@@ -180,11 +187,10 @@ def settings_of(args: argparse.Namespace) -> Union[Settings, DetectorSettings]:
         return Settings(
             runtimes=tuple(args.runtimes), part=args.part, batch=args.batch, **common
         )
-    if args.batch != 1 or tuple(args.runtimes) != Settings().runtimes:
-        raise InputError(
-            'Detectors are timed image by image in PyTorch: leave out --batch and '
-            '--runtimes.'
-        )
+    if args.batch != 1:
+        raise InputError('Detectors are timed image by image: leave out --batch.')
+    if tuple(args.runtimes) != Settings().runtimes:
+        common['runtimes'] = tuple(args.runtimes)
     return DetectorSettings(image=args.image, **common)
 
 
