@@ -10,11 +10,12 @@ FAST := $(addprefix tests/,layers backbones heads necks deploy converters datase
 	test_architecture.py test_builder.py test_recipes.py)
 
 .PHONY: help setup demo test test-fast lint test-upstream wheel-check wheel-check-upstream \
-	kernels-check kernels-check-aarch64
+	kernels-check kernels-check-aarch64 onnxruntime-check onnxruntime-check-sanitizers \
+	runtime-wheels runtime-check-aarch64
 
 help: ## list the targets
 	@sed -n 's/^\([a-z0-9-]*\):.* ## /\1 /p' $(MAKEFILE_LIST) | \
-		while read -r name text; do printf '%-22s %s\n' "$$name" "$$text"; done
+		while read -r name text; do printf '%-28s %s\n' "$$name" "$$text"; done
 
 setup: ## create or update .venv
 	@.dev/setup_env.sh $(STACKS)/default.txt $(VENV)
@@ -51,3 +52,17 @@ kernels-check: setup ## the kernels under sanitizers
 
 kernels-check-aarch64: setup ## the kernels on an emulated ARM
 	$(PY) .dev/check_kernels.py aarch64
+
+# The package that runs exported files without PyTorch (docs/runtime.md).
+runtime-wheels: setup ## the runtime's wheels for x86-64 and ARM, into dist/
+	$(PY) .dev/build_runtime_wheels.py
+
+runtime-check-aarch64: setup ## the runtime's wheel on an emulated ARM
+	$(PY) -W ignore .dev/check_runtime_aarch64.py
+
+# The kernels as operators of ONNX Runtime. Old versions do not know NumPy 2.
+onnxruntime-check: setup ## the operators in several versions of ONNX Runtime
+	$(PY) .dev/check_onnxruntime.py
+
+onnxruntime-check-sanitizers: setup ## the same under sanitizers
+	$(PY) .dev/check_onnxruntime.py sanitizers

@@ -1,0 +1,84 @@
+"""Build the wheels of mmcdnv2-runtime, for this processor and by cross-compiling.
+
+    python .dev/build_runtime_wheels.py [--out dist] [x86_64] [aarch64]
+
+Without a name it builds both. The other processor's needs a cross-compiler, on Debian
+g++-aarch64-linux-gnu or g++-x86-64-linux-gnu.
+"""
+
+import argparse
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from pathlib import Path
+
+RUNTIME = Path(__file__).resolve().parent.parent / 'runtime'
+MACHINES = ('x86_64', 'aarch64')
+
+
+def compiler_for(machine: str) -> str:
+    """Return the command that compiles for a processor."""
+    if machine == platform.machine():
+        return os.environ.get('CXX') or 'c++'
+    return f'{machine}-linux-gnu-g++'
+
+
+def build(machine: str, folder: Path) -> Path:
+    """Build one wheel.
+
+    Args:
+        machine (str): The processor.
+        folder (Path): Where the wheel goes.
+
+    Returns:
+        Path: The wheel.
+    """
+    command = [sys.executable, '-m', 'pip', 'wheel', '-q', '--no-deps']
+    # What builds it is in the environment already.
+    command += ['--no-build-isolation', '-w', str(folder), str(RUNTIME)]
+    status = subprocess.call(command, env=dict(os.environ, CXX=compiler_for(machine)))
+    if status:
+        sys.exit(status)
+    (wheel,) = folder.glob(f'mmcdnv2_runtime-*_{machine}.whl')
+    return wheel
+
+
+def main() -> None:
+    """Build."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('machines', nargs='*', metavar='|'.join(MACHINES))
+    parser.add_argument('--out', type=Path, default=RUNTIME.parent / 'dist')
+    args = parser.parse_args()
+    machines = args.machines or MACHINES
+    for machine in machines:
+        if machine not in MACHINES:
+            sys.exit(f'{machine} is none of {", ".join(MACHINES)}.')
+        compiler = compiler_for(machine)
+        if shutil.which(compiler.split()[0]) is None:
+            package = f'g++-{machine.replace("_", "-")}-linux-gnu'
+            sys.exit(
+                f'{compiler} was not found, which compiles for {machine}; on Debian: '
+                f'apt-get install {package}'
+            )
+    for machine in machines:
+        # Only what is whole goes where others look for it.
+        with tempfile.TemporaryDirectory() as folder:
+            wheel = build(machine, Path(folder))
+            with zipfile.ZipFile(wheel) as archive:
+                size = sum(item.file_size for item in archive.infolist())
+            args.out.mkdir(parents=True, exist_ok=True)
+            target = args.out / wheel.name
+            shutil.copy(wheel, target)
+            print(
+                f'{os.path.relpath(target)}: {target.stat().st_size / 1e6:.2f} MB, '
+                f'{size / 1e6:.2f} MB installed',
+                flush=True,
+            )
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,6 @@
+"""The command mmcdnv2-run, where its script is not on the path."""
+
+from .cli import main
+
+if __name__ == '__main__':
+    main()

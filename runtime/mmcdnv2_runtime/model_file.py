@@ -1,0 +1,199 @@
+"""What an exported file says of itself, and whether it is as it was written.
+
+ONNX Runtime would tell the metadata only of a file that it has loaded. They are
+read here before, in a few steps from field to field of the file, so that a file
+that cannot be run is refused with a sentence of its own.
+"""
+
+import hashlib
+import io
+import json
+import os
+from pathlib import Path
+from typing import Any, BinaryIO, Dict, Iterator, List, NamedTuple, Tuple, Union
+
+from .errors import ModelError, first_line
+
+FORMAT = 1
+# Of SHA-256 in hexadecimal.
+_DIGITS = 64
+_CHUNK = 1 << 20
+# ModelProto.metadata_props, and key and value of its StringStringEntryProto.
+_METADATA, _KEY, _VALUE = 14, 1, 2
+
+
+class ModelFile(NamedTuple):
+    """An exported file's metadata.
+
+    Attributes:
+        path (Path): The file.
+        version (str): The version of mmcdnv2 that wrote it.
+        task (str): 'classification', 'detection' or 'features'.
+        raw (bool): Whether its outputs are those of the network's heads.
+        native (bool): Whether it needs this package's operators.
+        classes (list[str]): Their names, empty if unknown.
+        dtype (str): Of the input, 'uint8' or 'float32'.
+        channel_order (str): Of the input, 'BGR' or 'RGB'.
+        size (tuple[int]): Height and width of the input, those of the test.
+        dynamic (list[str]): What may differ from them: 'batch', 'height', 'width'.
+        steps (list[dict]): The preprocessing.
+    """
+
+    path: Path
+    version: str
+    task: str
+    raw: bool
+    native: bool
+    classes: List[str]
+    dtype: str
+    channel_order: str
+    size: Tuple[int, int]
+    dynamic: List[str]
+    steps: List[Dict[str, Any]]
+
+
+def read_model_file(path: Union[str, Path], verify: bool = True) -> ModelFile:
+    """Read an exported file's metadata.
+
+    Args:
+        path (str | Path): The file.
+        verify (bool): Whether to compare its bytes with its checksum. They are
+            read piece by piece. Defaults to True.
+
+    Returns:
+        ModelFile: The metadata.
+
+    Raises:
+        ModelError: If it is no such file, or not as it was written.
+    """
+    path = Path(path)
+    try:
+        with path.open('rb') as stream:
+            metadata = _read_metadata(path, stream)
+            _check_format(path, metadata)
+            if verify:
+                _check_checksum(path, stream)
+    except OSError as error:
+        reason = error.strerror or first_line(error)
+        raise ModelError(f'{path} cannot be read: {reason}.') from error
+    try:
+        spec = json.loads(metadata['mmcdnv2.input'])
+        height, width = spec['size']
+        return ModelFile(
+            path,
+            metadata['mmcdnv2.version'],
+            metadata['mmcdnv2.task'],
+            _one_of(metadata['mmcdnv2.raw'], 'false', 'true') == 'true',
+            _one_of(metadata['mmcdnv2.operators'], 'native', 'standard') == 'native',
+            [str(name) for name in json.loads(metadata['mmcdnv2.classes'])],
+            _one_of(spec['dtype'], 'uint8', 'float32'),
+            _one_of(spec['channel_order'], 'BGR', 'RGB'),
+            (int(height), int(width)),
+            list(spec['dynamic']),
+            [dict(step) for step in json.loads(metadata['mmcdnv2.preprocess'])],
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise ModelError(
+            f'{path} has metadata that are not understood ({first_line(error)}); '
+            'export it again.'
+        ) from error
+
+
+def _one_of(value: str, *choices: str) -> str:
+    if value not in choices:
+        raise ValueError(f'{value!r} is none of {", ".join(choices)}')
+    return value
+
+
+def _read_metadata(path: Path, stream: BinaryIO) -> Dict[str, str]:
+    metadata = {}
+    try:
+        for number, length in _fields(stream, os.fstat(stream.fileno()).st_size):
+            if number == _METADATA:
+                content = stream.read(length)
+                entry = io.BytesIO(content)
+                texts = {
+                    number: entry.read(length).decode()
+                    for number, length in _fields(entry, len(content))
+                }
+                metadata[texts.get(_KEY, '')] = texts.get(_VALUE, '')
+    except ValueError as error:
+        raise ModelError(
+            f'{path} is no ONNX file or is damaged ({first_line(error)}); '
+            'copy or export it again.'
+        ) from error
+    return metadata
+
+
+def _fields(stream: BinaryIO, size: int) -> Iterator[Tuple[int, int]]:
+    """Walk through a Protocol Buffers message.
+
+    Args:
+        stream (BinaryIO): At the message's start.
+        size (int): Where the message ends.
+
+    Yields:
+        tuple[int]: A field's number and its length, if it has one; the stream
+        is at its content. Numbers are passed over.
+    """
+    while stream.tell() < size:
+        number, kind = divmod(_varint(stream), 8)
+        if kind == 0:
+            _varint(stream)
+            continue
+        if kind not in (1, 2, 5):
+            raise ValueError(f'a field of unknown kind {kind}')
+        length = {1: 8, 5: 4}.get(kind) or _varint(stream)
+        end = stream.tell() + length
+        if end > size:
+            raise ValueError('it ends too early')
+        if kind == 2:
+            yield number, length
+        stream.seek(end)
+
+
+def _varint(stream: BinaryIO) -> int:
+    value = 0
+    for shift in range(0, 70, 7):
+        byte = stream.read(1)
+        if not byte:
+            raise ValueError('it ends too early')
+        value |= (byte[0] & 127) << shift
+        if byte[0] < 128:
+            return value
+    raise ValueError('a number of more than 64 bits')
+
+
+def _check_format(path: Path, metadata: Dict[str, str]) -> None:
+    if 'mmcdnv2.format' not in metadata:
+        raise ModelError(
+            f'{path} has no metadata of mmcdnv2; export the model with its '
+            'tools/export.py.'
+        )
+    number = metadata['mmcdnv2.format']
+    if number != str(FORMAT):
+        writer = metadata.get('mmcdnv2.version', 'unknown')
+        raise ModelError(
+            f'{path} has format {number}, written by mmcdnv2 {writer}, but format '
+            f'{FORMAT} is what is understood here; update mmcdnv2-runtime.'
+        )
+
+
+def _check_checksum(path: Path, stream: BinaryIO) -> None:
+    """Compare the bytes before the digits at the file's end with these digits."""
+    digest = hashlib.sha256()
+    remaining = stream.seek(-_DIGITS, os.SEEK_END)
+    stored = stream.read(_DIGITS)
+    stream.seek(0)
+    while remaining:
+        chunk = stream.read(min(_CHUNK, remaining))
+        if not chunk:
+            break
+        digest.update(chunk)
+        remaining -= len(chunk)
+    digest.update(b'0' * _DIGITS)
+    if digest.hexdigest().encode() != stored:
+        raise ModelError(
+            f'{path} is not as it was exported (its checksum differs); copy or '
+            'export it again.'
+        )
