@@ -7,10 +7,12 @@ import pytest
 from rich.console import Console
 
 from mmcdnv2.cli import (
+    add_engine_arguments,
     add_input_shape_argument,
     add_runner_arguments,
     apply_runner_arguments,
     command_line,
+    engine_options,
     report_console,
     track_progress,
 )
@@ -79,6 +81,21 @@ def test_input_shape_argument():
         add_input_shape_argument(parser, 'size of the input', default)
         assert parser.parse_args([]).input_shape == default
         assert parser.parse_args(['--input-shape', '32', '64']).input_shape == [32, 64]
+
+
+def test_engine_options():
+    parser = ArgumentParser()
+    add_engine_arguments(parser)
+    plain = parser.parse_args([])
+    assert engine_options(plain, True) == dict(engine='onnxruntime', threads=None)
+    assert engine_options(plain, False) == {}
+    args = parser.parse_args(['--engine', 'openvino', '--threads', '2'])
+    assert engine_options(args, True) == dict(engine='openvino', threads=2)
+    with pytest.raises(InputError, match='a checkpoint runs in PyTorch'):
+        engine_options(args, False)
+    for exported in (True, False):
+        with pytest.raises(InputError, match='--threads must be 1 or more, got 0'):
+            engine_options(parser.parse_args(['--threads', '0']), exported)
 
 
 def test_consoles(monkeypatch, capsys):

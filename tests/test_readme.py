@@ -13,6 +13,25 @@ from mmcdnv2.layers import kept_fraction
 README = (ROOT / 'README.md').read_text()
 
 
+def test_links_lead_to_files():
+    """Those of the pages to each other, to sources and to pictures."""
+    links = [
+        (page, first or second)
+        for page in [ROOT / 'README.md', *(ROOT / 'docs').glob('*.md')]
+        for first, second in re.findall(
+            r'\]\(([^)\s]+)\)|(?:src|href)="([^"]+)"', page.read_text()
+        )
+        if not re.match(r'[a-z]+:|#', first or second)
+    ]
+    assert len(links) > 30
+    missing = [
+        f'{page.name}: {link}'
+        for page, link in links
+        if not (page.parent / link.partition('#')[0]).exists()
+    ]
+    assert missing == []
+
+
 def test_config_of_the_readme_trains(digits, tmp_path):
     """Nothing of MMDetection's config but backbone and FPN is touched."""
     config = tmp_path / 'config.py'

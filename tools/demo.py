@@ -1,4 +1,4 @@
-"""Train, sparsify, condense and test a detector on real images, from nothing.
+"""Train, sparsify, condense, export and test a detector on real images, from nothing.
 
 Every step is a command of this repository; steps that were done before with
 the same code are not done again.
@@ -116,6 +116,14 @@ def condense(checkpoint: str, folder: Path) -> Dict:
     return json.loads(report.read_text())
 
 
+def export(config: str, checkpoint: str, folder: Path) -> Dict:
+    """Export the detector with the native operators and return the report."""
+    report = folder / 'report.json'
+    file = folder / 'detector.onnx'
+    call('export.py', config, checkpoint, file, '--json', report)
+    return json.loads(report.read_text())
+
+
 def draw(config: str, checkpoint: str, folder: Path) -> Dict:
     """Draw ground truth next to detections."""
     from mmcdnv2.analysis.detections import draw_detections
@@ -127,7 +135,7 @@ def draw(config: str, checkpoint: str, folder: Path) -> Dict:
 def show(summary: Dict) -> None:
     """Print the summary as a table."""
     table = Table(title='CondenseNetV2-A, Faster R-CNN + FPN, 192x192, batch 1')
-    for column in ('', 'sparse', 'condensed'):
+    for column in ('', 'sparse', 'condensed', 'ONNX Runtime'):
         table.add_column(column, justify='right' if column else 'left')
     for name, key, unit, spec in (
         ('bbox mAP', 'bbox_mAP', 1, '.3f'),
@@ -137,10 +145,12 @@ def show(summary: Dict) -> None:
         ('Backbone MACs (M)', 'backbone_macs', 1e6, '.1f'),
         ('Latency (ms)', 'latency_ms', 1, '.1f'),
         ('Backbone latency (ms)', 'backbone_latency_ms', 1, '.1f'),
+        ('Latency, one thread (ms)', 'one_thread_ms', 1, '.1f'),
     ):
-        pair = summary[key]
+        forms = summary[key]
+        cells = (forms.get(form) for form in ('sparse', 'condensed', 'exported'))
         table.add_row(
-            name, *(format(pair[form] / unit, spec) for form in ('sparse', 'condensed'))
+            name, *('' if cell is None else format(cell / unit, spec) for cell in cells)
         )
     console.print(table)
     seconds = summary['seconds']
@@ -167,21 +177,28 @@ def main() -> None:
     report = steps.run('condensed', partial(condense, detector['checkpoint']))
     deployed = report['config'], report['checkpoint']
     condensed = steps.run('test_condensed', partial(test, *deployed))
+    file = steps.run('exported', partial(export, *deployed))
+    exported = steps.run('test_exported', partial(test, deployed[0], file['path']))
     steps.run('picture', partial(draw, *deployed))
 
     def pair(before: float, after: float) -> Dict[str, float]:
         return dict(sparse=before, condensed=after)
 
+    def metric(name: str) -> Dict[str, float]:
+        results = dict(sparse=sparse, condensed=condensed, exported=exported)
+        return {form: result[f'coco/{name}'] for form, result in results.items()}
+
     summary = dict(
         classifier_accuracy=classifier['accuracy/top1'],
-        bbox_mAP=pair(sparse['coco/bbox_mAP'], condensed['coco/bbox_mAP']),
-        bbox_AP50=pair(sparse['coco/bbox_mAP_50'], condensed['coco/bbox_mAP_50']),
+        bbox_mAP=metric('bbox_mAP'),
+        bbox_AP50=metric('bbox_mAP_50'),
         kept_fraction=report['kept_fraction'],
         params=pair(*report['params']),
         macs=pair(*report['macs']),
         backbone_macs=pair(*report['backbone_macs']),
         latency_ms=pair(*report['latency']),
         backbone_latency_ms=pair(*report['backbone_latency']),
+        one_thread_ms=dict(zip(('condensed', 'exported'), file['latency'])),
         seconds={name: results['seconds'] for name, results in steps.done.items()},
     )
     with replace_when_done(WORK_DIR / 'summary.json') as path:
