@@ -107,7 +107,6 @@ def make_inputs(
     Raises:
         InputError: If the image cannot be read or the shape is too small.
     """
-    is_classifier = isinstance(model, BaseClassifier)
     height, width = input_shape or input_shape_of(cfg)
     if min(height, width) < 32:
         raise InputError(
@@ -118,20 +117,42 @@ def make_inputs(
         rng = np.random.RandomState(0)
         pixels = rng.randint(0, 256, (height, width, 3), dtype=np.uint8)
     else:
-        pixels = mmcv.imread(image) if os.path.isfile(image) else None
-        if pixels is None:
-            raise InputError(f'{image} is not an image that can be read.')
-        pixels = mmcv.imresize(pixels, (width, height))
-    sample = DataSample() if is_classifier else DetDataSample()
-    sample.set_metainfo(
-        dict(
-            img_shape=(height, width),
-            ori_shape=(height, width),
-            scale_factor=(1.0, 1.0),
-        )
-    )
-    batch = dict(
-        inputs=[torch.from_numpy(pixels).permute(2, 0, 1)], data_samples=[sample]
-    )
+        pixels = mmcv.imresize(read_image(image), (width, height))
+    return prepare(model, pixels.transpose(2, 0, 1))
+
+
+def read_image(image: str) -> np.ndarray:
+    """Read an image file.
+
+    Args:
+        image (str): Its path.
+
+    Returns:
+        np.ndarray: Pixels, shape (H, W, 3), BGR.
+
+    Raises:
+        InputError: If there is none, or it cannot be read.
+    """
+    pixels = mmcv.imread(image) if os.path.isfile(image) else None
+    if pixels is None:
+        raise InputError(f'{image} is not an image that can be read.')
+    return pixels
+
+
+def prepare(model: nn.Module, pixels: np.ndarray) -> Tuple[Tensor, list]:
+    """Prepare an image as a model's preprocessor does.
+
+    Args:
+        model (nn.Module): A classifier or a detector.
+        pixels (np.ndarray): Shape (3, H, W), as the test pipeline leaves them.
+
+    Returns:
+        tuple[Tensor, list]: Images, shape (1, 3, H, W), padded as the model's
+        preprocessor pads, and one data sample.
+    """
+    shape = pixels.shape[1:]
+    sample = DataSample() if isinstance(model, BaseClassifier) else DetDataSample()
+    sample.set_metainfo(dict(img_shape=shape, ori_shape=shape, scale_factor=(1.0, 1.0)))
+    batch = dict(inputs=[torch.from_numpy(pixels)], data_samples=[sample])
     batch = model.data_preprocessor(batch, training=False)
     return batch['inputs'], batch['data_samples']

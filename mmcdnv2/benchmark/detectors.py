@@ -27,6 +27,7 @@ from ..builder import TensorMode, build_model, make_inputs
 from ..config import load_config
 from ..errors import InputError
 from ..export.engines import open_engine
+from ..export.pictures import photographs
 from ..layers import condense_layers
 from .latency import Track, environment_of, pinned
 from .networks import drop_unused_stages, randomise
@@ -278,14 +279,13 @@ def config_of(name: str, root: Path) -> Any:
 
 def _photograph() -> str:
     """Return the path of a photograph that a package ships."""
-    try:
-        from sklearn.datasets import load_sample_images
-    except ImportError as error:
+    found = photographs()
+    if not found:
         raise InputError(
             'No image was given, and scikit-learn, whose photograph would serve, is '
             "missing: give one by --image, or pip install 'mmcdnv2[demo]'."
-        ) from error
-    return load_sample_images().filenames[0]
+        )
+    return found[0]
 
 
 def build_detector(
@@ -394,9 +394,9 @@ def _export(
         left_out.setdefault(str(error), []).append(name)
         return None
     images = dict(x=inputs, size=torch.tensor(inputs.shape[2:], dtype=torch.float32))
-    found, _ = network.names(**images)
+    found, _ = network.predict(**images)
     is_native = ops.load()
-    graph = trace(network, images, found, native=is_native)
+    graph = trace(network, images, list(found), native=is_native)
     run = open_engine(
         graph.SerializeToString(), 'onnxruntime', settings.threads, is_native
     )

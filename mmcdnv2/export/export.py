@@ -20,7 +20,7 @@ from mmpretrain.models import BaseClassifier
 from torch import Tensor, nn
 
 from ..analysis import time_rounds
-from ..builder import build_model
+from ..builder import build_model, prepare
 from ..checkpoint import load_checkpoint, load_weights, weights_of
 from ..class_names import class_names, number_of_classes
 from ..config import load_config
@@ -38,7 +38,7 @@ from .comparison import (
 from .detectors import exportable as exportable_detector
 from .engines import ENGINES, Run, check_packages, open_engine
 from .networks import Backbone, Classifier, Exportable
-from .pictures import Picture, batch_of, load_pictures, test_images, usual_size
+from .pictures import Picture, load_pictures, test_images, usual_size
 from .pipeline import Steps, channel_order_of, fixed_size, steps_of
 
 OPERATORS = ('native', 'standard')
@@ -186,7 +186,8 @@ def export_checkpoint(
     pictures = load_pictures(cfg, steps, images, size, dynamic, channel_order)
 
     inputs = _prepared(model, pictures[0], task)
-    found, heads = network.names(**inputs)
+    references = [_reference(model, network, each, task) for each in pictures]
+    found, heads = references[0].found, references[0].heads
     print_log(f'Exporting {task} of {size[0]} x {size[1]} pixels to {out}.')
     open_axes = {
         axis: (name, 1 if name == 'batch' else STRIDE)
@@ -216,12 +217,12 @@ def export_checkpoint(
         # With the heads' outputs too, which show more than boxes.
         write_model(graph, metadata, path)
         run = open_engine(path, engine, 1, is_native)
-        difference, output, boxes = _compare(model, network, run, pictures, task, dtype)
+        difference, output, boxes = _compare(model, network, references, run, dtype)
         kept = heads if raw and heads else found
         write_model(_with_outputs(graph, kept), metadata, path)
         # Without them the engine may fuse more.
         run = open_engine(path, engine, 1, is_native)
-        _compare(model, network, run, pictures, task, dtype)
+        _compare(model, network, references, run, dtype)
         if 'batch' in dynamic:
             _compare_batch(run, pictures[0], dtype)
         latency = _latency(model, network, run, pictures[0], task, dtype)
@@ -368,7 +369,7 @@ def _open_dimensions(
 
 def _prepared(model: nn.Module, picture: Picture, task: str) -> Dict[str, Tensor]:
     """Prepare an image: what the network takes."""
-    inputs = dict(x=batch_of(model, picture)[0])
+    inputs = dict(x=prepare(model, picture.pixels)[0])
     if task == 'detection':
         inputs['size'] = torch.tensor(picture.size, dtype=torch.float32)
     return inputs
@@ -383,29 +384,61 @@ def _example(x: Tensor, dynamic: Sequence[str]) -> Tensor:
     return x.repeat(2, 1, 1, 1) if 'batch' in dynamic else x
 
 
+@dataclass(frozen=True)
+class _Reference:
+    """What PyTorch gives for an image.
+
+    Attributes:
+        picture (Picture): The image.
+        found (dict): The results by their names, of fixed size.
+        heads (dict): What the heads returned on the way.
+        boxes (Boxes, optional): What MMDetection's own detector finds.
+    """
+
+    picture: Picture
+    found: Dict[str, np.ndarray]
+    heads: Dict[str, np.ndarray]
+    boxes: Optional[Boxes] = None
+
+
 @torch.no_grad()
+def _reference(
+    model: nn.Module, network: Exportable, picture: Picture, task: str
+) -> _Reference:
+    """Run PyTorch on an image."""
+    found, heads = (
+        {name: value.numpy() for name, value in outputs.items()}
+        for outputs in network.predict(**_prepared(model, picture, task))
+    )
+    if task != 'detection':
+        return _Reference(picture, found, heads)
+    inputs, samples = prepare(model, picture.pixels)
+    own = model.predict(inputs, samples, rescale=False)[0].pred_instances
+    return _Reference(picture, found, heads, Boxes(own.bboxes, own.scores, own.labels))
+
+
 def _compare(
     model: nn.Module,
     network: Exportable,
+    references: Sequence[_Reference],
     run: Run,
-    pictures: Sequence[Picture],
-    task: str,
     dtype: str,
 ) -> Tuple[float, str, int]:
-    """Compare a file with the network.
+    """Compare a file with PyTorch.
 
     Returns the largest difference, the output that it is in, and how many boxes
     were matched.
     """
     worst, boxes = (0.0, ''), 0
-    for picture in pictures:
+    for reference in references:
+        picture = reference.picture
         actual = run(dict(images=picture.pixels[None].astype(dtype)))
-        found, heads = network.predict(**_prepared(model, picture, task))
-        expected = {name: value.numpy() for name, value in {**found, **heads}.items()}
+        expected = {**reference.found, **reference.heads}
+        is_detector = reference.boxes is not None
         pairs = {
             name: (actual[name], expected[name])
             # Boxes are in no order where scores are equal.
-            for name in (heads if task == 'detection' else expected)
+            for name in (reference.heads if is_detector else expected)
             if name in actual and name not in (*network.by_proposal, 'proposals')
         }
         for name, pair in pairs.items():
@@ -430,8 +463,8 @@ def _compare(
                     raise _difference_error(
                         difference, name, SAMPLED_TOLERANCE, picture
                     )
-        if 'boxes' in actual:
-            boxes += _compare_boxes(model, actual, picture)
+        if reference.boxes is not None and 'boxes' in actual:
+            boxes += _compare_boxes(model, actual, reference.boxes, picture)
     return (*worst, boxes)
 
 
@@ -468,10 +501,10 @@ def _compare_batch(run: Run, picture: Picture, dtype: str) -> None:
                 )
 
 
-def _compare_boxes(model: BaseDetector, actual: Dict, picture: Picture) -> int:
+def _compare_boxes(
+    model: BaseDetector, actual: Dict, theirs: Boxes, picture: Picture
+) -> int:
     """Compare a file's boxes with MMDetection's own; return their number."""
-    inputs, samples = batch_of(model, picture)
-    expected = model.predict(inputs, samples, rescale=False)[0].pred_instances
     count = int(actual['counts'][0])
     ours = Boxes(
         *(
@@ -479,7 +512,6 @@ def _compare_boxes(model: BaseDetector, actual: Dict, picture: Picture) -> int:
             for name in ('boxes', 'scores', 'labels')
         )
     )
-    theirs = Boxes(expected.bboxes, expected.scores, expected.labels)
     cfg = model.test_cfg.get('rcnn', model.test_cfg)
     differences = unmatched(
         ours,
@@ -514,7 +546,7 @@ def _latency(
     images = dict(images=picture.pixels[None].astype(dtype))
 
     def in_pytorch() -> Any:
-        inputs, samples = batch_of(model, picture)
+        inputs, samples = prepare(model, picture.pixels)
         if task == 'detection':
             return model.predict(inputs, samples, rescale=False)
         return network(inputs)

@@ -1,8 +1,7 @@
 """Classifiers and backbones as functions of a prepared image."""
 
-from typing import Dict, List, Optional, Tuple
+from typing import Dict, Optional, Tuple
 
-import torch
 from mmpretrain.models import BaseClassifier
 from mmpretrain.models.heads import ClsHead
 from torch import Tensor, nn
@@ -48,12 +47,6 @@ class Exportable(nn.Module):
         """Return the results and then what the heads returned."""
         found, raw = self.predict(x, size)
         return (*found.values(), *raw.values())
-
-    @torch.no_grad()
-    def names(self, **inputs: Tensor) -> Tuple[List[str], List[str]]:
-        """Name the results and what the heads return."""
-        found, raw = self.predict(**inputs)
-        return list(found), list(raw)
 
 
 class Classifier(Exportable):

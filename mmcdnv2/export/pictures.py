@@ -6,19 +6,12 @@ import os
 from dataclasses import dataclass
 from typing import Dict, List, Sequence, Tuple
 
-import mmcv
 import numpy as np
-import torch
 from mmcv.transforms import Compose
-from mmdet.models.detectors import BaseDetector
-from mmdet.structures import DetDataSample
 from mmengine.config import Config
-from mmengine.dataset import pseudo_collate
 from mmengine.registry import DATASETS, TRANSFORMS
-from mmpretrain.structures import DataSample
-from torch import Tensor, nn
 
-from ..builder import input_shape_of
+from ..builder import input_shape_of, read_image
 from ..errors import InputError
 from .pipeline import transforms_of
 
@@ -45,31 +38,6 @@ class Picture:
         return height, width
 
 
-def batch_of(model: nn.Module, picture: Picture) -> Tuple[Tensor, list]:
-    """Prepare an image as a model does.
-
-    Args:
-        model (nn.Module): A classifier or a detector.
-        picture (Picture): The image.
-
-    Returns:
-        tuple[Tensor, list]: Shape (1, 3, H, W), padded, and one data sample.
-    """
-    sample = DetDataSample() if isinstance(model, BaseDetector) else DataSample()
-    sample.set_metainfo(
-        dict(
-            img_shape=picture.size,
-            ori_shape=picture.size,
-            scale_factor=(1.0, 1.0),
-        )
-    )
-    data = pseudo_collate(
-        [dict(inputs=torch.from_numpy(picture.pixels), data_samples=sample)]
-    )
-    data = model.data_preprocessor(data, training=False)
-    return data['inputs'], data['data_samples']
-
-
 def usual_size(cfg: Config, steps: List[Dict], files: Sequence[str]) -> Tuple[int, int]:
     """Size of the test data, where the pipeline does not fix it.
 
@@ -86,10 +54,8 @@ def usual_size(cfg: Config, steps: List[Dict], files: Sequence[str]) -> Tuple[in
     """
     if steps or not files:
         return input_shape_of(cfg)
-    pixels = mmcv.imread(files[0]) if os.path.isfile(files[0]) else None
-    if pixels is None:
-        raise InputError(f'{files[0]} is not an image that can be read.')
-    return pixels.shape[:2]
+    height, width = read_image(files[0]).shape[:2]
+    return height, width
 
 
 def load_pictures(
@@ -117,7 +83,7 @@ def load_pictures(
         InputError: If one cannot be read or is of another size.
     """
     is_detector = cfg.get('default_scope') == 'mmdet'
-    files = list(files) or _photographs()
+    files = list(files) or photographs()[:NUM_IMAGES]
     pipeline = Compose(
         [TRANSFORMS.build(each) for each in transforms_of(steps, is_detector)]
     )
@@ -178,10 +144,14 @@ def test_images(cfg: Config) -> List[str]:
     return [path for path in paths if path and os.path.isfile(path)]
 
 
-def _photographs() -> List[str]:
-    """Return the paths of the photographs that scikit-learn brings."""
+def photographs() -> List[str]:
+    """Find the photographs that scikit-learn brings.
+
+    Returns:
+        list[str]: Image files, none where it is not installed.
+    """
     try:
         from sklearn.datasets import load_sample_images
     except ImportError:
         return []
-    return list(load_sample_images().filenames)[:NUM_IMAGES]
+    return list(load_sample_images().filenames)
