@@ -28,6 +28,19 @@ def make(name, image, **changes):
         return build_detector(name, cfg, image, settings)
 
 
+def lacking(boxes, others):
+    """Number of boxes that the others do not have, to the roundings of their sums.
+
+    Random weights give overlaps next to the threshold, where a rounding decides whether
+    a box is suppressed, so a few may be lacking.
+    """
+    far = (boxes.boxes[:, None] - others.boxes[None]).abs().amax(dim=2) > 0.05
+    scores = boxes.scores[:, None], others.scores[None]
+    unlike = ~torch.isclose(*scores, rtol=1e-3, atol=1e-6)
+    other = boxes.labels[:, None] != others.labels[None]
+    return int((far | unlike | other).all(dim=1).sum())
+
+
 @pytest.fixture
 def image(digits):
     return str(next((digits / 'val').glob('*.png')))
@@ -70,9 +83,8 @@ def test_finds_what_mmdetection_finds(name, changes, image):
         ours = Boxes(*(found[key][i, :count] for key in ('boxes', 'scores', 'labels')))
         theirs = Boxes(expected.bboxes, expected.scores, expected.labels)
         assert abs(count - len(theirs.scores)) <= 2
-        torch.testing.assert_close(
-            ours.scores[: count - 3], theirs.scores[: count - 3], atol=1e-4, rtol=1e-3
-        )
+        assert lacking(ours, theirs) <= 3
+        assert lacking(theirs, ours) <= 3
         assert not unmatched(
             ours,
             theirs,
