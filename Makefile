@@ -5,6 +5,10 @@ VENV := .venv
 PY := $(VENV)/bin/python
 VENV_UPSTREAM := .venv-upstream
 STACKS := requirements/stacks
+# One process for each core. Each computes on one thread: processes with several
+# slow each other down many times.
+PYTEST := -m pytest -n auto --dist loadfile
+test test-upstream: export OMP_NUM_THREADS := 1
 # What most often breaks, without compiling, long trainings and every config.
 FAST := $(addprefix tests/,layers backbones heads necks deploy converters datasets \
 	test_architecture.py test_builder.py test_recipes.py)
@@ -29,7 +33,7 @@ lint: setup ## linter, formatter and type checker
 	$(PY) -m mypy
 
 test: lint ## lint and all tests
-	$(PY) -m pytest
+	$(PY) $(PYTEST)
 
 test-fast: setup ## the tests that catch most, in under a minute
 	$(PY) -m pytest $(FAST)
@@ -37,7 +41,7 @@ test-fast: setup ## the tests that catch most, in under a minute
 # The same tests on the upstream OpenMMLab packages.
 test-upstream: ## all tests on mmdet 3.3 and torch 2.1
 	@.dev/setup_env.sh $(STACKS)/upstream.txt $(VENV_UPSTREAM)
-	$(VENV_UPSTREAM)/bin/python -m pytest
+	$(VENV_UPSTREAM)/bin/python $(PYTEST)
 
 # The built wheel in an environment of its own, by mim's commands.
 wheel-check: ## the built wheel, by mim's commands

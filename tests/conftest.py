@@ -20,6 +20,12 @@ sys.path.insert(0, str(Path(__file__).parent))
 ROOT = Path(__file__).parent.parent
 
 
+@pytest.fixture(autouse=True)
+def wide_output(monkeypatch):
+    """Tables are not wrapped, whatever the tests run in."""
+    monkeypatch.setenv('COLUMNS', '200')
+
+
 @pytest.fixture
 def configs():
     return ROOT / 'configs'

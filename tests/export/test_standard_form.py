@@ -5,6 +5,7 @@ from importlib.util import find_spec
 import pytest
 import torch
 from conftest import randomise
+from mmengine.registry import DefaultScope
 from torch import nn
 
 from mmcdnv2 import ops
@@ -176,7 +177,9 @@ def test_modules_of_detectors_and_heads():
     assert kinds(standard) >= {Select, Shuffle, LGCModule}
     check(condensed(LGCModule(24, 80, 4, order=('norm', 'act', 'conv'))), maps[0])
     check(condensed(SFRModule(32, 24, 4)), *maps)
-    head = condensed(LGCClsHead(100, 24))
+    # Where its loss is registered.
+    with DefaultScope.overwrite_default_scope('mmpretrain'):
+        head = condensed(LGCClsHead(100, 24))
     standard = check(head, (torch.randn(2, 24, dtype=torch.double),))
     # Half of the inputs are copied, which one group need not shuffle.
     assert len(standard.fc[0].index) == 12
