@@ -2,11 +2,14 @@
 
 #pragma once
 
+#include <unistd.h>
+
 #include <algorithm>
 #include <cstdint>
 #include <cstdlib>
-#include <memory>
+#include <mutex>
 #include <new>
+#include <vector>
 
 #include "core/kernels.hpp"
 
@@ -20,23 +23,109 @@ inline int64_t round_up(int64_t n) {
 // sets of a cache.
 inline int64_t stride_of(int64_t pixels) { return round_up(pixels) | kAlign; }
 
-// Floats that a strip of pixels may take: a good part of a second-level cache.
-constexpr int64_t kStripFloats = 96 * 1024;
+// Floats that work on a part of a map may take: a good part of a second-level
+// cache.
+inline int64_t& cached_floats() {
+  static int64_t floats = [] {
+    long bytes = 0;
+#ifdef _SC_LEVEL2_CACHE_SIZE
+    bytes = sysconf(_SC_LEVEL2_CACHE_SIZE);
+#endif
+    // Where the system does not know it, what most processors have.
+    if (bytes <= 0) bytes = 512 << 10;
+    const int64_t most = std::clamp<int64_t>(bytes, 256 << 10, 2 << 20);
+    return most / static_cast<int64_t>(sizeof(float)) * 3 / 4;
+  }();
+  return floats;
+}
+
+// Keeps large pieces of memory for the next call: pages that the system has
+// just made cost more than what is computed on them.
+class MemoryPool {
+ public:
+  struct Piece {
+    void* data;
+    size_t bytes;
+  };
+  // Smaller pieces are malloc's, which keeps those; at most so much is kept.
+  static constexpr size_t kSmallest = 1 << 20, kKept = 256 << 20;
+
+  static MemoryPool& instance() {
+    // Never destroyed: threads may outlive static objects.
+    static MemoryPool* pool = new MemoryPool;
+    return *pool;
+  }
+
+  // At least so many bytes at the start of a cache line; throws std::bad_alloc.
+  Piece acquire(size_t bytes) {
+    bytes = std::max(kLine, (bytes + kLine - 1) / kLine * kLine);
+    Piece piece = {nullptr, bytes};
+    if (bytes >= kSmallest) piece = take(bytes);
+    if (!piece.data) piece.data = std::aligned_alloc(kLine, bytes);
+    if (!piece.data) throw std::bad_alloc();
+    return piece;
+  }
+
+  void release(const Piece& piece) {
+    if (piece.bytes < kSmallest || piece.bytes > kKept)
+      return std::free(piece.data);
+    std::vector<Piece> old;
+    {
+      const std::lock_guard<std::mutex> lock(mutex_);
+      free_.push_back(piece);
+      kept_ += piece.bytes;
+      auto last = free_.begin();
+      for (; kept_ > kKept; ++last) kept_ -= last->bytes;
+      old.assign(free_.begin(), last);
+      free_.erase(free_.begin(), last);
+    }
+    for (const Piece& each : old) std::free(each.data);
+  }
+
+ private:
+  static constexpr size_t kLine = 64;
+
+  // The smallest that is kept and fits, if it is not much too large.
+  Piece take(size_t bytes) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    auto best = free_.end();
+    for (auto i = free_.begin(); i != free_.end(); ++i)
+      if (i->bytes >= bytes && i->bytes <= bytes + bytes / 4 &&
+          (best == free_.end() || i->bytes < best->bytes))
+        best = i;
+    if (best == free_.end()) return {nullptr, bytes};
+    const Piece piece = *best;
+    kept_ -= piece.bytes;
+    free_.erase(best);
+    return piece;
+  }
+
+  std::mutex mutex_;
+  // What was handed back first comes first.
+  std::vector<Piece> free_;
+  size_t kept_ = 0;
+};
 
 // Uninitialised floats at the start of a cache line.
 class Buffer {
  public:
+  Buffer() : piece_{nullptr, 0} {}
   explicit Buffer(int64_t size)
-      : data_(
-            static_cast<float*>(std::aligned_alloc(
-                64, std::max<int64_t>(round_up(size), kAlign) * sizeof(float))),
-            std::free) {
-    if (!data_) throw std::bad_alloc();
+      : piece_(MemoryPool::instance().acquire(size * sizeof(float))) {}
+  Buffer(Buffer&& other) noexcept : piece_(other.piece_) {
+    other.piece_.data = nullptr;
   }
-  float* get() const { return data_.get(); }
+  Buffer& operator=(Buffer&& other) noexcept {
+    std::swap(piece_, other.piece_);
+    return *this;
+  }
+  ~Buffer() {
+    if (piece_.data) MemoryPool::instance().release(piece_);
+  }
+  float* get() const { return static_cast<float*>(piece_.data); }
 
  private:
-  std::unique_ptr<float, void (*)(void*)> data_;
+  MemoryPool::Piece piece_;
 };
 
 }  // namespace mmcdnv2

@@ -35,4 +35,16 @@ void split(const Parallel& parallel, int64_t count, int64_t unit,
   parallel.run(parts, [&](int64_t i) { task(Range{cut(i), cut(i + 1)}); });
 }
 
+// Calls f(image, threads for its inside) for each image. There are as many
+// images at a time as threads, or one.
+template <class F>
+void for_images(int64_t count, const Parallel& parallel, const F& f) {
+  if (count > 1 && count >= parallel.threads) {
+    const Parallel inside = Parallel::serial();
+    parallel.run(count, [&](int64_t i) { f(i, inside); });
+  } else {
+    for (int64_t i = 0; i < count; ++i) f(i, parallel);
+  }
+}
+
 }  // namespace mmcdnv2

@@ -58,9 +58,9 @@ class Reactivation {
   // Adds to the old features what the new ones say about them.
   void apply(const Plane& features, const Plane& old, Range pixels) const {
     const Affine norm = norm_.affine(act_);
-    const int64_t strip =
-        std::min(round_up(kStripFloats / (in_channels + out_channels)),
-                 pixels.end - pixels.begin);
+    const int64_t strip = std::min(
+        round_up(1 + cached_floats() / 2 / (in_channels + out_channels)),
+        pixels.end - pixels.begin);
     const int64_t stride = stride_of(strip);
     const Buffer buffer(norm.channels * stride);
     for (int64_t begin = pixels.begin; begin < pixels.end; begin += strip) {

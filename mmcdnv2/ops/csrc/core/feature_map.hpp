@@ -1,0 +1,67 @@
+// The features of an image inside of a block: one plane for all channels.
+
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <cstring>
+#include <vector>
+
+#include "core/buffer.hpp"
+#include "core/kernels.hpp"
+
+namespace mmcdnv2 {
+
+// Zeros of some channels.
+inline void clear(const Plane& plane, Range channels, Range pixels) {
+  if (pixels.begin >= pixels.end) return;
+  for (int64_t c = channels.begin; c < channels.end; ++c) {
+    float* row = plane.data + c * plane.stride - plane.origin;
+    std::fill(row + pixels.begin, row + pixels.end, 0.0f);
+  }
+}
+
+// Size and memory of a map.
+class FeatureMap {
+ public:
+  // `target` is where the map goes, if it needs no padding there.
+  FeatureMap(int64_t channels, int64_t height, int64_t width, float* target)
+      : height(height),
+        width(width),
+        pixels(height * width),
+        padded(round_up(pixels)),
+        own_(target && padded == pixels
+                 ? Buffer()
+                 : Buffer(channels * stride_of(padded))),
+        left_(width + kTile),
+        right_(width + kTile),
+        features{own_.get() ? own_.get() : target,
+                 own_.get() ? stride_of(padded) : padded, 0},
+        masks{left_.data(), right_.data(), width} {
+    for (int64_t i = 0; i < width + kTile; ++i) {
+      left_[i] = i % width == 0 ? 0 : -1;
+      right_[i] = i % width == width - 1 ? 0 : -1;
+    }
+  }
+
+  // The features from a channel on.
+  Plane from(int64_t channel) const {
+    return {features.data + channel * features.stride, features.stride, 0};
+  }
+
+  bool is_at(const float* target) const { return features.data == target; }
+
+  int64_t height, width;
+  // Pixels of a channel, without and with padding.
+  int64_t pixels, padded;
+
+ private:
+  Buffer own_;
+  std::vector<int32_t> left_, right_;
+
+ public:
+  Plane features;
+  ColumnMasks masks;
+};
+
+}  // namespace mmcdnv2
