@@ -39,7 +39,10 @@ def build_model(cfg: Config) -> nn.Module:
     model = copy.deepcopy(cfg.model)
     if 'data_preprocessor' in cfg:
         model.setdefault('data_preprocessor', cfg.data_preprocessor)
-    return MODELS.build(model).eval()
+    built = MODELS.build(model)
+    # By itself, as that of some of OpenMMLab's models returns nothing.
+    built.eval()
+    return built
 
 
 class TensorMode(nn.Module):

@@ -2,6 +2,8 @@
 
 import pytest
 from mmengine.config import Config
+from mmengine.model import BaseModel
+from mmengine.registry import MODELS
 
 from mmcdnv2.builder import build_model, input_shape_of, make_inputs
 
@@ -60,3 +62,17 @@ def test_input_shape_of_a_pipeline(transforms, shape):
 
 def test_input_shape_without_test_data():
     assert input_shape_of(Config(dict(test_dataloader=None))) == (224, 224)
+
+
+def test_models_whose_eval_returns_nothing(monkeypatch):
+    class Quiet(BaseModel):
+        def forward(self, inputs):
+            return inputs
+
+        def train(self, mode=True):
+            super().train(mode)
+
+    monkeypatch.setitem(MODELS._module_dict, 'Quiet', Quiet)
+    model = build_model(Config(dict(model=dict(type='Quiet'))))
+    assert isinstance(model, Quiet)
+    assert not model.training

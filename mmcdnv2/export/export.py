@@ -278,7 +278,9 @@ def _condensed(cfg: Config, content: Dict, checkpoint: str) -> nn.Module:
     load_weights(model, weights_of(content), checkpoint)
     check_finished(model, checkpoint)
     condense_layers(model)
-    return revert_sync_batchnorm(model).eval()
+    model = revert_sync_batchnorm(model)
+    model.eval()
+    return model
 
 
 def _check_finite(model: nn.Module, checkpoint: str) -> None:

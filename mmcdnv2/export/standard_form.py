@@ -44,7 +44,10 @@ def to_standard_form(model: nn.Module, gather: bool = True) -> nn.Module:
         nn.Module: A model that gives the same output up to rounding, in evaluation
         mode and for inference only.
     """
-    return _rewritten(copy.deepcopy(model), gather).eval().requires_grad_(False)
+    model = _rewritten(copy.deepcopy(model), gather)
+    # By itself, as that of many of OpenMMLab's networks returns nothing.
+    model.eval()
+    return model.requires_grad_(False)
 
 
 def _rewritten(module: nn.Module, gather: bool) -> nn.Module:

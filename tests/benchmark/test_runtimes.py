@@ -4,8 +4,10 @@ from importlib.util import find_spec
 
 import pytest
 import torch
+from conftest import ROOT
 
-from mmcdnv2.benchmark import RUNTIMES
+from mmcdnv2.benchmark import NETWORKS, RUNTIMES
+from mmcdnv2.benchmark.networks import build_network
 from mmcdnv2.benchmark.runtimes import Job, as_tensors
 from mmcdnv2.layers import CondensedSFR
 
@@ -24,3 +26,17 @@ def test_runtime_gives_the_same_output(name):
     call = runtime.prepare(Job(network, x, threads=1, kernels=False))
     [actual] = as_tensors(call())
     torch.testing.assert_close(actual, network(x), atol=1e-5, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_backbones_whose_eval_returns_nothing():
+    runtime = RUNTIMES['onnxruntime']
+    if not all(map(find_spec, runtime.packages)):
+        pytest.skip('ONNX Runtime is not installed')
+    network = build_network(NETWORKS['shufflenetv2_0.5x'], 'backbone', ROOT)
+    assert network.eval() is None
+    x = torch.randn(1, 3, 64, 64)
+    call = runtime.prepare(Job(network, x, threads=1, kernels=False))
+    torch.testing.assert_close(
+        as_tensors(call()), as_tensors(network(x)), atol=1e-4, rtol=1e-3
+    )
