@@ -199,18 +199,15 @@ def measure_latency(
                 name, forms, runtimes, images, settings, root, left_out
             )
         baseline = _find_baseline(candidates, settings.baseline, left_out)
-        products, copying = _ceilings()
+        products = matrix_products()
         times = time_rounds(
-            [*(c.call for c in candidates), *products.values(), copying],
+            [*(c.call for c in candidates), *products.values(), _copying()],
             track(range(settings.rounds), 'Timing'),
         )
         environment = environment_of(cores, runtimes)
     medians = [statistics.median(record) for record in times]
-    # Two operations for each MAC, four bytes for each float.
-    product_gflops = max(
-        2 * side**3 / ms / 1e6
-        for side, ms in zip(products, medians[len(candidates) : -1])
-    )
+    product_gflops = best_product_gflops(products, medians[len(candidates) : -1])
+    # Four bytes for each float.
     copy_gbytes = 2 * 4 * COPIED / medians[-1] / 1e6
     top1 = read_top1(root)
     rows = []
@@ -405,15 +402,33 @@ def _find_baseline(
     raise InputError(f'{baseline or "None of the models"} could be run: {reasons}.')
 
 
-def _ceilings() -> Tuple[Dict[int, Call], Call]:
-    """Return matrix products by the matrices' sides, and a copy in memory."""
+def matrix_products() -> Dict[int, Call]:
+    """Return products of square matrices to time, by the matrices' sides."""
     products: Dict[int, Call] = {}
     for side in MATRICES:
         a, b = torch.rand(2, side, side)
         products[side] = partial(torch.mm, a, b, out=torch.empty(side, side))
+    return products
+
+
+def best_product_gflops(sides: Iterable[int], times: Iterable[float]) -> float:
+    """Rate of the fastest matrix product, two operations for each MAC.
+
+    Args:
+        sides (Iterable[int]): The matrices' sides, as in :func:`matrix_products`.
+        times (Iterable[float]): Milliseconds of each product.
+
+    Returns:
+        float: 10^9 operations per second.
+    """
+    return max(2 * side**3 / ms / 1e6 for side, ms in zip(sides, times))
+
+
+def _copying() -> Call:
+    """Return a copy in memory to time."""
     # Ones, as untouched zeros would all be the same page of memory.
     source, target = torch.ones(2, COPIED)
-    return products, partial(target.copy_, source)
+    return partial(target.copy_, source)
 
 
 def environment_of(cores: str, runtimes: List[str]) -> Dict[str, str]:
