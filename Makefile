@@ -14,8 +14,8 @@ FAST := $(addprefix tests/,layers backbones heads necks deploy converters datase
 	test_architecture.py test_builder.py test_recipes.py)
 
 .PHONY: help setup demo test test-fast lint test-upstream wheel-check wheel-check-upstream \
-	kernels-check kernels-check-aarch64 onnxruntime-check onnxruntime-check-sanitizers \
-	runtime-wheels runtime-check-aarch64
+	kernels-check kernels-check-aarch64 kernels-profile onnxruntime-check \
+	onnxruntime-check-sanitizers runtime-wheels runtime-check-aarch64
 
 help: ## list the targets
 	@sed -n 's/^\([a-z0-9-]*\):.* ## /\1 /p' $(MAKEFILE_LIST) | \
@@ -56,6 +56,10 @@ kernels-check: setup ## the kernels under sanitizers
 
 kernels-check-aarch64: setup ## the kernels on an emulated ARM
 	$(PY) .dev/check_kernels.py aarch64
+
+# Where their time goes; OPTIONS="--arch a --size 640 640", say, for another network.
+kernels-profile: setup ## the kernels' time by block and kind of work
+	$(PY) -W ignore .dev/profile_kernels.py $(OPTIONS)
 
 # The package that runs exported files without PyTorch (docs/runtime.md).
 runtime-wheels: setup ## the runtime's wheels for x86-64 and ARM, into dist/

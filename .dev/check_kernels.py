@@ -15,37 +15,12 @@ import sys
 import tempfile
 from pathlib import Path
 
-from mmcdnv2.ops.compiler import FLAGS, BuildError, compile_kernels, run_all
+from kernel_program import build_program
+
+from mmcdnv2.ops.compiler import BuildError
 
 SOURCE = Path(__file__).parent.parent / 'tests' / 'ops' / 'core_test.cpp'
 SANITIZERS = ('-fsanitize=address,undefined', '-fno-sanitize-recover=all', '-g')
-
-
-def build_test(folder: Path, compiler: str, machine: str, *flags: str) -> Path:
-    """Compile the test of the part that knows nothing of PyTorch.
-
-    Args:
-        folder (Path): Where it goes.
-        compiler (str): A C++ compiler.
-        machine (str): What it compiles for.
-        flags (str): More flags, for example of a sanitizer.
-
-    Returns:
-        Path: The program. It takes the number of random blocks.
-
-    Raises:
-        BuildError: If the compiler fails.
-    """
-    jobs = compile_kernels(folder, [compiler], machine, flags)
-    test = folder / 'test.o'
-    command = [compiler, *FLAGS, '-Wextra', *flags]
-    command += ['-c', str(SOURCE), '-o', str(test)]
-    jobs.insert(0, (command, test))
-    run_all([command for command, _ in jobs])
-    program = folder / 'test'
-    objects = [str(path) for _, path in jobs]
-    run_all([[compiler, *flags, '-pthread', *objects, '-o', str(program)]])
-    return program
 
 
 def main() -> None:
@@ -69,7 +44,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         print(f'Compiling with {" ".join((compiler, *flags))}.', flush=True)
         try:
-            test = build_test(Path(folder), compiler, machine, *flags)
+            test = build_program(SOURCE, Path(folder), [compiler], machine, *flags)
         except BuildError as error:
             sys.exit(str(error))
         sys.exit(subprocess.call([*emulator, str(test), str(args.blocks)]))
