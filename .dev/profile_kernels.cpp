@@ -81,6 +81,7 @@ Kernels timed_kernels() {
   wrap<kConv3x3, &Kernels::group_conv3x3>(result);
   wrap<kSfr, &Kernels::scatter_conv>(result);
   wrap<kStem, &Kernels::row_conv>(result);
+  wrap<kStem, &Kernels::split_columns>(result);
   wrap<kAffine, &Kernels::affine>(result);
   wrap<kMean, &Kernels::mean>(result);
   wrap<kLinear, &Kernels::linear>(result);

@@ -57,7 +57,7 @@ class BlockPass {
 
   // A channel's padding is computed like its pixels.
   void clear_padding() {
-    clear(map_.features, {0, in_channels_}, {map_.pixels, map_.padded});
+    kernels_.clear(map_.features, {0, in_channels_}, {map_.pixels, map_.padded});
   }
 
   void run() {
@@ -118,10 +118,6 @@ class BlockPass {
                       2 * halo, std::max(map_.padded, 2 * halo));
   }
 
-  static int64_t kept_of(const DenseLayer& layer) {
-    return layer.lgc.conv.kept;
-  }
-
   // What the layer before has left is done strip by strip, too, but first where
   // another thread reads it.
   void run_by_strips(const DenseLayer& layer) {
@@ -137,7 +133,7 @@ class BlockPass {
       });
     parallel_.run(parts.size(), [&](int64_t j) {
       const Range range = parts[j];
-      Scratch scratch(kept_of(layer), strip);
+      Scratch scratch(layer);
       LayerPass pass(kernels_, map_, layer, strip);
       pass.start(std::max(range.begin - halo, int64_t{0}), range.begin);
       Range own = {j ? range.begin + halo : 0, 0};
@@ -170,19 +166,19 @@ class BlockPass {
     const Buffer buffer(layer.width * stride);
     const Plane h = {buffer.get(), stride, -halo};
     split(parallel_, layer.lgc.conv.groups, 1, [&](Range groups) {
-      const Buffer panel(kept_of(layer) * kTile);
+      const Scratch scratch(layer);
       kernels_.gather_conv(layer.lgc.conv, map_.features, h, {0, map_.padded},
-                           groups, panel.get());
+                           groups, scratch.panel.get());
       for (int64_t m = 0; m < layer.lgc.conv.members; ++m) {
         const int64_t first = m * layer.lgc.conv.groups;
         const Range channels = {first + groups.begin, first + groups.end};
-        clear(h, channels, {-halo, 0});
-        clear(h, channels, {map_.pixels, map_.padded + halo});
+        kernels_.clear(h, channels, {-halo, 0});
+        kernels_.clear(h, channels, {map_.pixels, map_.padded + halo});
       }
     });
     std::vector<float> mean(layer.growth_rate);
     split(parallel_, layer.conv.groups, 1, [&](Range groups) {
-      const Scratch scratch(0, map_.padded);
+      const Scratch scratch(layer);
       kernels_.group_conv3x3(layer.conv, map_.masks, h,
                              map_.from(layer.in_channels), {0, map_.padded},
                              groups, scratch.sums.get());

@@ -6,7 +6,6 @@
 #include <cstdint>
 #include <vector>
 
-#include "core/buffer.hpp"
 #include "core/kernels.hpp"
 #include "core/parallel.hpp"
 
@@ -27,18 +26,18 @@ class Excitation {
       : channels(w.channels),
         kernels_(&kernels),
         squeezed_(w.squeezed),
-        squeeze_(transposed(w.squeeze, w.squeezed, w.channels)),
-        excite_(transposed(w.excite, w.channels, w.squeezed)) {}
+        squeeze_(packed(w.squeeze, w.squeezed, w.channels)),
+        excite_(packed(w.excite, w.channels, w.squeezed)) {}
 
   // The gate of each channel, from its mean.
   std::vector<float> gates(const std::vector<float>& mean) const {
-    std::vector<float> hidden(round_up(squeezed_)), gate(round_up(channels));
+    std::vector<float> hidden(blocks(squeezed_)), gate(blocks(channels));
     kernels_->linear(squeeze_.data(), mean.data(), channels,
-                     round_up(squeezed_), hidden.data());
+                     blocks(squeezed_), hidden.data());
     // In this order NaN passes.
     for (float& value : hidden) value = 0.0f > value ? 0.0f : value;
     kernels_->linear(excite_.data(), hidden.data(), squeezed_,
-                     round_up(channels), gate.data());
+                     blocks(channels), gate.data());
     for (float& value : gate) value = 1.0f / (1.0f + std::exp(-value));
     return gate;
   }
@@ -61,13 +60,19 @@ class Excitation {
   int64_t channels;
 
  private:
-  static std::vector<float> transposed(const float* weight, int64_t outputs,
-                                       int64_t inputs) {
-    std::vector<float> packed(inputs * round_up(outputs));
+  // Outputs with padding.
+  static int64_t blocks(int64_t outputs) {
+    return (outputs + kLinearBlock - 1) / kLinearBlock * kLinearBlock;
+  }
+
+  static std::vector<float> packed(const float* weight, int64_t outputs,
+                                   int64_t inputs) {
+    std::vector<float> values(inputs * blocks(outputs));
     for (int64_t o = 0; o < outputs; ++o)
       for (int64_t i = 0; i < inputs; ++i)
-        packed[i * round_up(outputs) + o] = weight[o * inputs + i];
-    return packed;
+        values[(o / kLinearBlock * inputs + i) * kLinearBlock +
+               o % kLinearBlock] = weight[o * inputs + i];
+    return values;
   }
 
   const Kernels* kernels_;

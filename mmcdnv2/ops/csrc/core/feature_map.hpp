@@ -2,24 +2,13 @@
 
 #pragma once
 
-#include <algorithm>
 #include <cstdint>
-#include <cstring>
 #include <vector>
 
 #include "core/buffer.hpp"
 #include "core/kernels.hpp"
 
 namespace mmcdnv2 {
-
-// Zeros of some channels.
-inline void clear(const Plane& plane, Range channels, Range pixels) {
-  if (pixels.begin >= pixels.end) return;
-  for (int64_t c = channels.begin; c < channels.end; ++c) {
-    float* row = plane.data + c * plane.stride - plane.origin;
-    std::fill(row + pixels.begin, row + pixels.end, 0.0f);
-  }
-}
 
 // Size and memory of a map.
 class FeatureMap {

@@ -17,6 +17,38 @@ namespace mmcdnv2 {
 
 namespace MMCDNV2_ISA {
 
+// A group whose outputs are one block: its inputs need no panel.
+template <int M>
+void gather_conv_block(const GatherConv& g, const Plane& x, const Plane& h,
+                       Range pixels, Range groups) {
+  for (int64_t j = groups.begin; j < groups.end; ++j) {
+    const int64_t first = j * g.kept;
+    with_act(g.act, [&](auto activated) {
+      with_act(g.out_act, [&](auto out_activated) {
+        for_tiles<kAccumulators / M>(pixels, [&](auto tile, int64_t p) {
+          constexpr int N = decltype(tile)::value;
+          V acc[M][N];
+          for_each(acc, [&](V& a, int i, int) {
+            a = broadcast(g.out_shift[j * M + i]);
+          });
+          const float* weight = g.weight + first * M;
+          for (int64_t k = 0; k < g.kept; ++k, weight += M) {
+            const float* src = at(x, g.index[first + k], p);
+            const V scale = broadcast(g.scale[first + k]);
+            const V shift = broadcast(g.shift[first + k]);
+            multiply_loaded(acc, weight, [&](int v) {
+              return activated(load(src + v * kLanes) * scale + shift);
+            });
+          }
+          for_each(acc, [&](V& a, int i, int v) {
+            store(at(h, i * g.groups + j, p + v * kLanes), out_activated(a));
+          });
+        });
+      });
+    });
+  }
+}
+
 template <int T>
 void gather_conv_tiled(const GatherConv& g, const Plane& x, const Plane& h,
                        Range pixels, Range groups, float* panel) {
@@ -58,6 +90,9 @@ void gather_conv_tiled(const GatherConv& g, const Plane& x, const Plane& h,
 
 void gather_conv(const GatherConv& g, const Plane& x, const Plane& h,
                  Range pixels, Range groups, float* panel) {
+  if (kMaxBlock == 8 && g.members == 8)
+    return gather_conv_block<kMaxBlock>(g, x, h, pixels, groups);
+  if (g.members == 4) return gather_conv_block<4>(g, x, h, pixels, groups);
   with_tile(g.members, [&](auto tile) {
     gather_conv_tiled<decltype(tile)::value>(g, x, h, pixels, groups, panel);
   });
@@ -112,6 +147,12 @@ void group_conv3x3_by_taps(const GroupConv3x3& g, const ColumnMasks& masks,
 void group_conv3x3_by_columns(const GroupConv3x3& g, const ColumnMasks& masks,
                               const Plane& h, const Plane& out, Range pixels,
                               Range groups, float* sums) {
+  // The sums stay in the first-level cache.
+  for (; pixels.end - pixels.begin > kSummedPixels;
+       pixels.begin += kSummedPixels)
+    group_conv3x3_by_columns(g, masks, h, out,
+                             {pixels.begin, pixels.begin + kSummedPixels},
+                             groups, sums);
   const int64_t width = masks.width;
   const int64_t stride = pixels.end - pixels.begin + 2 * kAlign;
   const Range wider = {pixels.begin - kAlign, pixels.end + kAlign};
@@ -165,8 +206,20 @@ void group_conv3x3(const GroupConv3x3& g, const ColumnMasks& masks,
 
 template <int T>
 void scatter_conv_tiled(const ScatterConv& g, const Plane& x, const Plane& out,
-                        Range pixels) {
+                        Range pixels, float* panel) {
   for (int64_t j = 0; j < g.groups; ++j) {
+    with_act(g.act, [&](auto activated) {
+      for (int64_t e = 0; e < g.members; ++e) {
+        // Input channels interleave the groups.
+        const int64_t channel = e * g.groups + j;
+        const float* src = at(x, channel, 0);
+        const V scale = broadcast(g.scale[channel]);
+        const V shift = broadcast(g.shift[channel]);
+        float* dst = panel + e * kScatteredPixels - pixels.begin;
+        for (int64_t p = pixels.begin; p < pixels.end; p += kLanes)
+          store(dst + p, activated(load(src + p) * scale + shift));
+      }
+    });
     for_blocks<kAccumulators / T>(g.kept, [&](auto block, int64_t m) {
       constexpr int M = decltype(block)::value;
       const float* weights = g.weight + (j * g.kept + m) * g.members;
@@ -179,12 +232,11 @@ void scatter_conv_tiled(const ScatterConv& g, const Plane& x, const Plane& out,
         for_each(acc, [&](V& a, int i, int v) {
           a = load(rows[i] + p + v * kLanes);
         });
-        // Input channels interleave the groups.
-        const float* row = at(x, j, p);
+        const float* row = panel + p - pixels.begin;
         const float* weight = weights;
         for (int64_t e = 0; e < g.members; ++e) {
           multiply(acc, row, weight);
-          row += g.groups * x.stride;
+          row += kScatteredPixels;
           weight += M;
         }
         for_each(acc, [&](V& a, int i, int v) {
@@ -196,9 +248,13 @@ void scatter_conv_tiled(const ScatterConv& g, const Plane& x, const Plane& out,
 }
 
 void scatter_conv(const ScatterConv& g, const Plane& x, const Plane& out,
-                  Range pixels) {
+                  Range pixels, float* panel) {
   with_tile(g.kept, [&](auto tile) {
-    scatter_conv_tiled<decltype(tile)::value>(g, x, out, pixels);
+    for (int64_t p = pixels.begin; p < pixels.end; p += kScatteredPixels) {
+      const int64_t end = p + kScatteredPixels;
+      scatter_conv_tiled<decltype(tile)::value>(
+          g, x, out, {p, end < pixels.end ? end : pixels.end}, panel);
+    }
   });
 }
 
@@ -233,6 +289,15 @@ void affine(const Affine& a, const Plane& src, const Plane& dst, Range pixels,
   }
 }
 
+void clear(const Plane& plane, Range channels, Range pixels) {
+  for (int64_t c = channels.begin; c < channels.end; ++c) {
+    float* row = at(plane, c, 0);
+    int64_t p = pixels.begin;
+    for (; p + kLanes <= pixels.end; p += kLanes) store(row + p, V{});
+    for (; p < pixels.end; ++p) row[p] = 0.0f;
+  }
+}
+
 void mean(const Plane& src, int64_t channels, int64_t count, float* out) {
   for (int64_t c = 0; c < channels; ++c) {
     const float* row = at(src, c, 0);
@@ -254,11 +319,23 @@ void mean(const Plane& src, int64_t channels, int64_t count, float* out) {
 
 void linear(const float* weight, const float* x, int64_t inputs,
             int64_t outputs, float* out) {
-  for (int64_t o = 0; o < outputs; o += kLanes) {
-    V sums[2] = {};
-    for (int64_t i = 0; i < inputs; ++i)
-      sums[i % 2] += load(weight + i * outputs + o) * x[i];
-    store(out + o, sums[0] + sums[1]);
+  constexpr int N = kLinearBlock / kLanes;
+  for (int64_t o = 0; o < outputs; o += kLinearBlock) {
+    V sums[N] = {};
+    for (int64_t i = 0; i < inputs; ++i, weight += kLinearBlock) {
+      __builtin_prefetch(weight + 16 * kLinearBlock);
+      for (int v = 0; v < N; ++v) sums[v] += load(weight + v * kLanes) * x[i];
+    }
+    for (int v = 0; v < N; ++v) store(out + o + v * kLanes, sums[v]);
+  }
+}
+
+// Even and odd columns apart.
+void split_columns(const float* src, int64_t pairs, float* __restrict even,
+                   float* __restrict odd) {
+  for (int64_t i = 0; i < pairs; ++i) {
+    even[i] = src[2 * i];
+    odd[i] = src[2 * i + 1];
   }
 }
 
@@ -281,8 +358,10 @@ const Kernels kernels = {MMCDNV2_STRING(MMCDNV2_ISA),
                          scatter_conv,
                          row_conv,
                          affine,
+                         clear,
                          mean,
                          linear,
+                         split_columns,
                          pool2x2};
 
 }  // namespace MMCDNV2_ISA

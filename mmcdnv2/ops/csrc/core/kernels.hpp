@@ -17,6 +17,15 @@ constexpr int64_t kAlign = 16;
 // Pixels in the largest tile.
 constexpr int64_t kTile = 12 * kAlign;
 
+// Pixels whose sums the 3x3 convolution by columns has in memory at a time.
+constexpr int64_t kSummedPixels = 512;
+
+// Pixels that reactivation takes at a time.
+constexpr int64_t kScatteredPixels = 384;
+
+// Outputs of a linear layer that are computed at once.
+constexpr int64_t kLinearBlock = 4 * kAlign;
+
 enum class Act : int64_t { kNone = 0, kReLU = 1, kHSwish = 2 };
 
 // From `begin` up to but without `end`.
@@ -58,9 +67,12 @@ struct GroupConv3x3 {
   const float* weight;
 };
 
-// Sparse feature reactivation of activated features.
+// Sparse feature reactivation with norm and activation of its inputs.
 struct ScatterConv {
   int64_t groups, kept, members;  // outputs and inputs of a group
+  const float* scale;             // (groups * members), norm before
+  const float* shift;
+  Act act;
   const int32_t* index;           // (groups, kept), channels to update
   // (groups, blocks of kept, members, outputs of the block)
   const float* weight;
@@ -97,23 +109,29 @@ struct Kernels {
   int64_t max_block;
   void (*gather_conv)(const GatherConv&, const Plane& x, const Plane& h,
                       Range pixels, Range groups, float* panel);
-  // `sums` has room for 12 rows of the pixels and kAlign before and behind.
+  // `sums` has room for 12 rows of kSummedPixels and kAlign before and behind.
   void (*group_conv3x3)(const GroupConv3x3&, const ColumnMasks&, const Plane& h,
                         const Plane& out, Range pixels, Range groups,
                         float* sums);
+  // Adds to `out`. `panel` has room for kScatteredPixels of each member.
   void (*scatter_conv)(const ScatterConv&, const Plane& x, const Plane& out,
-                       Range pixels);
+                       Range pixels, float* panel);
   void (*row_conv)(const RowConv&, const float* const* rows, const Plane& out,
                    Range pixels);
   // dst = affine(src), or dst += affine(src).
   void (*affine)(const Affine&, const Plane& src, const Plane& dst,
                  Range pixels, bool accumulate);
+  // Sets pixels of some channels to zero, in any range.
+  void (*clear)(const Plane&, Range channels, Range pixels);
   // mean[c] of the first `count` pixels of each channel.
   void (*mean)(const Plane& src, int64_t channels, int64_t count, float* mean);
-  // out = weight^T x, the weight of shape (inputs, outputs), outputs a multiple
-  // of kAlign.
+  // out = weight x, the weight packed (blocks of outputs, inputs, kLinearBlock),
+  // outputs a multiple of kLinearBlock.
   void (*linear)(const float* weight, const float* x, int64_t inputs,
                  int64_t outputs, float* out);
+  // Takes the even and the odd columns of a row apart.
+  void (*split_columns)(const float* src, int64_t pairs, float* even,
+                        float* odd);
   // Averages 2x2 pixels of a channel; height and width are the output's.
   void (*pool2x2)(const float* src, int64_t src_width, float* dst,
                   int64_t height, int64_t width);

@@ -22,10 +22,9 @@ inline int64_t halo_of(const DenseLayer& layer, int64_t width) {
 // What the kernels need between their loops; one for each thread.
 class Scratch {
  public:
-  // For layers with at most so many inputs in a group, and parts of the map of
-  // at most so many pixels.
-  Scratch(int64_t kept, int64_t pixels)
-      : panel(kept * kTile), sums(12 * (pixels + 2 * kAlign)) {}
+  explicit Scratch(const DenseLayer& layer)
+      : panel(layer.lgc.conv.kept * kTile),
+        sums(12 * (kSummedPixels + 2 * kAlign)) {}
 
   Buffer panel, sums;
 };
@@ -49,7 +48,7 @@ class LayerPass {
     gathered_ = available;
     done = first;
     h_.origin = first - halo;
-    clear(h_, {0, layer_->width}, {h_.origin, std::min(available, int64_t{0})});
+    kernels_->clear(h_, {0, layer_->width}, {h_.origin, std::min(available, int64_t{0})});
   }
 
   // Computes a strip, which ends at `end`; LGC's inputs are there up to `end` +
@@ -87,7 +86,7 @@ class LayerPass {
                             scratch.panel.get());
       gathered_ = inside;
     }
-    clear(h_, channels, {map_->pixels, to});
+    kernels_->clear(h_, channels, {map_->pixels, to});
   }
 
   const Kernels* kernels_;

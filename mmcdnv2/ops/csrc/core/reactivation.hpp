@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <optional>
 #include <vector>
 
 #include "core/buffer.hpp"
@@ -36,6 +37,7 @@ class Reactivation {
         kernels_(&kernels),
         norm_first_(w.norm_first),
         norm_(w.norm, w.norm_first ? w.in_channels : w.out_channels),
+        unchanged_(std::nullopt, w.in_channels),
         act_(w.act),
         index_(w.index, w.index + w.groups * w.kept) {
     const int64_t members = w.in_channels / w.groups;
@@ -47,7 +49,15 @@ class Reactivation {
               for (int64_t o = first; o < first + size; ++o)
                 weight_.push_back(w.weight[(j * w.kept + o) * members + e]);
           });
-    conv_ = {w.groups, w.kept, members, index_.data(), weight_.data()};
+    const ScaleShift& before = norm_first_ ? norm_ : unchanged_;
+    conv_ = {w.groups,
+             w.kept,
+             members,
+             before.scale.data(),
+             before.shift.data(),
+             norm_first_ ? act_ : Act::kNone,
+             index_.data(),
+             weight_.data()};
   }
 
   // old: (count, out_channels, pixels), features: (count, in_channels, pixels),
@@ -57,23 +67,22 @@ class Reactivation {
 
   // Adds to the old features what the new ones say about them.
   void apply(const Plane& features, const Plane& old, Range pixels) const {
-    const Affine norm = norm_.affine(act_);
-    const int64_t strip = std::min(
-        round_up(1 + cached_floats() / 2 / (in_channels + out_channels)),
-        pixels.end - pixels.begin);
+    const Buffer panel(conv_.members * kScatteredPixels);
+    if (norm_first_) {
+      kernels_->scatter_conv(conv_, features, old, pixels, panel.get());
+      return;
+    }
+    const int64_t strip =
+        std::min(round_up(1 + cached_floats() / 4 / out_channels),
+                 pixels.end - pixels.begin);
     const int64_t stride = stride_of(strip);
-    const Buffer buffer(norm.channels * stride);
+    const Buffer buffer(out_channels * stride);
     for (int64_t begin = pixels.begin; begin < pixels.end; begin += strip) {
       const Range range = {begin, std::min(begin + strip, pixels.end)};
       const Plane between = {buffer.get(), stride, begin};
-      if (norm_first_) {
-        kernels_->affine(norm, features, between, range, false);
-        kernels_->scatter_conv(conv_, between, old, range);
-      } else {
-        std::fill(buffer.get(), buffer.get() + norm.channels * stride, 0.0f);
-        kernels_->scatter_conv(conv_, features, between, range);
-        kernels_->affine(norm, between, old, range, true);
-      }
+      std::fill(buffer.get(), buffer.get() + out_channels * stride, 0.0f);
+      kernels_->scatter_conv(conv_, features, between, range, panel.get());
+      kernels_->affine(norm_.affine(act_), between, old, range, true);
     }
   }
 
@@ -82,7 +91,7 @@ class Reactivation {
  private:
   const Kernels* kernels_;
   bool norm_first_;
-  ScaleShift norm_;
+  ScaleShift norm_, unchanged_;
   Act act_;
   std::vector<int32_t> index_;
   std::vector<float> weight_;

@@ -107,10 +107,7 @@ class Stem {
    private:
     void separate(const float* row, float* even, float* odd) const {
       const int64_t pairs = width_ / 2;
-      for (int64_t i = 0; i < pairs; ++i) {
-        even[i] = row[2 * i];
-        odd[i] = row[2 * i + 1];
-      }
+      stem_.kernels_->split_columns(row, pairs, even, odd);
       if (width_ % 2) {
         even[pairs] = row[width_ - 1];
         odd[pairs] = 0.0f;

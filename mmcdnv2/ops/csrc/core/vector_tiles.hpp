@@ -5,6 +5,12 @@
 
 #include "core/kernels.hpp"
 
+#if defined(__x86_64__)
+#include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
+#endif
+
 namespace mmcdnv2 {
 
 namespace MMCDNV2_ISA {
@@ -43,15 +49,42 @@ inline V in_register(V v) {
   return v;
 }
 
-// Comparisons in this order let NaN pass, as torch does.
-inline V relu(V v) { return V{} > v ? V{} : v; }
+// The larger and the smaller one; b if it is NaN. Compilers make two
+// instructions of a comparison and a choice.
+inline V larger(V a, V b) {
+#if defined(__x86_64__) && MMCDNV2_LANES == 16
+  return _mm512_maskz_max_ps(0xffff, a, b);
+#elif defined(__x86_64__) && MMCDNV2_LANES == 8
+  return _mm256_max_ps(a, b);
+#elif defined(__x86_64__)
+  return _mm_max_ps(a, b);
+#elif defined(__aarch64__)
+  return vmaxq_f32(a, b);
+#else
+  return a > b ? a : b;
+#endif
+}
+
+inline V smaller(V a, V b) {
+#if defined(__x86_64__) && MMCDNV2_LANES == 16
+  return _mm512_maskz_min_ps(0xffff, a, b);
+#elif defined(__x86_64__) && MMCDNV2_LANES == 8
+  return _mm256_min_ps(a, b);
+#elif defined(__x86_64__)
+  return _mm_min_ps(a, b);
+#elif defined(__aarch64__)
+  return vminq_f32(a, b);
+#else
+  return a < b ? a : b;
+#endif
+}
+
+// In this order NaN passes, as in torch.
+inline V relu(V v) { return larger(V{}, v); }
 
 inline V hswish(V v) {
-  const V zero = {}, one = broadcast(1.f);
-  V gate = v * (1.f / 6.f) + 0.5f;
-  gate = zero > gate ? zero : gate;
-  gate = one < gate ? one : gate;
-  return v * gate;
+  const V gate = v * (1.f / 6.f) + 0.5f;
+  return v * smaller(broadcast(1.f), larger(V{}, gate));
 }
 
 inline float* at(const Plane& plane, int64_t channel, int64_t pixel) {
@@ -118,13 +151,11 @@ inline void with_tile(int64_t count, const F& f) {
     f(Size<kAccumulators / 2 < 12 ? kAccumulators / 2 : 12>());
 }
 
-// acc[m][v] += row[v] * weight[m]
-template <int M, int N>
-inline __attribute__((always_inline)) void multiply(V (&acc)[M][N],
-                                                    const float* row,
-                                                    const float* weight) {
-  // Weights of wide layers come from afar and are used once.
-  if (M == kMaxBlock) __builtin_prefetch(weight + 1024, 0, 2);
+// acc[m][v] += input(v) * weight[m]
+template <int M, int N, class F>
+inline __attribute__((always_inline)) void multiply_loaded(V (&acc)[M][N],
+                                                           const float* weight,
+                                                           const F& input) {
   // The shorter side is kept in registers, the longer one read in turn.
   if (M < N) {
     V w[M];
@@ -132,14 +163,14 @@ inline __attribute__((always_inline)) void multiply(V (&acc)[M][N],
     for (int m = 0; m < M; ++m) w[m] = broadcast(weight[m]);
 #pragma GCC unroll 24
     for (int v = 0; v < N; ++v) {
-      const V in = in_register(load(row + v * kLanes));
+      const V in = in_register(input(v));
 #pragma GCC unroll 24
       for (int m = 0; m < M; ++m) acc[m][v] += in * w[m];
     }
   } else {
     V in[N];
 #pragma GCC unroll 24
-    for (int v = 0; v < N; ++v) in[v] = in_register(load(row + v * kLanes));
+    for (int v = 0; v < N; ++v) in[v] = in_register(input(v));
 #pragma GCC unroll 24
     for (int m = 0; m < M; ++m) {
       const V w = broadcast(weight[m]);
@@ -147,6 +178,16 @@ inline __attribute__((always_inline)) void multiply(V (&acc)[M][N],
       for (int v = 0; v < N; ++v) acc[m][v] += in[v] * w;
     }
   }
+}
+
+// acc[m][v] += row[v] * weight[m]
+template <int M, int N>
+inline __attribute__((always_inline)) void multiply(V (&acc)[M][N],
+                                                    const float* row,
+                                                    const float* weight) {
+  // Weights of wide layers come from afar and are used once.
+  if (M == kMaxBlock) __builtin_prefetch(weight + 1024, 0, 2);
+  multiply_loaded(acc, weight, [&](int v) { return load(row + v * kLanes); });
 }
 
 template <int M, int N, class F>
