@@ -1,13 +1,16 @@
 """CondenseNetV2, and CondenseNet, which is it without reactivation."""
 
 from collections import OrderedDict
-from typing import Any, Dict, Optional, Sequence, Union
+from typing import Any, Dict, Optional, Sequence, Tuple, Union
 
+import torch
 from mmcv.cnn import build_activation_layer, build_norm_layer
 from mmengine.utils import is_seq_of
-from torch import nn
+from torch import Tensor, nn
 
 from ..errors import InputError
+from ..ops.kernel_arguments import KernelArguments, check_type
+from ..ops.kernel_module import KernelMixin
 from ..registry import register_model
 from .base import BlockBackbone
 from .dense_block import DenseBlock, DenseLayer, Stem
@@ -35,7 +38,7 @@ _V1_IMAGENET = dict(
 
 
 @register_model
-class CondenseNetV2(BlockBackbone):
+class CondenseNetV2(KernelMixin, BlockBackbone):
     """CondenseNetV2 and CondenseNet backbone.
 
     `CondenseNet V2: Sparse Feature Reactivation for Deep Networks
@@ -107,6 +110,9 @@ class CondenseNetV2(BlockBackbone):
         (1, 288, 4, 4)
         (1, 800, 2, 2)
     """
+
+    # Its parts are reported and exported.
+    _is_a_whole = True
 
     arch_settings: Dict[str, Dict[str, Any]] = {
         'a': dict(
@@ -196,6 +202,36 @@ class CondenseNetV2(BlockBackbone):
             blocks.append(DenseBlock(block))
             out_channels.append(channels)
         self._assemble(stem, blocks, out_channels)
+
+    def forward(self, x: Tensor) -> Tuple[Tensor, ...]:
+        """Compute the features of the blocks in ``out_indices``.
+
+        Args:
+            x (Tensor): Images, shape (N, in_channels, H, W).
+
+        Returns:
+            tuple[Tensor]: Feature maps, shapes (N, out_channels[i], H / s,
+            W / s) with s the stride of block i.
+        """
+        args = self.kernel_args(x)
+        if args is not None:
+            return tuple(torch.ops.mmcdnv2.backbone(x, *args))
+        return super().forward(x)
+
+    def _kernel_arguments(self) -> KernelArguments:
+        arguments = KernelArguments()
+        check_type(self.stem, Stem)
+        self.stem.add_to(arguments)
+        pools = []
+        for block in self.blocks[: max(self.out_indices) + 1]:
+            check_type(block, DenseBlock)
+            pools.append(int(block.pools()))
+            has_norm = block.norm_and_act is not None
+            arguments.spec += [pools[-1], len(block.dense_layers()), int(has_norm)]
+            block.add_to(arguments)
+        channels = self.out_channels[: len(pools)]
+        arguments.options = (pools, channels, sorted(set(self.out_indices)))
+        return arguments
 
     @classmethod
     def _resolve_arch(cls, arch: Union[str, Dict]) -> Dict:

@@ -1,6 +1,6 @@
 """Dense layers and blocks, the parts of CondenseNetV2, and its stem."""
 
-from typing import Optional, Sequence
+from typing import List, Optional, Sequence, Tuple
 
 import torch
 from mmcv.cnn import ConvModule
@@ -165,16 +165,27 @@ class Stem(KernelMixin, ConvModule):
         return super().forward(x)
 
     def _kernel_arguments(self) -> KernelArguments:
+        arguments = KernelArguments()
+        self.add_to(arguments)
+        arguments.options = (self.conv.weight.size(0),)
+        return arguments
+
+    def add_to(self, arguments: KernelArguments) -> None:
+        """Add the stem to the arguments of a kernel.
+
+        Args:
+            arguments (KernelArguments): The kernel's.
+
+        Raises:
+            UnsupportedError: If the kernel does not take it.
+        """
         check_type(self.conv, nn.Conv2d)
         if self.with_activation or self.order != CONV_FIRST or self.conv.groups != 1:
             raise UnsupportedError('it is more than a convolution and a norm')
-        arguments = KernelArguments()
         arguments.spec.append(int(self.with_norm))
         arguments.add_conv(self.conv, 3, stride=2)
         if self.with_norm:
             arguments.add_norm(self.norm)
-        arguments.options = (self.conv.weight.size(0),)
-        return arguments
 
 
 class DenseBlock(KernelMixin, Sequential):
@@ -193,24 +204,61 @@ class DenseBlock(KernelMixin, Sequential):
         return super().forward(x)
 
     def _kernel_arguments(self) -> KernelArguments:
-        children = dict(self.named_children())
-        pool = children.pop('pool', None)
-        norm, act = children.pop('norm', None), children.pop('act', None)
         arguments = KernelArguments()
-        arguments.spec.append(int(norm is not None))
-        if pool is not None:
-            check_type(pool, nn.AvgPool2d)
-            sizes = map(_pair, (pool.kernel_size, pool.stride, pool.padding))
-            plain = tuple(sizes) == ((2, 2), (2, 2), (0, 0)) and not pool.ceil_mode
-            if not plain or pool.divisor_override is not None:
-                raise UnsupportedError('its pooling is not over 2x2 pixels')
+        arguments.spec.append(int(self.norm_and_act is not None))
+        new_channels = self.add_to(arguments)
+        arguments.options = (self.pools(), new_channels)
+        return arguments
+
+    @property
+    def norm_and_act(self) -> Optional[Tuple[nn.Module, nn.Module]]:
+        """tuple[nn.Module] | None: What comes last, if there is anything."""
+        norm = getattr(self, 'norm', None)
+        return None if norm is None else (norm, self.act)
+
+    def dense_layers(self) -> List[nn.Module]:
+        """List the dense layers in their order."""
+        others = ('pool', 'norm', 'act')
+        return [layer for name, layer in self.named_children() if name not in others]
+
+    def pools(self) -> bool:
+        """Whether the input is averaged first, as the kernel does it.
+
+        Raises:
+            UnsupportedError: If it is averaged in another way.
+        """
+        pool = getattr(self, 'pool', None)
+        if pool is None:
+            return False
+        check_type(pool, nn.AvgPool2d)
+        sizes = map(_pair, (pool.kernel_size, pool.stride, pool.padding))
+        plain = tuple(sizes) == ((2, 2), (2, 2), (0, 0)) and not pool.ceil_mode
+        if not plain or pool.divisor_override is not None:
+            raise UnsupportedError('its pooling is not over 2x2 pixels')
+        return True
+
+    def add_to(self, arguments: KernelArguments) -> int:
+        """Add layers and norm to the arguments of a kernel.
+
+        Args:
+            arguments (KernelArguments): The kernel's.
+
+        Returns:
+            int: Number of new channels.
+
+        Raises:
+            UnsupportedError: If the kernel does not take the block.
+        """
         new_channels = 0
-        for layer in children.values():
+        for layer in self.dense_layers():
             check_type(layer, DenseLayer)
             layer.add_to(arguments)
             new_channels += layer.conv.conv.weight.size(0)
-        if norm is not None:
+        if self.norm_and_act is not None:
+            norm, act = self.norm_and_act
             check_type(act, nn.ReLU)
             arguments.add_norm(norm)
-        arguments.options = (pool is not None, new_channels)
-        return arguments
+        return new_channels
+
+
+replaces_forward(Stem, DenseBlock)

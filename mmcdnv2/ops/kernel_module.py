@@ -110,6 +110,9 @@ class KernelMixin(ModuleMixin):
     # Only condensed layers are worth compiling the kernels for. Other modules
     # use them if they are loaded.
     _only_if_loaded = False
+    # Whether what is inside has kernels of its own, which are what is reported
+    # and exported.
+    _is_a_whole = False
 
     def _kernel_arguments(self) -> KernelArguments:
         """Collect the kernel's arguments, in its order.
@@ -155,6 +158,8 @@ class KernelMixin(ModuleMixin):
         if torch.onnx.is_in_onnx_export() or not self._has_kernels():
             return None
         if library.records_kernels():
+            if self._is_a_whole:
+                return None
             # torch.export hands out stand-ins for modules, of other types.
             plan = self._plan
             if plan is None or plan.reason or plan.structure.skipped_by_kernel():
@@ -268,6 +273,6 @@ def kernel_report(model: nn.Module) -> Dict[str, str]:
     report: Dict[str, str] = {}
     for name, module in model.named_modules():
         inside = any(name.startswith(f'{outer}.') for outer in report)
-        if isinstance(module, KernelMixin) and not inside:
+        if isinstance(module, KernelMixin) and not (inside or module._is_a_whole):
             report[name] = module.runs_on()
     return report

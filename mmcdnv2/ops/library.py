@@ -75,6 +75,26 @@ def _fake_stem(
     return x.new_empty(x.size(0), out_channels, height, width)
 
 
+def _fake_backbone(
+    x: Tensor,
+    params: List[Tensor],
+    spec: List[int],
+    eps: List[float],
+    pools: List[int],
+    channels: List[int],
+    out_indices: List[int],
+) -> List[Tensor]:
+    """Tell a backbone's outputs without computing them."""
+    height, width = ((size + 1) // 2 for size in x.shape[2:])
+    outs = []
+    for i, (pool, count) in enumerate(zip(pools, channels)):
+        if pool:
+            height, width = height // 2, width // 2
+        if i in out_indices:
+            outs.append(x.new_empty(x.size(0), count, height, width))
+    return outs
+
+
 def _try_to_load() -> Optional[str]:
     """Load the kernels; return why they cannot be used, or None."""
     choice = os.environ.get(VARIABLE, '').strip().lower()
@@ -93,6 +113,7 @@ def _try_to_load() -> Optional[str]:
         )
         return reason.splitlines()[0]
     for name, fake in (
+        ('backbone', _fake_backbone),
         ('dense_block', _fake_dense_block),
         ('learned_group_conv', _fake_learned_group_conv),
         ('pool_excite', _fake_pool_excite),

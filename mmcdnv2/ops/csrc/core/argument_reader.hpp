@@ -24,6 +24,10 @@
 //                 group_conv                    group_conv
 //   pool_excite                                 excitation
 //   stem          has a norm                    weight, norm if any
+//   backbone      stem, and for each block:     stem, and for each block:
+//                 pools its input, number of    layers, output norm if any
+//                 layers, has an output norm,
+//                 layers
 //
 // What tells the shape of an operator's output has a name in its schema, so
 // that who infers shapes needs none of this.
@@ -38,6 +42,7 @@
 #include <utility>
 #include <vector>
 
+#include "core/backbone.hpp"
 #include "core/dense_block.hpp"
 #include "core/dense_layer.hpp"
 #include "core/excitation.hpp"
@@ -201,6 +206,20 @@ class ArgumentReader {
     return w;
   }
 
+  Stem stem(const Kernels& kernels) {
+    const bool has_norm = flag();
+    const TensorView& weight = conv(3, "the stem");
+    std::optional<Norm> packed_norm;
+    if (has_norm) packed_norm = norm(weight.dims[0]);
+    return Stem(kernels, static_cast<const float*>(weight.data),
+                weight.dims[1], weight.dims[0], packed_norm);
+  }
+
+  int64_t number() {
+    check(more(), "the spec is too short");
+    return from_.spec[number_++];
+  }
+
   // All has been read that the spec tells of.
   void finish() const {
     check(!more(), "the spec is too long");
@@ -235,11 +254,6 @@ class ArgumentReader {
     return values;
   }
 
-  int64_t number() {
-    check(more(), "the spec is too short");
-    return from_.spec[number_++];
-  }
-
   Act act() {
     const int64_t value = number();
     check(value >= 0 && value <= 2, "unknown activation ", value);
@@ -262,7 +276,8 @@ class ArgumentReader {
   size_t param_ = 0, number_ = 0, norm_ = 0;
 };
 
-// The packed operators. All is read before anything is packed.
+// The packed operators. All of an operator or block is read before it is
+// packed.
 
 inline DenseBlock read_dense_block(const Kernels& kernels,
                                    const Arguments& arguments) {
@@ -280,6 +295,32 @@ inline DenseBlock read_dense_block(const Kernels& kernels,
   if (has_out_norm) out_norm = reader.norm(channels);
   reader.finish();
   return DenseBlock(kernels, layers, in_channels, out_norm);
+}
+
+inline Backbone read_backbone(const Kernels& kernels,
+                              const Arguments& arguments) {
+  ArgumentReader reader(arguments);
+  Stem stem = reader.stem(kernels);
+  std::vector<DenseBlock> blocks;
+  std::vector<bool> pools;
+  int64_t channels = stem.out_channels;
+  while (reader.more()) {
+    pools.push_back(reader.flag());
+    const int64_t depth = reader.number();
+    const bool has_out_norm = reader.flag();
+    const int64_t in_channels = channels;
+    std::vector<DenseLayerWeights> layers;
+    for (int64_t j = 0; j < depth; ++j) {
+      layers.push_back(reader.layer(channels));
+      channels += layers.back().growth_rate;
+    }
+    std::optional<Norm> out_norm;
+    if (has_out_norm) out_norm = reader.norm(channels);
+    blocks.emplace_back(kernels, layers, in_channels, out_norm);
+  }
+  reader.finish();
+  check(!pools.empty() && !pools[0], "the first block may not pool its input");
+  return Backbone(kernels, std::move(stem), std::move(blocks), pools);
 }
 
 inline Reactivation read_reactivation(const Kernels& kernels,
@@ -313,13 +354,9 @@ inline Excitation read_excitation(const Kernels& kernels,
 
 inline Stem read_stem(const Kernels& kernels, const Arguments& arguments) {
   ArgumentReader reader(arguments);
-  const bool has_norm = reader.flag();
-  const TensorView& weight = reader.conv(3, "the stem");
-  std::optional<Norm> norm;
-  if (has_norm) norm = reader.norm(weight.dims[0]);
+  Stem stem = reader.stem(kernels);
   reader.finish();
-  return Stem(kernels, static_cast<const float*>(weight.data), weight.dims[1],
-              weight.dims[0], norm);
+  return stem;
 }
 
 }  // namespace mmcdnv2

@@ -24,11 +24,12 @@ namespace mmcdnv2 {
 
 class BlockPass {
  public:
-  // `target` is where the output goes; without, it stays in `features()`.
+  // `target` is where the output goes; without, it stays in the map. `own` is
+  // memory for the map, if it needs that.
   BlockPass(const Kernels& kernels, const std::vector<DenseLayer>& layers,
             const std::optional<ScaleShift>& norm, int64_t in_channels,
             int64_t out_channels, int64_t height, int64_t width, float* target,
-            const Parallel& parallel)
+            float* own, const Parallel& parallel)
       : kernels_(kernels),
         layers_(layers),
         norm_(norm),
@@ -36,7 +37,7 @@ class BlockPass {
         in_channels_(in_channels),
         out_channels_(out_channels),
         target_(target),
-        map_(out_channels, height, width, target) {}
+        map_(height, width, target, own) {}
 
   const FeatureMap& map() const { return map_; }
 
@@ -72,7 +73,7 @@ class BlockPass {
 
   // Copies the output to the target, if it is not there.
   void store() {
-    if (map_.is_at(target_)) return;
+    if (!target_ || map_.features.data == target_) return;
     split(parallel_, out_channels_, 1, [&](Range channels) {
       for (int64_t c = channels.begin; c < channels.end; ++c)
         std::memcpy(target_ + c * map_.pixels, map_.from(c).data,

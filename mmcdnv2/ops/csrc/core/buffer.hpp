@@ -109,9 +109,10 @@ class MemoryPool {
 // Uninitialised floats at the start of a cache line.
 class Buffer {
  public:
-  Buffer() : piece_{nullptr, 0} {}
-  explicit Buffer(int64_t size)
-      : piece_(MemoryPool::instance().acquire(size * sizeof(float))) {}
+  // Null if there are none.
+  explicit Buffer(int64_t size = 0) : piece_{nullptr, 0} {
+    if (size) piece_ = MemoryPool::instance().acquire(size * sizeof(float));
+  }
   Buffer(Buffer&& other) noexcept : piece_(other.piece_) {
     other.piece_.data = nullptr;
   }

@@ -7,7 +7,9 @@
 #include <vector>
 
 #include "core/block_pass.hpp"
+#include "core/buffer.hpp"
 #include "core/dense_layer.hpp"
+#include "core/feature_map.hpp"
 #include "core/kernels.hpp"
 #include "core/packing.hpp"
 #include "core/parallel.hpp"
@@ -36,10 +38,16 @@ class DenseBlock {
            bool pool, float* out, const Parallel& parallel) const;
 
   // For one image; see BlockPass.
-  BlockPass start(int64_t height, int64_t width, float* target,
+  BlockPass start(int64_t height, int64_t width, float* target, float* own,
                   const Parallel& parallel) const {
     return BlockPass(*kernels_, layers, out_norm, in_channels, out_channels,
-                     height, width, target, parallel);
+                     height, width, target, own, parallel);
+  }
+
+  // Floats of memory of its own that an image needs.
+  int64_t own_floats(int64_t height, int64_t width, const float* target) const {
+    if (!FeatureMap::needs_own(height, width, target)) return 0;
+    return FeatureMap::own_floats(out_channels, height, width);
   }
 
   int64_t in_channels, out_channels;
@@ -54,13 +62,14 @@ inline void DenseBlock::run(const float* x, int64_t count, int64_t height,
                             int64_t width, bool pool, float* out,
                             const Parallel& parallel) const {
   const int64_t in_size = in_channels * height * width;
-  const int64_t out_size =
-      out_channels * (pool ? (height / 2) * (width / 2) : height * width);
+  const int64_t rows = pool ? height / 2 : height;
+  const int64_t columns = pool ? width / 2 : width;
   for_images(count, parallel, [&](int64_t i, const Parallel& inside) {
     // The kernels do not write to their input.
     float* source = const_cast<float*>(x) + i * in_size;
-    BlockPass pass = start(pool ? height / 2 : height, pool ? width / 2 : width,
-                           out + i * out_size, inside);
+    float* target = out + i * out_channels * rows * columns;
+    const Buffer own(own_floats(rows, columns, target));
+    BlockPass pass = start(rows, columns, target, own.get(), inside);
     pass.load({source, height * width, 0}, width, pool);
     pass.run();
     pass.store();

@@ -13,19 +13,17 @@ namespace mmcdnv2 {
 // Size and memory of a map.
 class FeatureMap {
  public:
-  // `target` is where the map goes, if it needs no padding there.
-  FeatureMap(int64_t channels, int64_t height, int64_t width, float* target)
+  // `target` is where the map goes, if it needs no padding there; `own` has
+  // room for it if it cannot.
+  FeatureMap(int64_t height, int64_t width, float* target, float* own)
       : height(height),
         width(width),
         pixels(height * width),
         padded(round_up(pixels)),
-        own_(target && padded == pixels
-                 ? Buffer()
-                 : Buffer(channels * stride_of(padded))),
         left_(width + kTile),
         right_(width + kTile),
-        features{own_.get() ? own_.get() : target,
-                 own_.get() ? stride_of(padded) : padded, 0},
+        features(own ? Plane{own, stride_of(padded), 0}
+                     : Plane{target, padded, 0}),
         masks{left_.data(), right_.data(), width} {
     for (int64_t i = 0; i < width + kTile; ++i) {
       left_[i] = i % width == 0 ? 0 : -1;
@@ -33,19 +31,24 @@ class FeatureMap {
     }
   }
 
+  // Whether the map cannot be where the host wants it.
+  static bool needs_own(int64_t height, int64_t width, const float* target) {
+    return !target || height * width % kAlign;
+  }
+  static int64_t own_floats(int64_t channels, int64_t height, int64_t width) {
+    return channels * stride_of(height * width);
+  }
+
   // The features from a channel on.
   Plane from(int64_t channel) const {
     return {features.data + channel * features.stride, features.stride, 0};
   }
-
-  bool is_at(const float* target) const { return features.data == target; }
 
   int64_t height, width;
   // Pixels of a channel, without and with padding.
   int64_t pixels, padded;
 
  private:
-  Buffer own_;
   std::vector<int32_t> left_, right_;
 
  public:

@@ -40,12 +40,24 @@ class Stem {
   // halved(height), halved(width)).
   void run(const float* x, int64_t count, int64_t height, int64_t width,
            float* out, const Parallel& parallel) const {
-    const int64_t rows = halved(height);
+    const int64_t rows = halved(height), pixels = rows * halved(width);
     split(parallel, count * rows, 1, [&](Range range) {
       Rows buffer(*this, height, width);
-      for (int64_t i = range.begin; i < range.end; ++i)
-        buffer.convolve(x, i / rows, i % rows, out);
+      for (int64_t i = range.begin; i < range.end; ++i) {
+        const int64_t image = i / rows, row = i % rows;
+        buffer.convolve(x + image * in_channels * height * width, row,
+                        {out + image * out_channels * pixels, pixels, 0});
+      }
     });
+  }
+
+  // Some rows of the output of one image; out's first pixel is theirs.
+  void run_rows(const float* x, int64_t height, int64_t width, Range rows,
+                Plane out) const {
+    Rows buffer(*this, height, width);
+    out.origin = rows.begin * halved(width);
+    for (int64_t row = rows.begin; row < rows.end; ++row)
+      buffer.convolve(x, row, out);
   }
 
   int64_t in_channels, out_channels;
@@ -68,11 +80,11 @@ class Stem {
                 0.0f);
     }
 
-    void convolve(const float* x, int64_t image, int64_t row, float* out) {
+    // `x` is the image; the row goes to its place in `out`.
+    void convolve(const float* x, int64_t row, const Plane& out) {
       std::vector<const float*> taps;
       for (int64_t c = 0; c < stem_.in_channels; ++c) {
-        const float* channel =
-            x + (image * stem_.in_channels + c) * height_ * width_;
+        const float* channel = x + c * height_ * width_;
         for (int64_t tap = 0; tap < 3; ++tap) {
           float* even = columns_.get() + (c * 3 + tap) * stride_;
           float* odd = even + padded_ + kAlign;
@@ -86,22 +98,19 @@ class Stem {
           taps.insert(taps.end(), {odd - 1, even, odd});
         }
       }
-      const int64_t rows = halved(height_);
-      float* target =
-          out + (image * stem_.out_channels * rows + row) * out_width_;
       const RowConv conv = {9 * stem_.in_channels, stem_.out_channels,
                             stem_.weight_.data(), stem_.shift_.data()};
+      float* target = out.data + row * out_width_ - out.origin;
       if (padded_ == out_width_) {
-        stem_.kernels_->row_conv(conv, taps.data(),
-                                 {target, rows * out_width_, 0}, {0, padded_});
+        stem_.kernels_->row_conv(conv, taps.data(), {target, out.stride, 0},
+                                 {0, padded_});
         return;
       }
       stem_.kernels_->row_conv(conv, taps.data(), {out_.get(), padded_, 0},
                                {0, padded_});
       for (int64_t c = 0; c < stem_.out_channels; ++c)
-        std::copy(out_.get() + c * padded_,
-                  out_.get() + c * padded_ + out_width_,
-                  target + c * rows * out_width_);
+        std::copy_n(out_.get() + c * padded_, out_width_,
+                    target + c * out.stride);
     }
 
    private:

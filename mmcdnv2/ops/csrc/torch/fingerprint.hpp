@@ -28,6 +28,15 @@ class Fingerprint {
     mix(reinterpret_cast<uintptr_t>(kind));
     for (const int64_t value : spec) mix(value);
     for (const double value : eps) mix(bits_of(value));
+    // What a forward has used last has pushed them out of the caches.
+    for (const at::Tensor& param : params) {
+      const char* tensor =
+          reinterpret_cast<const char*>(param.unsafeGetTensorImpl());
+      for (size_t at = 0; at < sizeof(at::TensorImpl); at += kLine)
+        __builtin_prefetch(tensor + at);
+    }
+    for (const at::Tensor& param : params)
+      __builtin_prefetch(param.const_data_ptr());
     for (const at::Tensor& param : params) add(param);
     for (const uint64_t lane : lanes_) mix(lane);
   }

@@ -1,8 +1,11 @@
 // The operators that make the core known to PyTorch.
 
 #include <ATen/ATen.h>
+#include <ATen/EmptyTensor.h>
 #include <ATen/Parallel.h>
+#include <c10/core/Allocator.h>
 #include <torch/library.h>
+#include <torch/version.h>
 
 #include <atomic>
 #include <cstdlib>
@@ -12,6 +15,7 @@
 #include <vector>
 
 #include "core/argument_reader.hpp"
+#include "core/backbone.hpp"
 #include "core/dense_block.hpp"
 #include "core/dispatch.hpp"
 #include "core/excitation.hpp"
@@ -46,6 +50,33 @@ void choose_kernels(const std::string& name) {
   TORCH_CHECK(false, "This processor has no kernels called ", name,
               "; it has: ", kernel_names());
 }
+
+// Memory for tensors that comes from the pool.
+class PooledAllocator final : public c10::Allocator {
+ public:
+#if TORCH_VERSION_MAJOR == 2 && TORCH_VERSION_MINOR < 3
+  c10::DataPtr allocate(size_t bytes) const override { return pooled(bytes); }
+#else
+  c10::DataPtr allocate(size_t bytes) override { return pooled(bytes); }
+  void copy_data(void* to, const void* from, size_t bytes) const override {
+    default_copy_data(to, from, bytes);
+  }
+#endif
+
+ private:
+  static c10::DataPtr pooled(size_t bytes) {
+    auto piece = std::make_unique<MemoryPool::Piece>(
+        MemoryPool::instance().acquire(bytes));
+    void* data = piece->data;
+    return {data, piece.release(), release, c10::Device(c10::kCPU)};
+  }
+
+  static void release(void* context) {
+    const std::unique_ptr<MemoryPool::Piece> piece(
+        static_cast<MemoryPool::Piece*>(context));
+    MemoryPool::instance().release(*piece);
+  }
+};
 
 Parallel at_parallel() {
   if (at::in_parallel_region()) return Parallel::serial();
@@ -94,7 +125,7 @@ std::shared_ptr<const Packed> packed_from(at::TensorList params,
   TORCH_CHECK(!params.empty(), "mmcdnv2: parameters are missing");
   static const char kind = 0;
   const Kernels* kernels = chosen_kernels();
-  const void* key = key_of(params[0]);
+  const PackedCache::Key key = {key_of(params[0]), &kind};
   const uint64_t fingerprint = Fingerprint(&kind, params, spec, eps).value();
   std::shared_ptr<const PackedCache::Entry> entry =
       PackedCache::instance().find(key);
@@ -125,6 +156,19 @@ void check_output(int64_t channels, int64_t stated) {
               " channels, not the stated ", stated);
 }
 
+// An uninitialised tensor. Large ones are kept for the next call: their pages
+// would have to be made anew each time.
+at::Tensor empty_like_input(const at::Tensor& x, at::IntArrayRef sizes) {
+  static PooledAllocator* allocator = new PooledAllocator;
+  int64_t count = 1;
+  for (const int64_t size : sizes) count *= size;
+  const size_t bytes = count * sizeof(float);
+  if (bytes < MemoryPool::kSmallest) return at::empty(sizes, x.options());
+  return at::detail::empty_generic(
+      sizes, allocator, c10::DispatchKeySet(c10::DispatchKey::CPU),
+      at::kFloat, std::nullopt);
+}
+
 at::Tensor dense_block(const at::Tensor& input, at::TensorList params,
                        at::IntArrayRef spec, at::ArrayRef<double> eps,
                        bool pool, int64_t new_channels) {
@@ -137,13 +181,51 @@ at::Tensor dense_block(const at::Tensor& input, at::TensorList params,
   TORCH_CHECK(x.size(2) >= shrink && x.size(3) >= shrink,
               "mmcdnv2: an input of ", x.size(2), " x ", x.size(3),
               " pixels is too small for this block");
-  at::Tensor out = at::empty(
-      {x.size(0), block->out_channels, x.size(2) / shrink, x.size(3) / shrink},
-      x.options());
+  at::Tensor out = empty_like_input(
+      x,
+      {x.size(0), block->out_channels, x.size(2) / shrink, x.size(3) / shrink});
   if (out.numel())
     block->run(x.data_ptr<float>(), x.size(0), x.size(2), x.size(3), pool,
                out.data_ptr<float>(), at_parallel());
   return out;
+}
+
+std::vector<at::Tensor> backbone(const at::Tensor& input,
+                                 at::TensorList params, at::IntArrayRef spec,
+                                 at::ArrayRef<double> eps,
+                                 at::IntArrayRef pools,
+                                 at::IntArrayRef channels,
+                                 at::IntArrayRef out_indices) {
+  const at::Tensor x = checked(input);
+  const auto backbone =
+      packed_from<Backbone>(params, spec, eps, read_backbone);
+  check_channels(x, backbone->in_channels());
+  const size_t count = backbone->blocks().size();
+  TORCH_CHECK(pools.size() == count && channels.size() == count,
+              "mmcdnv2: pools and channels were expected of ", count,
+              " blocks");
+  const auto sizes = backbone->sizes(x.size(2), x.size(3));
+  std::vector<float*> outs(count, nullptr);
+  std::vector<at::Tensor> tensors;
+  for (size_t i = 0; i < count; ++i) {
+    TORCH_CHECK(backbone->pools(i) == pools[i],
+                "mmcdnv2: the spec and pools differ");
+    check_output(backbone->blocks()[i].out_channels, channels[i]);
+    TORCH_CHECK(sizes[i].height && sizes[i].width, "mmcdnv2: an input of ",
+                x.size(2), " x ", x.size(3),
+                " pixels is too small for this backbone");
+  }
+  for (const int64_t i : out_indices) {
+    TORCH_CHECK_INDEX(i >= 0 && i < static_cast<int64_t>(count) && !outs[i],
+                      "mmcdnv2: index ", i, " of ", count, " blocks");
+    tensors.push_back(empty_like_input(
+        x, {x.size(0), channels[i], sizes[i].height, sizes[i].width}));
+    outs[i] = tensors.back().data_ptr<float>();
+  }
+  if (x.numel())
+    backbone->run(x.data_ptr<float>(), x.size(0), x.size(2), x.size(3), outs,
+                  at_parallel());
+  return tensors;
 }
 
 at::Tensor reactivate(const at::Tensor& old_features,
@@ -163,7 +245,7 @@ at::Tensor reactivate(const at::Tensor& old_features,
       });
   check_channels(old, reactivation->out_channels);
   check_channels(features, reactivation->in_channels);
-  at::Tensor out = at::empty_like(old);
+  at::Tensor out = empty_like_input(old, old.sizes());
   reactivation->run(old.data_ptr<float>(), features.data_ptr<float>(),
                     old.size(0), old.size(2) * old.size(3),
                     out.data_ptr<float>(), at_parallel());
@@ -181,8 +263,8 @@ at::Tensor learned_group_conv(const at::Tensor& input, at::TensorList params,
       });
   check_channels(x, conv->in_channels);
   check_output(conv->out_channels, out_channels);
-  at::Tensor out = at::empty(
-      {x.size(0), conv->out_channels, x.size(2), x.size(3)}, x.options());
+  at::Tensor out = empty_like_input(
+      x, {x.size(0), conv->out_channels, x.size(2), x.size(3)});
   conv->run(x.data_ptr<float>(), x.size(0), x.size(2) * x.size(3),
             out.data_ptr<float>(), at_parallel());
   return out;
@@ -195,9 +277,9 @@ at::Tensor stem(const at::Tensor& input, at::TensorList params,
   const auto stem = packed_from<Stem>(params, spec, eps, read_stem);
   check_channels(x, stem->in_channels);
   check_output(stem->out_channels, out_channels);
-  at::Tensor out = at::empty({x.size(0), stem->out_channels,
-                              Stem::halved(x.size(2)), Stem::halved(x.size(3))},
-                             x.options());
+  at::Tensor out =
+      empty_like_input(x, {x.size(0), stem->out_channels,
+                           Stem::halved(x.size(2)), Stem::halved(x.size(3))});
   if (out.numel())
     stem->run(x.data_ptr<float>(), x.size(0), x.size(2), x.size(3),
               out.data_ptr<float>(), at_parallel());
@@ -239,6 +321,9 @@ TORCH_LIBRARY(mmcdnv2, library) {
       "dense_block(Tensor x, Tensor[] params, int[] spec, float[] eps, "
       "bool pool, int new_channels) -> Tensor");
   library.def(
+      "backbone(Tensor x, Tensor[] params, int[] spec, float[] eps, "
+      "int[] pools, int[] channels, int[] out_indices) -> Tensor[]");
+  library.def(
       "reactivate(Tensor old, Tensor new, Tensor[] params, int[] spec, "
       "float[] eps) -> Tensor");
   library.def(
@@ -253,6 +338,7 @@ TORCH_LIBRARY(mmcdnv2, library) {
 }
 
 TORCH_LIBRARY_IMPL(mmcdnv2, CPU, library) {
+  library.impl("backbone", mmcdnv2::backbone);
   library.impl("dense_block", mmcdnv2::dense_block);
   library.impl("reactivate", mmcdnv2::reactivate);
   library.impl("pool_excite", mmcdnv2::pool_excite);

@@ -4,9 +4,9 @@
 
 #include <ATen/ATen.h>
 
+#include <map>
 #include <memory>
 #include <mutex>
-#include <unordered_map>
 #include <utility>
 
 #include "core/kernels.hpp"
@@ -16,11 +16,16 @@
 namespace mmcdnv2 {
 namespace {
 
-void* key_of(const at::Tensor& param) { return param.unsafeGetTensorImpl(); }
+const void* key_of(const at::Tensor& param) {
+  return param.unsafeGetTensorImpl();
+}
 
 // Keeps what was packed as long as its parameters live and are unchanged.
 class PackedCache {
  public:
+  // The first parameter, and the operator: a backbone and its stem have it in
+  // common.
+  using Key = std::pair<const void*, const void*>;
   struct Entry {
     uint64_t fingerprint;
     const Kernels* kernels;
@@ -36,7 +41,7 @@ class PackedCache {
     return *cache;
   }
 
-  std::shared_ptr<const Entry> find(const void* key) {
+  std::shared_ptr<const Entry> find(const Key& key) {
     const std::lock_guard<std::mutex> lock(mutex_);
     const auto found = entries_.find(key);
     // Once the storage is gone, another tensor may have its address.
@@ -45,21 +50,23 @@ class PackedCache {
     return lives ? found->second : nullptr;
   }
 
-  void keep(const void* key, std::shared_ptr<const Entry> entry) {
+  void keep(const Key& key, std::shared_ptr<const Entry> entry) {
     const std::lock_guard<std::mutex> lock(mutex_);
     for (auto i = entries_.begin(); i != entries_.end();)
       i = i->second->storage.expired() ? entries_.erase(i) : std::next(i);
     entries_[key] = std::move(entry);
   }
 
-  void forget(const void* key) {
+  void forget(const void* param) {
     const std::lock_guard<std::mutex> lock(mutex_);
-    entries_.erase(key);
+    auto i = entries_.lower_bound({param, nullptr});
+    while (i != entries_.end() && i->first.first == param)
+      i = entries_.erase(i);
   }
 
  private:
   std::mutex mutex_;
-  std::unordered_map<const void*, std::shared_ptr<const Entry>> entries_;
+  std::map<Key, std::shared_ptr<const Entry>> entries_;
 };
 
 void forget(const at::Tensor& param) {
