@@ -79,6 +79,7 @@ Kernels timed_kernels() {
   Kernels result = *chosen;
   wrap<kLgc, &Kernels::gather_conv>(result);
   wrap<kConv3x3, &Kernels::group_conv3x3>(result);
+  wrap<kConv3x3, &Kernels::winograd_conv3x3>(result);
   wrap<kSfr, &Kernels::scatter_conv>(result);
   wrap<kStem, &Kernels::row_conv>(result);
   wrap<kStem, &Kernels::split_columns>(result);

@@ -6,6 +6,7 @@
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
+#include <limits>
 #include <optional>
 #include <random>
 #include <string>
@@ -389,6 +390,104 @@ double stem_difference(Random& random, const Kernels& kernels,
   return worst / std::max(largest, 1e-30);
 }
 
+// Winograd's convolution of some rows and some groups, called directly: blocks
+// call it only where it is the faster one. What it must not read is NaN, what
+// it must not write has to stay.
+double winograd_difference(Random& random, const Kernels& kernels,
+                           std::string& what) {
+  const int64_t sizes[] = {1, 2, 3, 5, 8, 12, 16, 20};
+  const int64_t groups = random.integer(1, 3);
+  const int64_t inputs = random.integer(1, 40);
+  const int64_t members = sizes[random.integer(0, 7)];
+  // Now and then a map that is cut into bands.
+  const bool large = random.integer(0, 9) == 0;
+  const bool thin = random.integer(0, 3) == 0, upright = random.integer(0, 1);
+  const int64_t height =
+      thin && !upright ? 1 : random.integer(1, large ? 150 : 24);
+  const int64_t width =
+      thin && upright ? 1 : random.integer(1, large ? 150 : 40);
+  const int64_t pixels = height * width, padded = round_up(pixels);
+  const int64_t begin = 2 * random.integer(0, (height - 1) / 2);
+  const int64_t end =
+      std::min(height, begin + 2 * random.integer(1, (height + 1) / 2));
+  const int64_t first = random.integer(0, groups - 1);
+  const int64_t last = random.integer(first + 1, groups);
+  const float scales[] = {1e-30f, 1, 1e30f};
+  const float scale = scales[random.integer(0, 2)];
+  const float missing = std::numeric_limits<float>::quiet_NaN();
+  const float infinity = std::numeric_limits<float>::infinity();
+  const float untouched = 12345;
+
+  const int64_t top = std::max<int64_t>(begin - 1, 0);
+  const int64_t bottom = std::min(end + 1, height);
+  const int64_t stride = (bottom - top) * width + kAlign;
+  std::vector<float> h(groups * inputs * stride, missing);
+  for (int64_t c = first * inputs; c < last * inputs; ++c) {
+    const std::vector<float> row =
+        random.floats((bottom - top) * width, -scale, scale);
+    std::copy(row.begin(), row.end(), h.begin() + c * stride);
+  }
+  // Outputs of other tiles may not see an infinite input.
+  const int64_t spot = random.integer(0, 3) == 0
+                           ? random.integer(top * width, bottom * width - 1)
+                           : -1;
+  if (spot >= 0)
+    h[random.integer(first, last - 1) * inputs * stride + spot - top * width] =
+        infinity;
+  const std::vector<float> filters =
+      random.floats(groups * members * inputs * 9, -0.3f, 0.3f);
+  const std::vector<float> packed =
+      pack_winograd(filters.data(), groups, inputs, members, kernels.max_block);
+  const WinogradConv3x3 conv = {groups, inputs, members, packed.data()};
+  std::vector<float> out(groups * members * padded, untouched);
+  std::vector<float> scratch(kernels.winograd_scratch(conv, width, end - begin),
+                             missing);
+  kernels.winograd_conv3x3(conv, height, width, {h.data(), stride, top * width},
+                           {out.data(), padded, 0}, {begin, end}, {first, last},
+                           scratch.data());
+
+  double largest = 0, worst = 0;
+  for (int64_t o = 0; o < groups * members; ++o)
+    for (int64_t p = 0; p < padded; ++p) {
+      const float actual = out[o * padded + p];
+      const int64_t group = o / members, y = p / width, z = p % width;
+      if (group < first || group >= last || y < begin ||
+          (y >= end && (p < pixels || end < height))) {
+        if (actual != untouched) worst = infinity;
+        continue;
+      }
+      double sum = 0;
+      bool mixed = false;
+      for (int64_t c = 0; c < inputs && p < pixels; ++c)
+        for (int64_t row = y / 2 * 2 - 1; row <= y / 2 * 2 + 2; ++row)
+          for (int64_t column = z / 2 * 2 - 1; column <= z / 2 * 2 + 2;
+               ++column) {
+            if (row < 0 || row >= height || column < 0 || column >= width)
+              continue;
+            const float value =
+                h[(group * inputs + c) * stride + (row - top) * width + column];
+            const int64_t tap = (row - y + 1) * 3 + column - z + 1;
+            if (std::abs(row - y) <= 1 && std::abs(column - z) <= 1)
+              sum += filters[(o * inputs + c) * 9 + tap] * double(value);
+            else
+              mixed = mixed || value == infinity;
+          }
+      if (!std::isfinite(sum)) {
+        if (std::isfinite(actual)) worst = infinity;
+      } else if (!mixed) {
+        largest = std::max(largest, std::abs(sum));
+        const double error = std::abs(sum - actual);
+        if (!(error <= worst)) worst = error;
+      }
+    }
+  what = "Winograd, rows " + std::to_string(begin) + " to " +
+         std::to_string(end) + " of " + std::to_string(height) + "x" +
+         std::to_string(width) + ", groups " + std::to_string(first) + " to " +
+         std::to_string(last) + " of " + std::to_string(inputs) + " to " +
+         std::to_string(members);
+  return worst / std::max(largest, 1e-30 * scale);
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -402,6 +501,7 @@ int main(int argc, char** argv) {
       cached_floats() = seed % 2 ? 1 << 18 : 1 << seed % 16;
       const auto& differ = seed % 5 == 0   ? stem_difference
                            : seed % 5 == 1 ? group_conv_difference
+                           : seed % 5 == 2 ? winograd_difference
                                            : difference;
       const double error = differ(random, *kernels, what);
       if (!(error < 1e-5)) {

@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <cstring>
+#include <numeric>
 #include <optional>
 #include <vector>
 
@@ -98,15 +99,26 @@ class BlockPass {
                kHalosPerRange * halo_of(layer, map_.width) * parallel_.threads;
   }
 
-  // One range of pixels for each thread.
-  std::vector<Range> ranges() const {
+  // One range of pixels for each thread, in multiples of `unit`.
+  std::vector<Range> ranges(int64_t unit) const {
     std::vector<Range> found;
-    const int64_t units = map_.padded / kAlign;
+    const int64_t units = (map_.padded + unit - 1) / unit;
     const int64_t parts = std::min(units, parallel_.threads);
     for (int64_t i = 0; i < parts; ++i)
       found.push_back(
-          {units * i / parts * kAlign, units * (i + 1) / parts * kAlign});
+          {units * i / parts * unit,
+           std::min(units * (i + 1) / parts * unit, map_.padded)});
     return found;
+  }
+
+  // What ranges and strips are multiples of: pairs of rows, if a layer is the
+  // faster for it and a strip has some.
+  int64_t unit_of(const DenseLayer& layer) const {
+    const int64_t pairs = std::lcm(2 * map_.width, kAlign);
+    const int64_t most = map_.padded / parallel_.threads;
+    return layer.winograd && pairs <= std::min(2 * strip_of(layer), most)
+               ? pairs
+               : kAlign;
   }
 
   // Pixels of a strip: what a layer touches stays in the cache.
@@ -123,8 +135,9 @@ class BlockPass {
   // another thread reads it.
   void run_by_strips(const DenseLayer& layer) {
     const int64_t halo = halo_of(layer, map_.width);
-    const int64_t strip = strip_of(layer);
-    const std::vector<Range> parts = ranges();
+    const int64_t unit = unit_of(layer);
+    const int64_t strip = std::max(strip_of(layer) / unit * unit, unit);
+    const std::vector<Range> parts = ranges(unit);
     const int64_t borders = parts.size() - 1;
     const bool at_once = parts.size() == 1 && !layer.excitation;
     if (pending_ && borders)
@@ -134,7 +147,6 @@ class BlockPass {
       });
     parallel_.run(parts.size(), [&](int64_t j) {
       const Range range = parts[j];
-      Scratch scratch(layer);
       LayerPass pass(kernels_, map_, layer, strip);
       pass.start(std::max(range.begin - halo, int64_t{0}), range.begin);
       Range own = {j ? range.begin + halo : 0, 0};
@@ -146,7 +158,7 @@ class BlockPass {
           reactivate_pending(own);
           own.begin = own.end;
         }
-        pass.advance(to, at_once, scratch);
+        pass.advance(to, at_once);
       }
     });
     pending_.reset();
@@ -167,9 +179,8 @@ class BlockPass {
     const Buffer buffer(layer.width * stride);
     const Plane h = {buffer.get(), stride, -halo};
     split(parallel_, layer.lgc.conv.groups, 1, [&](Range groups) {
-      const Scratch scratch(layer);
-      kernels_.gather_conv(layer.lgc.conv, map_.features, h, {0, map_.padded},
-                           groups, scratch.panel.get());
+      const Convolutions convolutions(kernels_, map_, layer, map_.padded);
+      convolutions.gather(h, {0, map_.padded}, groups);
       for (int64_t m = 0; m < layer.lgc.conv.members; ++m) {
         const int64_t first = m * layer.lgc.conv.groups;
         const Range channels = {first + groups.begin, first + groups.end};
@@ -179,10 +190,8 @@ class BlockPass {
     });
     std::vector<float> mean(layer.growth_rate);
     split(parallel_, layer.conv.groups, 1, [&](Range groups) {
-      const Scratch scratch(layer);
-      kernels_.group_conv3x3(layer.conv, map_.masks, h,
-                             map_.from(layer.in_channels), {0, map_.padded},
-                             groups, scratch.sums.get());
+      const Convolutions convolutions(kernels_, map_, layer, map_.padded);
+      convolutions.convolve3x3(h, {0, map_.padded}, groups);
       const int64_t members = layer.conv.members;
       if (layer.excitation)
         compute_means(layer, {groups.begin * members, groups.end * members},

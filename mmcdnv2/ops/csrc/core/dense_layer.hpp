@@ -34,6 +34,13 @@ class DenseLayer {
         width(w.width),
         lgc(kernels, w.lgc) {
     pack_conv(w, kernels.max_block);
+    if (conv.members >= kernels.winograd_members) {
+      winograd_weight_ =
+          pack_winograd(w.conv_weight, conv.groups, conv.in_members,
+                        conv.members, kernels.max_block);
+      winograd = {conv.groups, conv.in_members, conv.members,
+                  winograd_weight_.data()};
+    }
     if (w.excitation) excitation.emplace(kernels, *w.excitation);
     if (w.reactivation) reactivation.emplace(kernels, *w.reactivation);
   }
@@ -41,6 +48,8 @@ class DenseLayer {
   int64_t in_channels, growth_rate, width;
   LearnedGroupConv lgc;
   GroupConv3x3 conv;
+  // The same convolution for whole rows, where it is faster.
+  std::optional<WinogradConv3x3> winograd;
   std::optional<Excitation> excitation;
   std::optional<Reactivation> reactivation;
 
@@ -72,7 +81,7 @@ class DenseLayer {
     conv = {w.groups, inputs, members, by_columns, conv_weight_.data()};
   }
 
-  std::vector<float> conv_weight_;
+  std::vector<float> conv_weight_, winograd_weight_;
 };
 
 }  // namespace mmcdnv2

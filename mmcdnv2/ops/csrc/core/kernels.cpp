@@ -9,6 +9,7 @@
 #include "core/kernels.hpp"
 
 #include "core/vector_tiles.hpp"
+#include "core/winograd_tiles.hpp"
 
 namespace mmcdnv2 {
 
@@ -353,8 +354,11 @@ void pool2x2(const float* src, int64_t src_width, float* dst, int64_t height,
 extern const Kernels kernels;
 const Kernels kernels = {MMCDNV2_STRING(MMCDNV2_ISA),
                          kMaxBlock,
+                         kWinogradMembers,
                          gather_conv,
                          group_conv3x3,
+                         winograd_conv3x3,
+                         winograd_scratch,
                          scatter_conv,
                          row_conv,
                          affine,

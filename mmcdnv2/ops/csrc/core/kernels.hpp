@@ -67,6 +67,17 @@ struct GroupConv3x3 {
   const float* weight;
 };
 
+// The same by Winograd's F(2x2, 3x3): 16 products for four outputs, not 36.
+// Inputs of a 4x4 window are mixed, so an infinite one makes the other outputs
+// of its 2x2 tile NaN, and values near the largest float overflow earlier.
+struct WinogradConv3x3 {
+  int64_t groups, in_members, members;
+  // Transformed, G w G^T, with the last row and the last column negated:
+  // (groups, columns 1, 2, 0, 3, rows 1, 2, 0, 3, blocks of members,
+  // in_members, members of the block).
+  const float* weight;
+};
+
 // Sparse feature reactivation with norm and activation of its inputs.
 struct ScatterConv {
   int64_t groups, kept, members;  // outputs and inputs of a group
@@ -107,12 +118,24 @@ struct Affine {
 struct Kernels {
   const char* name;
   int64_t max_block;
+  // Outputs of a group from which on Winograd's convolution is the faster one.
+  int64_t winograd_members;
   void (*gather_conv)(const GatherConv&, const Plane& x, const Plane& h,
                       Range pixels, Range groups, float* panel);
   // `sums` has room for 12 rows of kSummedPixels and kAlign before and behind.
   void (*group_conv3x3)(const GroupConv3x3&, const ColumnMasks&, const Plane& h,
                         const Plane& out, Range pixels, Range groups,
                         float* sums);
+  // `rows` of the image, from an even one up to an even one or the last. Reads
+  // of h a row before and behind these where the image has them (it needs no
+  // zeros around) and fewer than kAlign pixels more, whose content does not
+  // matter. Behind the image's last row come zeros up to a multiple of kAlign.
+  void (*winograd_conv3x3)(const WinogradConv3x3&, int64_t height,
+                           int64_t width, const Plane& h, const Plane& out,
+                           Range rows, Range groups, float* scratch);
+  // Floats of scratch memory for so many image rows.
+  int64_t (*winograd_scratch)(const WinogradConv3x3&, int64_t width,
+                              int64_t rows);
   // Adds to `out`. `panel` has room for kScatteredPixels of each member.
   void (*scatter_conv)(const ScatterConv&, const Plane& x, const Plane& out,
                        Range pixels, float* panel);

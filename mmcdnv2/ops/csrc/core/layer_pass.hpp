@@ -19,14 +19,54 @@ inline int64_t halo_of(const DenseLayer& layer, int64_t width) {
                                : round_up(width + 1);
 }
 
-// What the kernels need between their loops; one for each thread.
-class Scratch {
+// A layer's two convolutions, with the memory that one thread needs for them.
+class Convolutions {
  public:
-  explicit Scratch(const DenseLayer& layer)
-      : panel(layer.lgc.conv.kept * kTile),
-        sums(12 * (kSummedPixels + 2 * kAlign)) {}
+  // For parts of the map of at most so many pixels.
+  Convolutions(const Kernels& kernels, const FeatureMap& map,
+               const DenseLayer& layer, int64_t pixels)
+      : kernels_(&kernels),
+        map_(&map),
+        layer_(&layer),
+        panel_(layer.lgc.conv.kept * kTile),
+        sums_(12 * (kSummedPixels + 2 * kAlign)),
+        winograd_(layer.winograd
+                      ? kernels.winograd_scratch(*layer.winograd, map.width,
+                                                 pixels / map.width + 2)
+                      : 0) {}
 
-  Buffer panel, sums;
+  void gather(const Plane& h, Range pixels, Range groups) const {
+    kernels_->gather_conv(layer_->lgc.conv, map_->features, h, pixels, groups,
+                          panel_.get());
+  }
+
+  void convolve3x3(const Plane& h, Range pixels, Range groups) const {
+    const Plane out = map_->from(layer_->in_channels);
+    if (layer_->winograd && is_cut_at_rows(pixels)) {
+      const bool is_last = pixels.end == map_->padded;
+      kernels_->winograd_conv3x3(
+          *layer_->winograd, map_->height, map_->width, h, out,
+          {pixels.begin / map_->width,
+           is_last ? map_->height : pixels.end / map_->width},
+          groups, winograd_.get());
+    } else {
+      kernels_->group_conv3x3(layer_->conv, map_->masks, h, out, pixels, groups,
+                              sums_.get());
+    }
+  }
+
+ private:
+  // Winograd's convolution takes two rows at a time.
+  bool is_cut_at_rows(Range pixels) const {
+    const int64_t pair = 2 * map_->width;
+    return pixels.begin % pair == 0 &&
+           (pixels.end % pair == 0 || pixels.end == map_->padded);
+  }
+
+  const Kernels* kernels_;
+  const FeatureMap* map_;
+  const DenseLayer* layer_;
+  Buffer panel_, sums_, winograd_;
 };
 
 // Computes a layer's new features from front to back, strip by strip, and what
@@ -39,6 +79,7 @@ class LayerPass {
         kernels_(&kernels),
         map_(&map),
         layer_(&layer),
+        convolutions_(kernels, map, layer, strip),
         buffer_(layer.width * stride_of(strip + 2 * halo)),
         h_{buffer_.get(), stride_of(strip + 2 * halo), 0} {}
 
@@ -54,14 +95,12 @@ class LayerPass {
   // Computes a strip, which ends at `end`; LGC's inputs are there up to `end` +
   // halo. With `reactivates` the strip is reactivated, too: nothing reads its
   // old features any more.
-  void advance(int64_t end, bool reactivates, Scratch& scratch) {
-    gather(end + halo, scratch);
-    const Plane features = map_->from(layer_->in_channels);
-    kernels_->group_conv3x3(layer_->conv, map_->masks, h_, features,
-                            {done, end}, {0, layer_->conv.groups},
-                            scratch.sums.get());
+  void advance(int64_t end, bool reactivates) {
+    gather(end + halo);
+    convolutions_.convolve3x3(h_, {done, end}, {0, layer_->conv.groups});
     if (reactivates && layer_->reactivation)
-      layer_->reactivation->apply(features, map_->features, {done, end});
+      layer_->reactivation->apply(map_->from(layer_->in_channels),
+                                  map_->features, {done, end});
     done = end;
     if (end == map_->padded) return;
     const int64_t kept = end - halo - h_.origin;
@@ -77,13 +116,12 @@ class LayerPass {
   int64_t done = 0;
 
  private:
-  void gather(int64_t to, Scratch& scratch) {
+  void gather(int64_t to) {
     const Range channels = {0, layer_->width};
     const int64_t inside = std::min(to, map_->padded);
     if (gathered_ < inside) {
-      kernels_->gather_conv(layer_->lgc.conv, map_->features, h_,
-                            {gathered_, inside}, {0, layer_->lgc.conv.groups},
-                            scratch.panel.get());
+      convolutions_.gather(h_, {gathered_, inside},
+                           {0, layer_->lgc.conv.groups});
       gathered_ = inside;
     }
     kernels_->clear(h_, channels, {map_->pixels, to});
@@ -92,6 +130,7 @@ class LayerPass {
   const Kernels* kernels_;
   const FeatureMap* map_;
   const DenseLayer* layer_;
+  Convolutions convolutions_;
   Buffer buffer_;
   Plane h_;
   // LGC's outputs are there up to this pixel.

@@ -51,4 +51,37 @@ void for_packed_blocks(int64_t count, int64_t max_block, const F& f) {
   }
 }
 
+// A 3x3 filter in the form that Winograd's convolution reads: row and column of
+// G w G^T, the last of both negated.
+inline float winograd_weight(const float* filter, int64_t row, int64_t column) {
+  static constexpr double kG[4][3] = {
+      {1, 0, 0}, {0.5, 0.5, 0.5}, {0.5, -0.5, 0.5}, {0, 0, -1}};
+  double sum = 0;
+  for (int y = 0; y < 3; ++y)
+    for (int z = 0; z < 3; ++z)
+      sum += kG[row][y] * filter[3 * y + z] * kG[column][z];
+  return static_cast<float>(sum);
+}
+
+// The weights of WinogradConv3x3; `filters` has shape (groups * members,
+// in_members, 3, 3).
+inline std::vector<float> pack_winograd(const float* filters, int64_t groups,
+                                        int64_t in_members, int64_t members,
+                                        int64_t max_block) {
+  std::vector<float> packed;
+  packed.reserve(groups * members * in_members * 16);
+  for (int64_t j = 0; j < groups; ++j)
+    for (int64_t column : {1, 2, 0, 3})
+      for (int64_t row : {1, 2, 0, 3})
+        for_packed_blocks(members, max_block, [&](int64_t first, int64_t size) {
+          for (int64_t c = 0; c < in_members; ++c)
+            for (int64_t m = first; m < first + size; ++m) {
+              const int64_t filter = (j * members + m) * in_members + c;
+              packed.push_back(
+                  winograd_weight(filters + filter * 9, row, column));
+            }
+        });
+  return packed;
+}
+
 }  // namespace mmcdnv2
