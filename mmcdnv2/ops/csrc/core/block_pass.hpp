@@ -63,6 +63,7 @@ class BlockPass {
   }
 
   void run() {
+    if (is_run_in_bands()) return run_in_bands();
     for (const DenseLayer& layer : layers_) {
       if (is_small_for_threads(layer))
         run_by_groups(layer);
@@ -88,6 +89,19 @@ class BlockPass {
   struct Pending {
     const DenseLayer* layer;
     std::vector<float> gates, zeros;  // gates are empty without excitation
+  };
+
+  // A thread's pixels of a map that is small enough for its second-level cache,
+  // with those around that its layers read. Lines that two processors write in
+  // turn cost more than the work on them, so each has all features of its band
+  // for itself, and only new ones are exchanged.
+  struct Band {
+    Range own, with_halo;
+    Buffer memory, new_memory;
+    Plane features;
+    // New features before their gate, of this layer and of the last one.
+    Plane fresh[2];
+    std::vector<float> mean;
   };
 
   // Smaller maps are not cut into ranges of pixels for the threads.
@@ -147,7 +161,8 @@ class BlockPass {
       });
     parallel_.run(parts.size(), [&](int64_t j) {
       const Range range = parts[j];
-      LayerPass pass(kernels_, map_, layer, strip);
+      LayerPass pass(kernels_, map_, map_.features,
+                     map_.from(layer.in_channels), layer, strip);
       pass.start(std::max(range.begin - halo, int64_t{0}), range.begin);
       Range own = {j ? range.begin + halo : 0, 0};
       const int64_t last = j < borders ? range.end - halo : map_.padded;
@@ -179,7 +194,8 @@ class BlockPass {
     const Buffer buffer(layer.width * stride);
     const Plane h = {buffer.get(), stride, -halo};
     split(parallel_, layer.lgc.conv.groups, 1, [&](Range groups) {
-      const Convolutions convolutions(kernels_, map_, layer, map_.padded);
+      const Convolutions convolutions(kernels_, map_, map_.features, layer,
+                                      map_.padded);
       convolutions.gather(h, {0, map_.padded}, groups);
       for (int64_t m = 0; m < layer.lgc.conv.members; ++m) {
         const int64_t first = m * layer.lgc.conv.groups;
@@ -190,14 +206,134 @@ class BlockPass {
     });
     std::vector<float> mean(layer.growth_rate);
     split(parallel_, layer.conv.groups, 1, [&](Range groups) {
-      const Convolutions convolutions(kernels_, map_, layer, map_.padded);
-      convolutions.convolve3x3(h, {0, map_.padded}, groups);
+      const Convolutions convolutions(kernels_, map_, map_.features, layer,
+                                      map_.padded);
+      convolutions.convolve3x3(h, map_.from(layer.in_channels),
+                               {0, map_.padded}, groups);
       const int64_t members = layer.conv.members;
       if (layer.excitation)
         compute_means(layer, {groups.begin * members, groups.end * members},
                       mean);
     });
     leave_pending(layer, mean);
+  }
+
+  // Where halos are a good part of what a thread has.
+  bool is_run_in_bands() const {
+    int64_t halo = 0;
+    for (const DenseLayer& layer : layers_) {
+      if (is_small_for_threads(layer)) return false;
+      halo = std::max(halo, halo_of(layer, map_.width));
+    }
+    return parallel_.threads > 1 &&
+           map_.padded < 32 * halo * parallel_.threads;
+  }
+
+  void run_in_bands() {
+    int64_t halo = 0, unit = kAlign, growth_rate = 0;
+    for (const DenseLayer& layer : layers_) {
+      halo = std::max(halo, halo_of(layer, map_.width));
+      unit = std::max(unit, unit_of(layer));
+      growth_rate = std::max(growth_rate, layer.growth_rate);
+    }
+    const std::vector<Range> parts = ranges(unit);
+    std::vector<Band> bands(parts.size());
+    for (size_t l = 0; l < layers_.size(); ++l) {
+      const DenseLayer& layer = layers_[l];
+      parallel_.run(bands.size(), [&](int64_t i) {
+        Band& band = bands[i];
+        if (l == 0)
+          begin_band(band, parts[i], halo, growth_rate);
+        else
+          settle(bands, i, (l - 1) % 2, band.with_halo);
+        const Plane& fresh = band.fresh[l % 2];
+        const int64_t strip =
+            std::min(strip_of(layer), band.own.end - band.own.begin);
+        LayerPass pass(kernels_, map_, band.features, fresh, layer, strip);
+        pass.start(std::max(band.own.begin - pass.halo, int64_t{0}),
+                   band.own.begin);
+        while (pass.done < band.own.end)
+          pass.advance(std::min(pass.done + strip, band.own.end), false);
+        if (layer.excitation) {
+          Plane pixels = fresh;
+          pixels.data += band.own.begin - fresh.origin;
+          pixels.origin = 0;
+          band.mean.resize(layer.growth_rate);
+          kernels_.mean(pixels, layer.growth_rate, pixels_of(band),
+                        band.mean.data());
+        }
+      });
+      std::vector<float> mean(layer.growth_rate, 0.0f);
+      if (layer.excitation)
+        for (const Band& band : bands)
+          for (int64_t c = 0; c < layer.growth_rate; ++c)
+            mean[c] += band.mean[c] * (static_cast<float>(pixels_of(band)) /
+                                       static_cast<float>(map_.pixels));
+      leave_pending(layer, mean);
+    }
+    parallel_.run(bands.size(), [&](int64_t i) {
+      const Band& band = bands[i];
+      settle(bands, i, (layers_.size() - 1) % 2, band.own);
+      if (norm_)
+        kernels_.affine(norm_->affine(Act::kReLU), band.features,
+                        map_.features, band.own, false);
+      else
+        copy(band.features, map_.features, {0, out_channels_}, band.own);
+    });
+    pending_.reset();
+  }
+
+  int64_t pixels_of(const Band& band) const {
+    return std::min(band.own.end, map_.pixels) - band.own.begin;
+  }
+
+  void begin_band(Band& band, Range own, int64_t halo,
+                  int64_t growth_rate) const {
+    band.own = own;
+    band.with_halo = {std::max(own.begin - halo, int64_t{0}),
+                      std::min(own.end + halo, map_.padded)};
+    const int64_t begin = band.with_halo.begin;
+    const int64_t stride = stride_of(band.with_halo.end - begin);
+    band.memory = Buffer(out_channels_ * stride);
+    band.features = {band.memory.get(), stride, begin};
+    band.new_memory = Buffer(2 * growth_rate * stride);
+    for (const int64_t i : {0, 1})
+      band.fresh[i] = {band.new_memory.get() + i * growth_rate * stride, stride,
+                       begin};
+    copy(map_.features, band.features, {0, in_channels_}, band.with_halo);
+  }
+
+  // Takes the new features of the last layer into a band, gated, and does what
+  // they say about the old ones.
+  void settle(const std::vector<Band>& bands, int64_t i, int fresh,
+              Range pixels) const {
+    const DenseLayer& layer = *pending_->layer;
+    const Band& band = bands[i];
+    Plane features = band.features;
+    features.data += layer.in_channels * features.stride;
+    const auto take = [&](const Band& from, Range range) {
+      if (range.begin >= range.end) return;
+      if (layer.excitation)
+        kernels_.affine({layer.growth_rate, pending_->gates.data(),
+                         pending_->zeros.data(), Act::kNone},
+                        from.fresh[fresh], features, range, false);
+      else
+        copy(from.fresh[fresh], features, {0, layer.growth_rate}, range);
+    };
+    if (i > 0) take(bands[i - 1], {pixels.begin, band.own.begin});
+    take(band, band.own);
+    if (i + 1 < static_cast<int64_t>(bands.size()))
+      take(bands[i + 1], {band.own.end, pixels.end});
+    if (layer.reactivation)
+      layer.reactivation->apply(features, band.features, pixels);
+  }
+
+  static void copy(const Plane& from, const Plane& to, Range channels,
+                   Range pixels) {
+    for (int64_t c = channels.begin; c < channels.end; ++c)
+      std::memcpy(to.data + c * to.stride + pixels.begin - to.origin,
+                  from.data + c * from.stride + pixels.begin - from.origin,
+                  (pixels.end - pixels.begin) * sizeof(float));
   }
 
   // Means of new features.

@@ -133,7 +133,7 @@ struct Kernels {
   void (*winograd_conv3x3)(const WinogradConv3x3&, int64_t height,
                            int64_t width, const Plane& h, const Plane& out,
                            Range rows, Range groups, float* scratch);
-  // Floats of scratch memory for so many image rows.
+  // Floats of scratch memory for so many image rows, or fewer.
   int64_t (*winograd_scratch)(const WinogradConv3x3&, int64_t width,
                               int64_t rows);
   // Adds to `out`. `panel` has room for kScatteredPixels of each member.

@@ -22,11 +22,12 @@ inline int64_t halo_of(const DenseLayer& layer, int64_t width) {
 // A layer's two convolutions, with the memory that one thread needs for them.
 class Convolutions {
  public:
-  // For parts of the map of at most so many pixels.
+  // For parts of the map of at most so many pixels. `features` are the inputs.
   Convolutions(const Kernels& kernels, const FeatureMap& map,
-               const DenseLayer& layer, int64_t pixels)
+               const Plane& features, const DenseLayer& layer, int64_t pixels)
       : kernels_(&kernels),
         map_(&map),
+        features_(features),
         layer_(&layer),
         panel_(layer.lgc.conv.kept * kTile),
         sums_(12 * (kSummedPixels + 2 * kAlign)),
@@ -36,12 +37,12 @@ class Convolutions {
                       : 0) {}
 
   void gather(const Plane& h, Range pixels, Range groups) const {
-    kernels_->gather_conv(layer_->lgc.conv, map_->features, h, pixels, groups,
+    kernels_->gather_conv(layer_->lgc.conv, features_, h, pixels, groups,
                           panel_.get());
   }
 
-  void convolve3x3(const Plane& h, Range pixels, Range groups) const {
-    const Plane out = map_->from(layer_->in_channels);
+  void convolve3x3(const Plane& h, const Plane& out, Range pixels,
+                   Range groups) const {
     if (layer_->winograd && is_cut_at_rows(pixels)) {
       const bool is_last = pixels.end == map_->padded;
       kernels_->winograd_conv3x3(
@@ -65,6 +66,7 @@ class Convolutions {
 
   const Kernels* kernels_;
   const FeatureMap* map_;
+  Plane features_;
   const DenseLayer* layer_;
   Buffer panel_, sums_, winograd_;
 };
@@ -73,13 +75,17 @@ class Convolutions {
 // is between LGC and the 3x3 convolution only around the current one.
 class LayerPass {
  public:
+  // From `features` to `out`, in strips of at most so many pixels.
   LayerPass(const Kernels& kernels, const FeatureMap& map,
-            const DenseLayer& layer, int64_t strip)
+            const Plane& features, const Plane& out, const DenseLayer& layer,
+            int64_t strip)
       : halo(halo_of(layer, map.width)),
         kernels_(&kernels),
         map_(&map),
+        features_(features),
+        out_(out),
         layer_(&layer),
-        convolutions_(kernels, map, layer, strip),
+        convolutions_(kernels, map, features, layer, strip),
         buffer_(layer.width * stride_of(strip + 2 * halo)),
         h_{buffer_.get(), stride_of(strip + 2 * halo), 0} {}
 
@@ -97,10 +103,10 @@ class LayerPass {
   // old features any more.
   void advance(int64_t end, bool reactivates) {
     gather(end + halo);
-    convolutions_.convolve3x3(h_, {done, end}, {0, layer_->conv.groups});
+    convolutions_.convolve3x3(h_, out_, {done, end},
+                              {0, layer_->conv.groups});
     if (reactivates && layer_->reactivation)
-      layer_->reactivation->apply(map_->from(layer_->in_channels),
-                                  map_->features, {done, end});
+      layer_->reactivation->apply(out_, features_, {done, end});
     done = end;
     if (end == map_->padded) return;
     const int64_t kept = end - halo - h_.origin;
@@ -129,6 +135,7 @@ class LayerPass {
 
   const Kernels* kernels_;
   const FeatureMap* map_;
+  Plane features_, out_;
   const DenseLayer* layer_;
   Convolutions convolutions_;
   Buffer buffer_;

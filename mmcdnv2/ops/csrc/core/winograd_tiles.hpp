@@ -68,15 +68,21 @@ struct WinogradLayout {
   int64_t input, output;  // floats of a plane
   int64_t panel, halves, outputs, size;
 
-  WinogradLayout(const WinogradConv3x3& g, int64_t width, int64_t image_rows) {
+  // `even` cuts the rows into bands of equal size; otherwise the layout is the
+  // largest of any that so many rows or fewer may have.
+  WinogradLayout(const WinogradConv3x3& g, int64_t width, int64_t image_rows,
+                 bool even = true) {
     columns = (width + 1) / 2;
     // Even widths have a column of zeros between two rows, odd ones have it in
     // the last tile.
     stride = width / 2 + 1;
     const int64_t total = (image_rows + 1) / 2;
     const int64_t most = kBandFloats / (4 * g.in_members * stride) - 1;
-    const int64_t bands = most < 2 ? total : (total + most - 1) / most;
-    rows = (total + bands - 1) / bands;
+    rows = most < 2 ? 1 : most < total ? most : total;
+    if (even) {
+      const int64_t bands = (total + rows - 1) / rows;
+      rows = (total + bands - 1) / bands;
+    }
     // Vectors are stored as a whole, so each plane has one behind it.
     output = (rows * stride + 2 * kAlign) / kAlign * kAlign;
     input = (((rows + 1) * stride + 2 * kAlign) / kAlign * kAlign) | kAlign;
@@ -89,7 +95,7 @@ struct WinogradLayout {
 
 int64_t winograd_scratch(const WinogradConv3x3& g, int64_t width,
                          int64_t image_rows) {
-  return WinogradLayout(g, width, image_rows).size;
+  return WinogradLayout(g, width, image_rows, false).size;
 }
 
 // Pixels of even and of odd columns.
