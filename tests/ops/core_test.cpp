@@ -13,6 +13,7 @@
 #include <thread>
 #include <vector>
 
+#include "core/backbone.hpp"
 #include "core/dense_block.hpp"
 #include "core/dispatch.hpp"
 #include "core/stem.hpp"
@@ -199,24 +200,11 @@ void apply(const OwnedLayer& layer, Map& x, int64_t height, int64_t width) {
   x.insert(x.end(), features.begin(), features.end());
 }
 
-// Largest difference to the plain implementation, relative to its largest
-// value.
-double difference(Random& random, const Kernels& kernels, std::string& what) {
+std::vector<OwnedLayer> random_layers(Random& random, int64_t groups,
+                                      int64_t channels, int64_t depth) {
   const int64_t sizes[] = {1, 2, 3, 5, 7, 8, 12, 16, 24, 32};
   const auto size = [&] { return sizes[random.integer(0, 9)]; };
-  const int64_t groups = random.integer(1, 4);
-  const int64_t in_channels = random.integer(1, 40);
-  const int64_t count = random.integer(1, 3);
-  const int64_t threads = random.integer(1, 4);
-  const bool pool = random.integer(0, 1);
-  // Now and then an image that takes more than one strip.
-  const bool large = random.integer(0, 9) == 0;
-  const int64_t height = random.integer(pool ? 2 : 1, large ? 200 : 24);
-  const int64_t width = random.integer(pool ? 2 : 1, large ? 200 : 24);
-  const int64_t depth = random.integer(1, large ? 1 : 3);
-
   std::vector<OwnedLayer> owned;
-  int64_t channels = in_channels;
   owned.reserve(depth);
   for (int64_t i = 0; i < depth; ++i) {
     DenseLayerWeights w = {};
@@ -247,16 +235,47 @@ double difference(Random& random, const Kernels& kernels, std::string& what) {
     owned.emplace_back(random, w);
     channels += w.growth_rate;
   }
+  return owned;
+}
+
+int64_t new_channels(const std::vector<OwnedLayer>& owned) {
+  int64_t count = 0;
+  for (const OwnedLayer& layer : owned) count += layer.weights.growth_rate;
+  return count;
+}
+
+std::vector<DenseLayerWeights> weights_of(
+    const std::vector<OwnedLayer>& owned) {
+  std::vector<DenseLayerWeights> weights;
+  for (const OwnedLayer& layer : owned) weights.push_back(layer.weights);
+  return weights;
+}
+
+// Largest difference to the plain implementation, relative to its largest
+// value.
+double difference(Random& random, const Kernels& kernels, std::string& what) {
+  const int64_t groups = random.integer(1, 4);
+  const int64_t in_channels = random.integer(1, 40);
+  const int64_t count = random.integer(1, 3);
+  const int64_t threads = random.integer(1, 4);
+  const bool pool = random.integer(0, 1);
+  // Now and then an image that takes more than one strip.
+  const bool large = random.integer(0, 9) == 0;
+  const int64_t height = random.integer(pool ? 2 : 1, large ? 200 : 24);
+  const int64_t width = random.integer(pool ? 2 : 1, large ? 200 : 24);
+  const int64_t depth = random.integer(1, large ? 1 : 3);
+
+  const std::vector<OwnedLayer> owned =
+      random_layers(random, groups, in_channels, depth);
+  const int64_t channels = in_channels + new_channels(owned);
   const OwnedNorm out_norm(random, channels);
   const bool has_out_norm = random.integer(0, 1);
   const std::vector<float> x =
       random.floats(count * in_channels * height * width, -1, 1);
 
-  std::vector<DenseLayerWeights> weights;
-  for (const OwnedLayer& layer : owned) weights.push_back(layer.weights);
   std::optional<Norm> norm;
   if (has_out_norm) norm = out_norm.norm();
-  const DenseBlock block(kernels, weights, in_channels, norm);
+  const DenseBlock block(kernels, weights_of(owned), in_channels, norm);
   const int64_t out_height = pool ? height / 2 : height;
   const int64_t out_width = pool ? width / 2 : width;
   const int64_t pixels = out_height * out_width;
@@ -488,6 +507,77 @@ double winograd_difference(Random& random, const Kernels& kernels,
   return worst / std::max(largest, 1e-30 * scale);
 }
 
+// Largest difference of a backbone to its parts one after another, relative to
+// the largest value.
+double backbone_difference(Random& random, const Kernels& kernels,
+                           std::string& what) {
+  const int64_t groups = random.integer(1, 2);
+  const int64_t count = random.integer(1, 2), threads = random.integer(1, 4);
+  const int64_t height = random.integer(8, 90), width = random.integer(8, 90);
+  // Most often the first block is one that is run in bands of rows.
+  const bool in_bands = random.integer(0, 3);
+  const int64_t depth = random.integer(in_bands ? 2 : 1, 3);
+  const std::vector<float> stem_weight = random.floats(5 * 3 * 9, -1, 1);
+  const OwnedNorm stem_norm(random, 5);
+  std::vector<std::vector<OwnedLayer>> owned;
+  std::vector<OwnedNorm> norms;
+  std::vector<DenseBlock> blocks;
+  std::vector<bool> pools;
+  int64_t channels = 5;
+  for (int64_t b = 0; b < depth; ++b) {
+    owned.push_back(random_layers(random, groups, channels, b ? 1 : 2));
+    if (in_bands && b == 0)
+      for (OwnedLayer& layer : owned[0]) layer.weights.excitation.reset();
+    const int64_t in_channels = channels;
+    channels += new_channels(owned.back());
+    norms.emplace_back(random, channels);
+    std::optional<Norm> norm;
+    if (b == depth - 1 && random.integer(0, 1)) norm = norms.back().norm();
+    blocks.emplace_back(kernels, weights_of(owned.back()), in_channels, norm);
+    pools.push_back(b == 1 ? in_bands : b && random.integer(0, 1));
+  }
+  const auto make_stem = [&] {
+    return Stem(kernels, stem_weight.data(), 3, 5, stem_norm.norm());
+  };
+  const Backbone backbone(kernels, make_stem(), std::move(blocks), pools);
+  const std::vector<float> x = random.floats(count * 3 * height * width, -1, 1);
+  const auto sizes = backbone.sizes(height, width);
+  std::vector<std::vector<float>> outs(depth);
+  std::vector<float*> targets(depth, nullptr);
+  for (int64_t b = 0; b < depth; ++b) {
+    if (b + 1 < depth && (b == 0 ? in_bands : random.integer(0, 1))) continue;
+    outs[b].resize(count * backbone.blocks()[b].out_channels * sizes[b].height *
+                   sizes[b].width);
+    targets[b] = outs[b].data();
+  }
+  backbone.run(x.data(), count, height, width, targets, real_threads(threads));
+
+  double largest = 0, worst = 0;
+  int64_t rows = Stem::halved(height), columns = Stem::halved(width);
+  std::vector<float> map(count * 5 * rows * columns);
+  make_stem().run(x.data(), count, height, width, map.data(),
+                  Parallel::serial());
+  for (int64_t b = 0; b < depth; ++b) {
+    const DenseBlock& block = backbone.blocks()[b];
+    std::vector<float> next(count * block.out_channels * sizes[b].height *
+                            sizes[b].width);
+    block.run(map.data(), count, rows, columns, pools[b], next.data(),
+              Parallel::serial());
+    map = std::move(next);
+    rows = sizes[b].height;
+    columns = sizes[b].width;
+    for (size_t i = 0; i < outs[b].size(); ++i) {
+      largest = std::max<double>(largest, std::abs(map[i]));
+      const double error = std::abs(double(map[i]) - outs[b][i]);
+      if (!(error <= worst)) worst = error;
+    }
+  }
+  what = "backbone of " + std::to_string(depth) + " blocks, " +
+         std::to_string(count) + "x3x" + std::to_string(height) + "x" +
+         std::to_string(width) + ", " + std::to_string(threads) + " threads";
+  return worst / std::max(largest, 1e-30);
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -499,9 +589,10 @@ int main(int argc, char** argv) {
       std::string what;
       // Maps of many strips and of one.
       cached_floats() = seed % 2 ? 1 << 18 : 1 << seed % 16;
-      const auto& differ = seed % 5 == 0   ? stem_difference
-                           : seed % 5 == 1 ? group_conv_difference
-                           : seed % 5 == 2 ? winograd_difference
+      const auto& differ = seed % 6 == 0   ? stem_difference
+                           : seed % 6 == 1 ? group_conv_difference
+                           : seed % 6 == 2 ? winograd_difference
+                           : seed % 6 == 3 ? backbone_difference
                                            : difference;
       const double error = differ(random, *kernels, what);
       if (!(error < 1e-5)) {

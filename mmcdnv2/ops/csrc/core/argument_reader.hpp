@@ -211,8 +211,8 @@ class ArgumentReader {
     const TensorView& weight = conv(3, "the stem");
     std::optional<Norm> packed_norm;
     if (has_norm) packed_norm = norm(weight.dims[0]);
-    return Stem(kernels, static_cast<const float*>(weight.data),
-                weight.dims[1], weight.dims[0], packed_norm);
+    return Stem(kernels, static_cast<const float*>(weight.data), weight.dims[1],
+                weight.dims[0], packed_norm);
   }
 
   int64_t number() {

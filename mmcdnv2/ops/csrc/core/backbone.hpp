@@ -83,8 +83,8 @@ class Backbone {
     for (size_t b = 0; b < blocks_.size(); ++b)
       own.push_back(b == 0 && in_bands
                         ? 0
-                        : blocks_[b].own_floats(sizes[b].height,
-                                                sizes[b].width, targets[b]));
+                        : blocks_[b].own_floats(sizes[b].height, sizes[b].width,
+                                                targets[b]));
     int64_t most = own.back();
     for (size_t b = 1; b < own.size(); ++b)
       most = std::max(most, own[b - 1] + own[b]);
@@ -154,8 +154,7 @@ class Backbone {
       for (int64_t c = 0; c < block.out_channels; ++c)
         kernels_->pool2x2(features.data + c * features.stride +
                               (2 * pooled.begin - rows.begin) * size.width,
-                          size.width,
-                          to.from(c).data + pooled.begin * to.width,
+                          size.width, to.from(c).data + pooled.begin * to.width,
                           pooled.end - pooled.begin, to.width);
     });
   }

@@ -59,7 +59,8 @@ class BlockPass {
 
   // A channel's padding is computed like its pixels.
   void clear_padding() {
-    kernels_.clear(map_.features, {0, in_channels_}, {map_.pixels, map_.padded});
+    kernels_.clear(map_.features, {0, in_channels_},
+                   {map_.pixels, map_.padded});
   }
 
   void run() {
@@ -119,9 +120,8 @@ class BlockPass {
     const int64_t units = (map_.padded + unit - 1) / unit;
     const int64_t parts = std::min(units, parallel_.threads);
     for (int64_t i = 0; i < parts; ++i)
-      found.push_back(
-          {units * i / parts * unit,
-           std::min(units * (i + 1) / parts * unit, map_.padded)});
+      found.push_back({units * i / parts * unit,
+                       std::min(units * (i + 1) / parts * unit, map_.padded)});
     return found;
   }
 
@@ -225,8 +225,7 @@ class BlockPass {
       if (is_small_for_threads(layer)) return false;
       halo = std::max(halo, halo_of(layer, map_.width));
     }
-    return parallel_.threads > 1 &&
-           map_.padded < 32 * halo * parallel_.threads;
+    return parallel_.threads > 1 && map_.padded < 32 * halo * parallel_.threads;
   }
 
   void run_in_bands() {
@@ -275,8 +274,8 @@ class BlockPass {
       const Band& band = bands[i];
       settle(bands, i, (layers_.size() - 1) % 2, band.own);
       if (norm_)
-        kernels_.affine(norm_->affine(Act::kReLU), band.features,
-                        map_.features, band.own, false);
+        kernels_.affine(norm_->affine(Act::kReLU), band.features, map_.features,
+                        band.own, false);
       else
         copy(band.features, map_.features, {0, out_channels_}, band.own);
     });

@@ -32,12 +32,12 @@ class Excitation {
   // The gate of each channel, from its mean.
   std::vector<float> gates(const std::vector<float>& mean) const {
     std::vector<float> hidden(blocks(squeezed_)), gate(blocks(channels));
-    kernels_->linear(squeeze_.data(), mean.data(), channels,
-                     blocks(squeezed_), hidden.data());
+    kernels_->linear(squeeze_.data(), mean.data(), channels, blocks(squeezed_),
+                     hidden.data());
     // In this order NaN passes.
     for (float& value : hidden) value = 0.0f > value ? 0.0f : value;
-    kernels_->linear(excite_.data(), hidden.data(), squeezed_,
-                     blocks(channels), gate.data());
+    kernels_->linear(excite_.data(), hidden.data(), squeezed_, blocks(channels),
+                     gate.data());
     for (float& value : gate) value = 1.0f / (1.0f + std::exp(-value));
     return gate;
   }

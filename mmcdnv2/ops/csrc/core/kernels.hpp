@@ -84,7 +84,7 @@ struct ScatterConv {
   const float* scale;             // (groups * members), norm before
   const float* shift;
   Act act;
-  const int32_t* index;           // (groups, kept), channels to update
+  const int32_t* index;  // (groups, kept), channels to update
   // (groups, blocks of kept, members, outputs of the block)
   const float* weight;
 };
@@ -148,8 +148,8 @@ struct Kernels {
   void (*clear)(const Plane&, Range channels, Range pixels);
   // mean[c] of the first `count` pixels of each channel.
   void (*mean)(const Plane& src, int64_t channels, int64_t count, float* mean);
-  // out = weight x, the weight packed (blocks of outputs, inputs, kLinearBlock),
-  // outputs a multiple of kLinearBlock.
+  // out = weight x, the weight packed (blocks of outputs, inputs,
+  // kLinearBlock), outputs a multiple of kLinearBlock.
   void (*linear)(const float* weight, const float* x, int64_t inputs,
                  int64_t outputs, float* out);
   // Takes the even and the odd columns of a row apart.

@@ -15,8 +15,7 @@ namespace mmcdnv2 {
 
 // Pixels that the 3x3 convolution reads before and behind its own.
 inline int64_t halo_of(const DenseLayer& layer, int64_t width) {
-  return layer.conv.by_columns ? round_up(width) + kAlign
-                               : round_up(width + 1);
+  return layer.conv.by_columns ? round_up(width) + kAlign : round_up(width + 1);
 }
 
 // A layer's two convolutions, with the memory that one thread needs for them.
@@ -95,7 +94,8 @@ class LayerPass {
     gathered_ = available;
     done = first;
     h_.origin = first - halo;
-    kernels_->clear(h_, {0, layer_->width}, {h_.origin, std::min(available, int64_t{0})});
+    kernels_->clear(h_, {0, layer_->width},
+                    {h_.origin, std::min(available, int64_t{0})});
   }
 
   // Computes a strip, which ends at `end`; LGC's inputs are there up to `end` +
@@ -103,8 +103,7 @@ class LayerPass {
   // old features any more.
   void advance(int64_t end, bool reactivates) {
     gather(end + halo);
-    convolutions_.convolve3x3(h_, out_, {done, end},
-                              {0, layer_->conv.groups});
+    convolutions_.convolve3x3(h_, out_, {done, end}, {0, layer_->conv.groups});
     if (reactivates && layer_->reactivation)
       layer_->reactivation->apply(out_, features_, {done, end});
     done = end;

@@ -36,9 +36,8 @@ class Fingerprint {
         __builtin_prefetch(tensor + at);
     }
     for (const at::Tensor& param : params)
-      __builtin_prefetch(param.unsafeGetTensorImpl()
-                             ->unsafe_storage()
-                             .unsafeGetStorageImpl());
+      __builtin_prefetch(
+          param.unsafeGetTensorImpl()->unsafe_storage().unsafeGetStorageImpl());
     for (const at::Tensor& param : params)
       __builtin_prefetch(param.const_data_ptr());
     for (const at::Tensor& param : params) add(param);

@@ -164,9 +164,9 @@ at::Tensor empty_like_input(const at::Tensor& x, at::IntArrayRef sizes) {
   for (const int64_t size : sizes) count *= size;
   const size_t bytes = count * sizeof(float);
   if (bytes < MemoryPool::kSmallest) return at::empty(sizes, x.options());
-  return at::detail::empty_generic(
-      sizes, allocator, c10::DispatchKeySet(c10::DispatchKey::CPU),
-      at::kFloat, std::nullopt);
+  return at::detail::empty_generic(sizes, allocator,
+                                   c10::DispatchKeySet(c10::DispatchKey::CPU),
+                                   at::kFloat, std::nullopt);
 }
 
 at::Tensor dense_block(const at::Tensor& input, at::TensorList params,
@@ -190,15 +190,13 @@ at::Tensor dense_block(const at::Tensor& input, at::TensorList params,
   return out;
 }
 
-std::vector<at::Tensor> backbone(const at::Tensor& input,
-                                 at::TensorList params, at::IntArrayRef spec,
-                                 at::ArrayRef<double> eps,
+std::vector<at::Tensor> backbone(const at::Tensor& input, at::TensorList params,
+                                 at::IntArrayRef spec, at::ArrayRef<double> eps,
                                  at::IntArrayRef pools,
                                  at::IntArrayRef channels,
                                  at::IntArrayRef out_indices) {
   const at::Tensor x = checked(input);
-  const auto backbone =
-      packed_from<Backbone>(params, spec, eps, read_backbone);
+  const auto backbone = packed_from<Backbone>(params, spec, eps, read_backbone);
   check_channels(x, backbone->in_channels());
   const size_t count = backbone->blocks().size();
   TORCH_CHECK(pools.size() == count && channels.size() == count,
