@@ -223,7 +223,7 @@ class CondenseNetV2(KernelMixin, BlockBackbone):
         check_type(self.stem, Stem)
         self.stem.add_to(arguments)
         pools = []
-        for block in self.blocks[: max(self.out_indices) + 1]:
+        for _, block in zip(range(max(self.out_indices) + 1), self.blocks):
             check_type(block, DenseBlock)
             pools.append(int(block.pools()))
             has_norm = block.norm_and_act is not None

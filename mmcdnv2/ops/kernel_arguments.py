@@ -1,6 +1,6 @@
 """The arguments of a native kernel, collected from PyTorch modules."""
 
-from typing import Container, Dict, List, Sequence, Tuple, Type
+from typing import Container, Dict, List, Sequence, Tuple, Type, Union
 
 import torch
 from mmcv.cnn import ConvModule
@@ -45,7 +45,7 @@ class KernelArguments:
         norms (list[nn.Module]): Batch norms.
         sources (list[tuple]): Parameters and buffers, each by its module and
             its name there.
-        options (tuple[int]): What has a name of its own in the operator's
+        options (tuple[int | list[int]]): What has a name of its own in the operator's
             schema, in that order: it tells the shape of the output.
     """
 
@@ -53,7 +53,7 @@ class KernelArguments:
         self.spec: List[int] = []
         self.norms: List[nn.Module] = []
         self.sources: List[Tuple[nn.Module, str]] = []
-        self.options: Tuple[int, ...] = ()
+        self.options: Tuple[Union[int, List[int]], ...] = ()
 
     def tensors(self) -> List[Tensor]:
         """Collect the parameters and buffers as they are now."""

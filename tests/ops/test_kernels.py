@@ -18,6 +18,7 @@ from kernel_networks import (
     uses_kernels,
 )
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from mmcdnv2 import ops
 from mmcdnv2.backbones import CondenseNetV2, SFRShuffleNetV2
@@ -80,6 +81,96 @@ def test_take_every_network(arch):
     assert set(report.values()) == {ops.describe()}
     x = torch.rand(1, 3, 96, 64)
     assert_same(backbone(x), fallback(backbone, x))
+
+
+def operators_of(module, x):
+    """Names of the operators of ours that a module calls."""
+    names = []
+
+    class Recorder(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            if func.namespace == 'mmcdnv2':
+                names.append(func._opname)
+            return func(*args, **(kwargs or {}))
+
+    with Recorder():
+        module(x)
+    return names
+
+
+@torch.no_grad()
+def test_a_backbone_is_one_operator_or_its_parts(monkeypatch):
+    backbone, x = condensed(out_indices=(3, 1)), torch.rand(2, 3, 80, 48)
+    expected = fallback(backbone, x)
+    parts = ['stem', *4 * ['dense_block']]
+    assert operators_of(backbone, x) == ['backbone']
+    assert_same(backbone(x), expected)
+    assert [out.size(1) for out in expected] == [
+        backbone.out_channels[i] for i in (1, 3)
+    ]
+    # What a user sees of a part is there if it is looked at.
+    seen = []
+    for part in (backbone.stem, backbone.blocks[2]):
+        handle = part.register_forward_hook(lambda *_: seen.append(1))
+        assert operators_of(backbone, x) == parts
+        assert_same(backbone(x), expected)
+        assert len(seen) == 2
+        seen.clear()
+        handle.remove()
+        assert operators_of(backbone, x) == ['backbone']
+    block = backbone.blocks[1]
+    monkeypatch.setattr(block, 'forward', lambda x: 2 * type(block).forward(block, x))
+    assert operators_of(backbone, x) == parts
+    torch.testing.assert_close(backbone(x)[0], 2 * expected[0], rtol=1e-4, atol=1e-4)
+    monkeypatch.undo()
+    assert operators_of(backbone, x) == ['backbone']
+    # Other outputs, other blocks.
+    backbone.out_indices = (0,)
+    assert operators_of(backbone.eval(), x) == ['backbone']
+    assert_same(backbone(x), fallback(backbone, x))
+    # Where one block cannot be run, the others can.
+    backbone.out_indices = (3,)
+    backbone.blocks[1].pool.ceil_mode = True
+    parts[2] = 'reactivate'
+    assert operators_of(backbone.eval(), x) == parts
+    assert_same(backbone(x), fallback(backbone, x))
+
+
+@torch.no_grad()
+def test_backbones_check_their_input():
+    backbone = condensed()
+    assert backbone(torch.rand(0, 3, 64, 64))[0].shape == (0, 111, 4, 4)
+    with pytest.raises(RuntimeError, match='3 channels were expected, got 4'):
+        backbone(torch.rand(1, 4, 64, 64))
+    with pytest.raises(RuntimeError, match='an input of 8 x 64 pixels is too small'):
+        backbone(torch.rand(1, 3, 8, 64))
+
+
+@torch.no_grad()
+def test_large_maps_take_no_fresh_pages(threads):
+    resource = pytest.importorskip('resource')
+    threads(1)
+    backbone, x = (
+        condensed('a', out_indices=(0, 1, 2, 3, 4)),
+        torch.rand(1, 3, 640, 640),
+    )
+    outs = backbone(x)
+    size = sum(out.numel() * 4 for out in outs)
+    assert size > 18e6
+    del outs
+    faults = []
+    for _ in range(3):
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        backbone(x)
+        faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+    assert min(faults) < 0.02 * size / resource.getpagesize()
+    # What is kept is never handed out twice.
+    first, second = backbone(x), backbone(1 - x)
+    assert not torch.equal(first[0], second[0])
+    assert_same(first, fallback(backbone, x))
+    grown = first[0].clone().resize_(2, *first[0].shape[1:])
+    first[0].resize_(2, *first[0].shape[1:])
+    assert torch.equal(first[0][0], grown[0])
 
 
 @torch.no_grad()
@@ -319,7 +410,7 @@ def test_export_keeps_them():
         backbone, (torch.rand(2, 3, 64, 64),), dynamic_shapes=(shapes,)
     )
     targets = [str(node.target) for node in program.graph.nodes]
-    assert targets.count('mmcdnv2.dense_block.default') == 4
+    assert targets.count('mmcdnv2.backbone.default') == 1
     x = torch.rand(3, 3, 96, 64)
     assert_same(program.module()(x), backbone(x))
 
@@ -328,7 +419,7 @@ def test_export_keeps_them():
 def test_fake_outputs_have_the_real_shapes():
     from torch._subclasses.fake_tensor import FakeTensorMode
 
-    backbone = condensed()
+    backbone = condensed(out_indices=(0, 2, 3))
     for size in ((64, 64), (63, 50)):
         x = backbone.stem(torch.rand(2, 3, *size))
         for block in backbone.blocks:
@@ -339,6 +430,11 @@ def test_fake_outputs_have_the_real_shapes():
             assert fake.shape == x.shape
             assert fake.stride() == x.stride()
         x = torch.rand(2, 3, *size)
+        args = backbone.kernel_args(x)
+        with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+            fakes = torch.ops.mmcdnv2.backbone(mode.from_tensor(x), *args)
+        outs = backbone(x)
+        assert [fake.shape for fake in fakes] == [out.shape for out in outs]
         args = backbone.stem.kernel_args(x)
         with FakeTensorMode(allow_non_fake_inputs=True) as mode:
             fake = torch.ops.mmcdnv2.stem(mode.from_tensor(x), *args)
@@ -351,6 +447,16 @@ def test_stated_shapes_are_checked():
     backbone, x = condensed(), torch.rand(1, 3, 64, 64)
     *args, channels = backbone.stem.kernel_args(x)
     assert torch.ops.mmcdnv2.stem(x, *args, channels).size(1) == channels
+    *whole, pools, counts, indices = backbone.kernel_args(x)
+    with pytest.raises(RuntimeError, match='give 12 channels, not the stated 13'):
+        torch.ops.mmcdnv2.backbone(x, *whole, pools, [13, *counts[1:]], indices)
+    with pytest.raises(RuntimeError, match='the spec and pools differ'):
+        torch.ops.mmcdnv2.backbone(x, *whole, [1, *pools[1:]], counts, indices)
+    with pytest.raises(RuntimeError, match='expected of 4 blocks'):
+        torch.ops.mmcdnv2.backbone(x, *whole, pools[1:], counts[1:], indices)
+    for wrong in ([4], [-1], [3, 3]):
+        with pytest.raises(IndexError, match='of 4 blocks'):
+            torch.ops.mmcdnv2.backbone(x, *whole, pools, counts, wrong)
     with pytest.raises(RuntimeError, match='give 6 channels, not the stated 7'):
         torch.ops.mmcdnv2.stem(x, *args, channels + 1)
     x = backbone.stem(x)
@@ -370,7 +476,7 @@ def test_compile_keeps_them():
     if MODERN:
         graph = torch._dynamo.export(backbone)(x).graph_module.graph
         targets = [str(node.target) for node in graph.nodes]
-        assert sum('dense_block' in target for target in targets) == 4
+        assert sum('mmcdnv2.backbone' in target for target in targets) == 1
     backbone.blocks[0][0].sfr.norm.train()
     assert_same(compiled(x), backbone(x))
 
