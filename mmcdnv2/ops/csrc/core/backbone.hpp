@@ -76,18 +76,20 @@ class Backbone {
   void run_image(const Image& image, const std::vector<Size>& sizes,
                  const std::vector<float*>& targets,
                  const Parallel& parallel) const {
-    // A block's map is read until the next one's is loaded, so they take turns
-    // at the two ends of the memory.
-    std::vector<int64_t> own;
+    // A map that does not leave the backbone is read until the next one is
+    // loaded, so they take turns at the two ends of the memory.
     const bool in_bands = is_run_in_bands(targets);
-    for (size_t b = 0; b < blocks_.size(); ++b)
-      own.push_back(b == 0 && in_bands
-                        ? 0
-                        : blocks_[b].own_floats(sizes[b].height, sizes[b].width,
-                                                targets[b]));
-    int64_t most = own.back();
-    for (size_t b = 1; b < own.size(); ++b)
-      most = std::max(most, own[b - 1] + own[b]);
+    std::vector<int64_t> own;
+    int64_t most = 0;
+    for (size_t b = 0; b < blocks_.size(); ++b) {
+      const Size size = sizes[b];
+      own.push_back(
+          b == 0 && in_bands
+              ? 0
+              : blocks_[b].own_floats(size.height, size.width, targets[b]));
+      const bool is_read = b > 0 && !targets[b - 1];
+      most = std::max(most, own[b] + (is_read ? own[b - 1] : 0));
+    }
     const Buffer memory(most);
     const auto start = [&](size_t b) {
       float* place = b % 2 ? memory.get() + most - own[b] : memory.get();
@@ -108,7 +110,7 @@ class Backbone {
         run_bands(image, sizes[0], pass.map(), parallel);
         pass.clear_padding();
       } else {
-        pass.load(last->map().features, sizes[b - 1].width, pools_[b]);
+        pass.load(last->output(), sizes[b - 1].width, pools_[b]);
       }
       pass.run();
       pass.store();

@@ -42,6 +42,11 @@ class BlockPass {
 
   const FeatureMap& map() const { return map_; }
 
+  // Where the output is after store().
+  Plane output() const {
+    return target_ ? Plane{target_, map_.pixels, 0} : map_.features;
+  }
+
   // Takes the input, or averages of 2x2 of its pixels.
   void load(const Plane& input, int64_t width, bool pool) {
     split(parallel_, in_channels_, 1, [&](Range channels) {
@@ -218,7 +223,8 @@ class BlockPass {
     leave_pending(layer, mean);
   }
 
-  // Where halos are a good part of what a thread has.
+  // Where halos are a good part of what a thread has, and it all is in its
+  // cache.
   bool is_run_in_bands() const {
     int64_t halo = 0;
     for (const DenseLayer& layer : layers_) {

@@ -59,8 +59,8 @@ class MemoryPool {
   // At least so many bytes at the start of a cache line; throws std::bad_alloc.
   Piece acquire(size_t bytes) {
     bytes = std::max(kLine, (bytes + kLine - 1) / kLine * kLine);
-    Piece piece = {nullptr, bytes};
-    if (bytes >= kSmallest) piece = take(bytes);
+    if (bytes >= kSmallest) bytes = rounded(bytes);
+    Piece piece = {bytes >= kSmallest ? take(bytes) : nullptr, bytes};
     if (!piece.data) piece.data = std::aligned_alloc(kLine, bytes);
     if (!piece.data) throw std::bad_alloc();
     return piece;
@@ -85,19 +85,25 @@ class MemoryPool {
  private:
   static constexpr size_t kLine = 64;
 
-  // The smallest that is kept and fits, if it is not much too large.
-  Piece take(size_t bytes) {
+  // A power of two or one and a half of it, so that sizes that are much the
+  // same share a piece. Pages that are not used are not there.
+  static size_t rounded(size_t bytes) {
+    size_t size = kSmallest;
+    while (size < bytes && size + size / 2 < bytes) size *= 2;
+    return size < bytes ? size + size / 2 : size;
+  }
+
+  // What was handed back last is most likely in a cache.
+  void* take(size_t bytes) {
     const std::lock_guard<std::mutex> lock(mutex_);
-    auto best = free_.end();
-    for (auto i = free_.begin(); i != free_.end(); ++i)
-      if (i->bytes >= bytes && i->bytes <= bytes + bytes / 4 &&
-          (best == free_.end() || i->bytes < best->bytes))
-        best = i;
-    if (best == free_.end()) return {nullptr, bytes};
-    const Piece piece = *best;
-    kept_ -= piece.bytes;
-    free_.erase(best);
-    return piece;
+    for (size_t i = free_.size(); i-- > 0;) {
+      if (free_[i].bytes != bytes) continue;
+      void* data = free_[i].data;
+      free_.erase(free_.begin() + i);
+      kept_ -= bytes;
+      return data;
+    }
+    return nullptr;
   }
 
   std::mutex mutex_;
