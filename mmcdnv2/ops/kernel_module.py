@@ -7,7 +7,6 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.nn.modules.module import _global_forward_hooks, _global_forward_pre_hooks
-from torch.utils.hooks import RemovableHandle
 
 from ..mixin import ModuleMixin
 from . import library
@@ -55,8 +54,6 @@ class Structure:
             parent._modules for parent in module.modules() if parent._modules
         ]
         self.copies = list(map(dict, self.families))
-        # The next hook's number when there were none.
-        self.hookless_until: Optional[int] = None
         self.tensor_names = [name for _, name in arguments.sources]
         self.tensor_dicts = [
             owner._parameters if name in owner._parameters else owner._buffers
@@ -65,12 +62,8 @@ class Structure:
 
     def skipped_by_kernel(self) -> Optional[str]:
         """Name what is set on a module inside and a kernel would skip, if any."""
-        # Most calls are spared to look into hundreds of dicts.
-        next_hook = RemovableHandle.next_id
-        if self.hookless_until != next_hook:
-            if any(self.hooks):
-                return 'a module inside of it has a hook'
-            self.hookless_until = next_hook
+        if any(self.hooks):
+            return 'a module inside of it has a hook'
         if any(map(_training, self.norms)):
             return 'a norm inside of it is in training mode'
         return None

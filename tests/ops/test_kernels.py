@@ -352,6 +352,24 @@ def test_hooks_inside_still_fire():
     assert seen == [1]
 
 
+@torch.no_grad()
+def test_hooks_that_were_put_back_fire():
+    backbone = condensed()
+    x = torch.rand(1, 3, 64, 64)
+    seen = []
+    for module in (backbone.stem, backbone.blocks[1], backbone.blocks[0][0].conv):
+        seen.clear()
+        module.register_forward_hook(lambda *_: seen.append(1))
+        hooks = dict(module._forward_hooks)
+        module._forward_hooks.clear()
+        backbone(x)
+        assert not seen
+        module._forward_hooks.update(hooks)
+        backbone(x)
+        assert seen == [1]
+        module._forward_hooks.clear()
+
+
 def test_sparse_networks_do_not_use_them():
     backbone = CondenseNetV2('a').eval()
     with torch.no_grad():
