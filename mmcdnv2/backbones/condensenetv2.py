@@ -1,7 +1,7 @@
 """CondenseNetV2, and CondenseNet, which is it without reactivation."""
 
 from collections import OrderedDict
-from typing import Any, Dict, Optional, Sequence, Tuple, Union
+from typing import Any, Dict, List, Optional, Sequence, Tuple, Union
 
 import torch
 from mmcv.cnn import build_activation_layer, build_norm_layer
@@ -9,7 +9,7 @@ from mmengine.utils import is_seq_of
 from torch import Tensor, nn
 
 from ..errors import InputError
-from ..ops.kernel_arguments import KernelArguments, check_type
+from ..ops.kernel_arguments import KernelArguments, UnsupportedError, check_type
 from ..ops.kernel_module import KernelMixin
 from ..registry import register_model
 from .base import BlockBackbone
@@ -222,16 +222,23 @@ class CondenseNetV2(KernelMixin, BlockBackbone):
         arguments = KernelArguments()
         check_type(self.stem, Stem)
         self.stem.add_to(arguments)
-        pools = []
+        pools: List[int] = []
+        channels: List[int] = []
+        # Dynamo cannot trace a slice of a ModuleList.
         for _, block in zip(range(max(self.out_indices) + 1), self.blocks):
             check_type(block, DenseBlock)
             pools.append(int(block.pools()))
             has_norm = block.norm_and_act is not None
             arguments.spec += [pools[-1], len(block.dense_layers()), int(has_norm)]
-            block.add_to(arguments)
-        channels = self.out_channels[: len(pools)]
+            before = channels[-1] if channels else self.stem.conv.weight.size(0)
+            channels.append(before + block.add_to(arguments))
+        if pools[0]:
+            raise UnsupportedError('its first block pools its input')
         arguments.options = (pools, channels, sorted(set(self.out_indices)))
         return arguments
+
+    def _kernel_settings(self) -> Tuple[int, ...]:
+        return tuple(self.out_indices)
 
     @classmethod
     def _resolve_arch(cls, arch: Union[str, Dict]) -> Dict:

@@ -249,6 +249,8 @@ class DenseBlock(KernelMixin, Sequential):
         Raises:
             UnsupportedError: If the kernel does not take the block.
         """
+        if not self.dense_layers():
+            raise UnsupportedError('it has no layers')
         new_channels = 0
         for layer in self.dense_layers():
             check_type(layer, DenseLayer)

@@ -45,8 +45,8 @@ class KernelArguments:
         norms (list[nn.Module]): Batch norms.
         sources (list[tuple]): Parameters and buffers, each by its module and
             its name there.
-        options (tuple[int | list[int]]): What has a name of its own in the operator's
-            schema, in that order: it tells the shape of the output.
+        options (tuple): What has a name of its own in the operator's schema, in
+            that order, numbers and lists of them: it tells the shape of the output.
     """
 
     def __init__(self) -> None:

@@ -77,8 +77,12 @@ class Structure:
         )
 
     def tensors(self) -> List[Tensor]:
-        """Collect the parameters and buffers as they are now."""
-        return list(map(dict.get, self.tensor_dicts, self.tensor_names))
+        """Collect the parameters and buffers as they are now.
+
+        Raises:
+            KeyError: If one is gone: a parametrization computes it.
+        """
+        return list(map(operator.getitem, self.tensor_dicts, self.tensor_names))
 
     def eps(self) -> List[float]:
         """Collect the norms' epsilons as they are now."""
@@ -91,11 +95,13 @@ class Plan(NamedTuple):
     Attributes:
         arguments (KernelArguments): What the kernel is called with.
         structure (Structure): The module's parts.
+        settings (object): :meth:`KernelMixin._kernel_settings` as it was.
         reason (str, optional): Why no kernel takes the module.
     """
 
     arguments: KernelArguments
     structure: Structure
+    settings: object = None
     reason: Optional[str] = None
 
 
@@ -124,6 +130,10 @@ class KernelMixin(ModuleMixin):
         """
         raise NotImplementedError
 
+    def _kernel_settings(self) -> object:
+        """Collect what else the arguments depend on and may be set anew."""
+        return None
+
     def kernel_args(self, *inputs: Tensor) -> Optional[KernelArgs]:
         """Collect what the kernel needs besides its inputs, if it can run now.
 
@@ -143,17 +153,21 @@ class KernelMixin(ModuleMixin):
             return None
         # Another thread may drop the plan at any time.
         plan = self._plan
-        if plan is None or plan.structure.has_changed():
+        if (
+            plan is None
+            or plan.settings != self._kernel_settings()
+            or plan.structure.has_changed()
+        ):
             plan = self._plan = self._make_plan()
-        arguments, structure, reason = plan
+        arguments, structure, _, reason = plan
         if reason or structure.skipped_by_kernel() or not self._has_kernels():
             return None
-        return (
-            structure.tensors(),
-            arguments.spec,
-            structure.eps(),
-            *arguments.options,
-        )
+        try:
+            tensors = structure.tensors()
+        except KeyError:
+            self._plan = None
+            return None
+        return (tensors, arguments.spec, structure.eps(), *arguments.options)
 
     def _traced_args(self) -> Optional[KernelArgs]:
         """Do the same where what is looked up becomes part of a graph."""
@@ -203,12 +217,13 @@ class KernelMixin(ModuleMixin):
         return not is_autocast_enabled()
 
     def _make_plan(self) -> Plan:
+        settings = self._kernel_settings()
         try:
             arguments = self._kernel_arguments()
         except UnsupportedError as reason:
             nothing = KernelArguments()
-            return Plan(nothing, Structure(self, nothing), str(reason))
-        return Plan(arguments, Structure(self, arguments))
+            return Plan(nothing, Structure(self, nothing), settings, str(reason))
+        return Plan(arguments, Structure(self, arguments), settings)
 
     def runs_on(self) -> str:
         """Say what the module runs on in inference.
@@ -227,7 +242,8 @@ class KernelMixin(ModuleMixin):
     def _drop_plan(self) -> None:
         plan = self.__dict__.pop('_plan', None)
         if plan is not None and plan.arguments.sources:
-            library.forget(plan.structure.tensors())
+            owner, name = plan.arguments.sources[0]
+            library.forget(getattr(owner, name))
 
     def train(self, mode: bool = True) -> nn.Module:
         """Set the mode; what is inside may have changed since."""

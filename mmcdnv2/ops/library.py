@@ -4,7 +4,7 @@ import os
 import threading
 import warnings
 from contextlib import contextmanager
-from typing import Iterator, List, Optional, Sequence
+from typing import Iterator, List, Optional
 
 import torch
 from torch import Tensor
@@ -146,14 +146,14 @@ def is_loaded() -> bool:
     return _enabled and _failure is None
 
 
-def forget(params: Sequence[Tensor]) -> None:
+def forget(param: Tensor) -> None:
     """Let the kernels pack parameters anew that may have changed unseen.
 
     Args:
-        params (Sequence[Tensor]): What an operator was called with.
+        param (Tensor): The first that an operator was called with.
     """
     if _failure is None:
-        torch.ops.mmcdnv2.forget(params[0])
+        torch.ops.mmcdnv2.forget(param)
 
 
 def describe() -> str:

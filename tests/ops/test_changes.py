@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import threading
+from collections import OrderedDict
 
 import pytest
 import torch
@@ -11,10 +12,11 @@ from conftest import ROOT
 from kernel_networks import MODERN, assert_same, condensed, fallback, uses_kernels
 from mmpretrain.models.utils import SELayer
 from torch import nn
+from torch.nn.utils import parametrize
 
 from mmcdnv2 import ops
 from mmcdnv2.backbones import CondenseNetV2
-from mmcdnv2.backbones.dense_block import DenseLayer
+from mmcdnv2.backbones.dense_block import DenseBlock, DenseLayer
 from mmcdnv2.layers import kernel_report
 
 pytestmark = pytest.mark.skipif(
@@ -31,6 +33,14 @@ def assert_sees(backbone, x, before):
         )
         assert_same(actual, fallback(backbone, x))
         assert not torch.allclose(actual[0], before[0], rtol=1e-3, atol=1e-3)
+
+
+def assert_sees_operators(backbone, x, before):
+    """What changed is seen, and no kernel takes it."""
+    assert not uses_kernels(backbone, x)
+    actual = backbone(x)
+    assert_same(actual, fallback(backbone, x))
+    assert not torch.equal(actual[0], before[0])
 
 
 @pytest.fixture
@@ -324,3 +334,48 @@ def test_kernels_come_back(network):
     del layer.forward
     assert uses_kernels(backbone.blocks[2], backbone.stem(x))
     assert_same(backbone(x), expected)
+
+
+@torch.no_grad()
+def test_indices_set_anew(network):
+    backbone, x, _ = network
+    for indices in ((1, 2), (0,), [3, 1]):
+        backbone.out_indices = indices
+        assert uses_kernels(backbone, x)
+        assert_same(backbone(x), fallback(backbone, x))
+
+
+@torch.no_grad()
+def test_stated_channels_are_not_needed(network):
+    # Torchvision's detectors want a number.
+    backbone, x, before = network
+    backbone.eval().out_channels = 111
+    assert uses_kernels(backbone, x)
+    assert_same(backbone(x), before)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize('name', ['stem', 'blocks.0.0.conv', 'blocks.2.1.lgc'])
+def test_parametrizations(network, name):
+    backbone, x, before = network
+    conv = backbone.get_submodule(name).conv
+    parametrize.register_parametrization(conv, 'weight', nn.Softplus())
+    assert_sees_operators(backbone, x, before)
+    backbone.eval()
+    assert_sees_operators(backbone, x, before)
+    parametrize.remove_parametrizations(conv, 'weight')
+    assert uses_kernels(backbone, x)
+    assert_sees(backbone, x, before)
+
+
+@torch.no_grad()
+def test_blocks_of_another_structure():
+    backbone, x = condensed('no_sfr'), torch.rand(1, 3, 64, 64)
+    first, last = backbone.blocks
+    pooling = DenseBlock(OrderedDict(pool=nn.AvgPool2d(2), **first._modules))
+    empty = DenseBlock(OrderedDict())
+    for blocks in ([pooling, last], [empty, pooling, last], [first, last]):
+        backbone.blocks = nn.ModuleList(blocks)
+        backbone.out_indices = (len(blocks) - 1,)
+        assert_same(backbone(x), fallback(backbone, x))
+    assert uses_kernels(backbone, x)

@@ -307,6 +307,7 @@ inline Backbone read_backbone(const Kernels& kernels,
   while (reader.more()) {
     pools.push_back(reader.flag());
     const int64_t depth = reader.number();
+    check(depth > 0, "a block has no layers");
     const bool has_out_norm = reader.flag();
     const int64_t in_channels = channels;
     std::vector<DenseLayerWeights> layers;
