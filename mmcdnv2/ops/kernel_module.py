@@ -146,6 +146,8 @@ class KernelMixin(ModuleMixin):
         """
         if self.training or not self._suits(*inputs):
             return None
+        if self._is_a_whole and library.records_kernels():
+            return None
         if is_compiling():
             return self._traced_args()
         # Derivatives that no_grad does not turn off, and batched weights.
@@ -174,8 +176,6 @@ class KernelMixin(ModuleMixin):
         if torch.onnx.is_in_onnx_export() or not self._has_kernels():
             return None
         if library.records_kernels():
-            if self._is_a_whole:
-                return None
             # torch.export hands out stand-ins for modules, of other types.
             plan = self._plan
             if plan is None or plan.reason or plan.structure.skipped_by_kernel():

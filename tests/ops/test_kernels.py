@@ -436,6 +436,15 @@ def test_export_keeps_them():
 
 
 @torch.no_grad()
+def test_exporters_record_the_parts():
+    backbone, x = condensed(), torch.rand(1, 3, 64, 64)
+    with library.kernels_in_exports():
+        assert not uses_kernels(backbone, x)
+        assert uses_kernels(backbone.stem, x)
+    assert uses_kernels(backbone, x)
+
+
+@torch.no_grad()
 def test_fake_outputs_have_the_real_shapes():
     from torch._subclasses.fake_tensor import FakeTensorMode
 

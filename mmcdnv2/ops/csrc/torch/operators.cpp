@@ -166,7 +166,7 @@ at::Tensor empty_like_input(const at::Tensor& x, at::IntArrayRef sizes) {
   if (bytes < MemoryPool::kSmallest) return at::empty(sizes, x.options());
   return at::detail::empty_generic(sizes, allocator,
                                    c10::DispatchKeySet(c10::DispatchKey::CPU),
-                                   at::kFloat, std::nullopt);
+                                   at::kFloat, {});
 }
 
 at::Tensor dense_block(const at::Tensor& input, at::TensorList params,
