@@ -90,8 +90,9 @@ class BlockPass {
   }
 
  private:
-  // What a layer still has to do to features that all of its own are needed
-  // for, or that other threads read until now.
+  // What a layer still has to do when its new features are there: their gate,
+  // which takes the means of all of them, and the reactivation, which takes the
+  // gated ones and changes what other threads have read until now.
   struct Pending {
     const DenseLayer* layer;
     std::vector<float> gates, zeros;  // gates are empty without excitation
@@ -310,7 +311,7 @@ class BlockPass {
 
   // Takes the new features of the last layer into a band, gated, and does what
   // they say about the old ones.
-  void settle(const std::vector<Band>& bands, int64_t i, int fresh,
+  void settle(const std::vector<Band>& bands, int64_t i, int parity,
               Range pixels) const {
     const DenseLayer& layer = *pending_->layer;
     const Band& band = bands[i];
@@ -321,9 +322,9 @@ class BlockPass {
       if (layer.excitation)
         kernels_.affine({layer.growth_rate, pending_->gates.data(),
                          pending_->zeros.data(), Act::kNone},
-                        from.fresh[fresh], features, range, false);
+                        from.fresh[parity], features, range, false);
       else
-        copy(from.fresh[fresh], features, {0, layer.growth_rate}, range);
+        copy(from.fresh[parity], features, {0, layer.growth_rate}, range);
     };
     if (i > 0) take(bands[i - 1], {pixels.begin, band.own.begin});
     take(band, band.own);

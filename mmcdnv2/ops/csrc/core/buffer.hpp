@@ -66,20 +66,22 @@ class MemoryPool {
     return piece;
   }
 
-  void release(const Piece& piece) {
+  void release(const Piece& piece) noexcept {
     if (piece.bytes < kSmallest || piece.bytes > kKept)
       return std::free(piece.data);
-    std::vector<Piece> old;
-    {
-      const std::lock_guard<std::mutex> lock(mutex_);
+    const std::lock_guard<std::mutex> lock(mutex_);
+    try {
       free_.push_back(piece);
-      kept_ += piece.bytes;
-      auto last = free_.begin();
-      for (; kept_ > kKept; ++last) kept_ -= last->bytes;
-      old.assign(free_.begin(), last);
-      free_.erase(free_.begin(), last);
+    } catch (const std::bad_alloc&) {
+      return std::free(piece.data);
     }
-    for (const Piece& each : old) std::free(each.data);
+    kept_ += piece.bytes;
+    auto last = free_.begin();
+    for (; kept_ > kKept; ++last) {
+      kept_ -= last->bytes;
+      std::free(last->data);
+    }
+    free_.erase(free_.begin(), last);
   }
 
  private:
