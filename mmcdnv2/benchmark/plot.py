@@ -60,7 +60,7 @@ def latency_figure(report: Report) -> Figure:
     figure = Figure(figsize=(width, height), dpi=120)
     panels = figure.subplots(lines, columns, sharex=True, sharey=True, squeeze=False)
     figure.subplots_adjust(
-        left=0.6 / width,
+        left=0.75 / width,
         right=1 - LABELS / width,
         bottom=(legend + 0.5) / height,
         top=1 - TITLE / height,
