@@ -90,7 +90,7 @@ def operators_of(module, x):
     class Recorder(TorchDispatchMode):
         def __torch_dispatch__(self, func, types, args=(), kwargs=None):
             if func.namespace == 'mmcdnv2':
-                names.append(func._opname)
+                names.append(func._schema.name.split('::')[1])
             return func(*args, **(kwargs or {}))
 
     with Recorder():
