@@ -215,6 +215,22 @@ class ArgumentReader {
                 weight.dims[0], packed_norm);
   }
 
+  // Layers as long as `goes_on(number of layers so far)`, and a norm if there
+  // is one.
+  template <class F>
+  DenseBlock block(const Kernels& kernels, int64_t in_channels,
+                   bool has_out_norm, const F& goes_on) {
+    std::vector<DenseLayerWeights> layers;
+    int64_t channels = in_channels;
+    while (goes_on(static_cast<int64_t>(layers.size()))) {
+      layers.push_back(layer(channels));
+      channels += layers.back().growth_rate;
+    }
+    std::optional<Norm> out_norm;
+    if (has_out_norm) out_norm = norm(channels);
+    return DenseBlock(kernels, layers, in_channels, out_norm);
+  }
+
   int64_t number() {
     check(more(), "the spec is too short");
     return from_.spec[number_++];
@@ -283,18 +299,11 @@ inline DenseBlock read_dense_block(const Kernels& kernels,
                                    const Arguments& arguments) {
   ArgumentReader reader(arguments);
   const bool has_out_norm = reader.flag();
-  std::vector<DenseLayerWeights> layers;
   // A norm of all inputs comes first in any block.
-  const int64_t in_channels = reader.next_size();
-  int64_t channels = in_channels;
-  while (reader.more()) {
-    layers.push_back(reader.layer(channels));
-    channels += layers.back().growth_rate;
-  }
-  std::optional<Norm> out_norm;
-  if (has_out_norm) out_norm = reader.norm(channels);
+  DenseBlock block = reader.block(kernels, reader.next_size(), has_out_norm,
+                                  [&](int64_t) { return reader.more(); });
   reader.finish();
-  return DenseBlock(kernels, layers, in_channels, out_norm);
+  return block;
 }
 
 inline Backbone read_backbone(const Kernels& kernels,
@@ -309,15 +318,10 @@ inline Backbone read_backbone(const Kernels& kernels,
     const int64_t depth = reader.number();
     check(depth > 0, "a block has no layers");
     const bool has_out_norm = reader.flag();
-    const int64_t in_channels = channels;
-    std::vector<DenseLayerWeights> layers;
-    for (int64_t j = 0; j < depth; ++j) {
-      layers.push_back(reader.layer(channels));
-      channels += layers.back().growth_rate;
-    }
-    std::optional<Norm> out_norm;
-    if (has_out_norm) out_norm = reader.norm(channels);
-    blocks.emplace_back(kernels, layers, in_channels, out_norm);
+    blocks.push_back(
+        reader.block(kernels, channels, has_out_norm,
+                     [&](int64_t layers) { return layers < depth; }));
+    channels = blocks.back().out_channels;
   }
   reader.finish();
   check(!pools.empty() && !pools[0], "the first block may not pool its input");

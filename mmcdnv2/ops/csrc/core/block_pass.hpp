@@ -95,7 +95,11 @@ class BlockPass {
   // gated ones and changes what other threads have read until now.
   struct Pending {
     const DenseLayer* layer;
-    std::vector<float> gates, zeros;  // gates are empty without excitation
+    std::vector<float> gates, zeros;  // empty without excitation
+
+    Affine gate() const {
+      return {layer->growth_rate, gates.data(), zeros.data(), Act::kNone};
+    }
   };
 
   // A thread's pixels of a map that is small enough for its second-level cache,
@@ -227,18 +231,24 @@ class BlockPass {
   // Where halos are a good part of what a thread has, and it all is in its
   // cache.
   bool is_run_in_bands() const {
-    int64_t halo = 0;
-    for (const DenseLayer& layer : layers_) {
+    for (const DenseLayer& layer : layers_)
       if (is_small_for_threads(layer)) return false;
+    return parallel_.threads > 1 &&
+           map_.padded < 32 * largest_halo() * parallel_.threads &&
+           out_channels_ * map_.padded <= cached_floats() * parallel_.threads;
+  }
+
+  int64_t largest_halo() const {
+    int64_t halo = 0;
+    for (const DenseLayer& layer : layers_)
       halo = std::max(halo, halo_of(layer, map_.width));
-    }
-    return parallel_.threads > 1 && map_.padded < 32 * halo * parallel_.threads;
+    return halo;
   }
 
   void run_in_bands() {
-    int64_t halo = 0, unit = kAlign, growth_rate = 0;
+    const int64_t halo = largest_halo();
+    int64_t unit = kAlign, growth_rate = 0;
     for (const DenseLayer& layer : layers_) {
-      halo = std::max(halo, halo_of(layer, map_.width));
       unit = std::max(unit, unit_of(layer));
       growth_rate = std::max(growth_rate, layer.growth_rate);
     }
@@ -320,9 +330,8 @@ class BlockPass {
     const auto take = [&](const Band& from, Range range) {
       if (range.begin >= range.end) return;
       if (layer.excitation)
-        kernels_.affine({layer.growth_rate, pending_->gates.data(),
-                         pending_->zeros.data(), Act::kNone},
-                        from.fresh[parity], features, range, false);
+        kernels_.affine(pending_->gate(), from.fresh[parity], features, range,
+                        false);
       else
         copy(from.fresh[parity], features, {0, layer.growth_rate}, range);
     };
@@ -362,11 +371,8 @@ class BlockPass {
     if (!pending_) return;
     const DenseLayer& layer = *pending_->layer;
     const Plane features = map_.from(layer.in_channels);
-    if (layer.excitation) {
-      const Affine scale = {layer.growth_rate, pending_->gates.data(),
-                            pending_->zeros.data(), Act::kNone};
-      kernels_.affine(scale, features, features, pixels, false);
-    }
+    if (layer.excitation)
+      kernels_.affine(pending_->gate(), features, features, pixels, false);
     if (layer.reactivation)
       layer.reactivation->apply(features, map_.features, pixels);
   }
