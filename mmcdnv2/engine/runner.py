@@ -2,10 +2,13 @@
 
 import logging
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Dict, Optional, Tuple, Type
 
 from mmengine.config import Config
+from mmengine.dist import master_only
+from mmengine.fileio import LocalBackend, get_file_backend
 from mmengine.logging import print_log
 from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
@@ -13,7 +16,9 @@ from torch import nn
 
 from ..checkpoint import load_checkpoint, load_weights, weights_of
 from ..config import type_of, typed_dicts
-from ..errors import ConfigError
+from ..errors import ConfigError, InputError
+from .distributed import join_processes
+from .resume import prepare_resume
 
 # mmpretrain's data sets that, without annotations, list the images in a folder.
 LISTING_DATASETS = ('CustomDataset', 'ImageNet', 'ImageNet21k')
@@ -57,6 +62,78 @@ class ExactRunner(Runner):
         return checkpoint
 
 
+class TrainingRunner(ExactRunner):
+    """A runner whose checkpoints are whole, and which resumes only what fits.
+
+    As MMEngine's own it may start from weights that fit in part (``load_from``
+    without ``resume``), such as those of a detector of other classes.
+    """
+
+    def load_checkpoint(self, filename: str, **kwargs) -> Dict[str, Any]:
+        """Load a checkpoint, exactly if a training is resumed from it.
+
+        Args:
+            filename (str): Path of the file.
+            **kwargs: Passed on where the training is not resumed.
+
+        Returns:
+            dict: The checkpoint, as the hooks left it.
+
+        Raises:
+            InputError: If the training is resumed and the checkpoint does not fit
+                the model.
+        """
+        if self._resume:
+            return super().load_checkpoint(filename)
+        return Runner.load_checkpoint(self, filename, **kwargs)
+
+    @master_only
+    def save_checkpoint(
+        self,
+        out_dir: str,
+        filename: str,
+        file_client_args: Optional[dict] = None,
+        backend_args: Optional[dict] = None,
+        **kwargs,
+    ) -> None:
+        """Save a checkpoint whole or not at all.
+
+        MMEngine writes it under its name, where an earlier one may be. A local file
+        is written under another name first.
+
+        Args:
+            out_dir (str): Folder of the checkpoint.
+            filename (str): Its name.
+            file_client_args (dict, optional): As for MMEngine's runner.
+            backend_args (dict, optional): As for MMEngine's runner.
+            **kwargs: As for MMEngine's runner.
+
+        Raises:
+            InputError: If it cannot be written.
+        """
+        storage = dict(file_client_args=file_client_args, backend_args=backend_args)
+        backend = get_file_backend(out_dir, backend_args=backend_args)
+        if file_client_args or not isinstance(backend, LocalBackend):
+            super().save_checkpoint(out_dir, filename, **storage, **kwargs)
+            return
+        path = os.path.join(out_dir, filename)
+        # One name for each checkpoint: a training that was killed leaves a part of
+        # it, which the resumed one overwrites.
+        partial = os.path.join(out_dir, f'.{filename}.partial')
+        try:
+            super().save_checkpoint(
+                out_dir, os.path.basename(partial), **storage, **kwargs
+            )
+            os.replace(partial, path)
+        except OSError as error:
+            with suppress(OSError):
+                os.remove(partial)
+            raise InputError(
+                f'{path} cannot be written ({error.strerror}): make room for it and '
+                'resume the training; the checkpoints before it are as they were.'
+            ) from error
+
+
 def build_runner(
     cfg: Config,
     loaders: Tuple[str, ...],
@@ -64,8 +141,8 @@ def build_runner(
     work_dir: Optional[str] = None,
     launcher: str = 'none',
     trust_checkpoint: bool = False,
-    runner_type: Type[Runner] = Runner,
-) -> Runner:
+    runner_type: Type[ExactRunner] = TrainingRunner,
+) -> ExactRunner:
     """Build the runner of a config, after a look at its data and checkpoint.
 
     Args:
@@ -77,10 +154,10 @@ def build_runner(
             or 'mpi'. Defaults to 'none'.
         trust_checkpoint (bool): Whether the config's checkpoint may hold more
             than tensors and plain data. Defaults to False.
-        runner_type (type): Class of the runner. Defaults to MMEngine's.
+        runner_type (type): Class of the runner. Defaults to that for trainings.
 
     Returns:
-        Runner: Ready to train or test.
+        ExactRunner: Ready to train or test.
 
     Raises:
         ConfigError: If data that the config names is missing, or a training
@@ -89,21 +166,14 @@ def build_runner(
     """
     for loader in loaders:
         check_data(cfg, loader)
-    path = cfg.get('load_from')
-    if path and '://' not in path:
-        content = load_checkpoint(path, trust_checkpoint)
-        if cfg.get('resume') and 'iter' not in content.get('meta', {}):
-            raise ConfigError(
-                f'{path} holds weights only, so no training can be resumed from it: '
-                'to start from these weights, set load_from without resume.'
-            )
-    cfg.launcher = launcher
     # A config that is from no file has no name.
     name = Path(cfg.filename or 'unnamed').stem
     cfg.work_dir = work_dir or cfg.get('work_dir') or f'work_dirs/{name}'
+    prepare_resume(cfg, trust_checkpoint)
+    cfg.launcher = launcher
+    join_processes(cfg, launcher)
     runner = runner_type.from_cfg(cfg)
-    if isinstance(runner, ExactRunner):
-        runner.trust_checkpoint = trust_checkpoint
+    runner.trust_checkpoint = trust_checkpoint
     return runner
 
 

@@ -1,12 +1,13 @@
 """The hook that sparsifies a network while it trains."""
 
 import logging
-from typing import Any, ClassVar, Dict, List, Optional
+from typing import Any, ClassVar, Dict, List, Optional, Union
 
+import torch
 from mmengine.dist import broadcast
 from mmengine.hooks import EMAHook, Hook
 from mmengine.logging import print_log
-from mmengine.optim import OptimWrapper
+from mmengine.optim import OptimWrapper, OptimWrapperDict
 from mmengine.runner import BaseLoop, EpochBasedTrainLoop, Runner
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
@@ -23,6 +24,9 @@ from ..registry import register_hook
 from .averages import averaged_layers
 from .optimizer_order import renumber_checkpoint
 from .runner import unwrap_model
+
+# Iterations between two looks at the weights, which wait for the device.
+_CHECK_INTERVAL = 50
 
 
 def training_progress(loop: BaseLoop, batch_idx: int) -> float:
@@ -47,6 +51,23 @@ def training_progress(loop: BaseLoop, batch_idx: int) -> float:
     return min(progress, 1.0)
 
 
+@torch.no_grad()
+def _zero_pruned(
+    layer: SparseConv2d, optim_wrapper: Union[OptimWrapper, OptimWrapperDict]
+) -> None:
+    """Set what is pruned of a weight, and of the optimizer's state of it, to zero."""
+    wrappers = (
+        optim_wrapper.values()
+        if isinstance(optim_wrapper, OptimWrapperDict)
+        else [optim_wrapper]
+    )
+    states = (wrapper.optimizer.state.get(layer.weight, {}) for wrapper in wrappers)
+    tensors = [value for state in states for value in state.values()]
+    for tensor in (layer.weight, *tensors):
+        if isinstance(tensor, Tensor) and tensor.shape == layer.weight.shape:
+            layer.zero_pruned(tensor)
+
+
 @register_hook
 class SparsificationHook(Hook):
     """Drive the sparsification by the progress of the training.
@@ -66,7 +87,12 @@ class SparsificationHook(Hook):
     the teacher of mmdet's ``MeanTeacherHook`` and, inside the model,
     MMEngine's averaged models such as mmpretrain's momentum encoders.
 
-    The fraction of kept weights is logged as ``kept_fraction``.
+    What is pruned becomes zero, and so does what the optimizer remembers of it:
+    neither momentum nor decay moves it again, and optimizers that look at the norm
+    of a whole weight see what is used.
+
+    The fraction of kept weights is logged as ``kept_fraction``. If a sparse layer's
+    weights become NaN or infinite, the training ends with its name.
 
     Args:
         group_lasso (float): Weight of the group-lasso term (CondenseNet,
@@ -83,7 +109,7 @@ class SparsificationHook(Hook):
     Raises:
         InputError: If ``group_lasso`` is negative or not
             ``0 <= begin < end < 1``; when the training begins, if ``averages``
-            does not fit the model.
+            does not fit the model; while it goes on, if weights are not finite.
 
     Examples:
         >>> custom_hooks = [dict(type='SparsificationHook')]
@@ -154,16 +180,25 @@ class SparsificationHook(Hook):
     ) -> None:
         """Bring all masks to the stage of this iteration."""
         progress = training_progress(runner.train_loop, batch_idx)
+        if runner.iter % _CHECK_INTERVAL == 0:
+            self._check_weights(runner)
         changed = False
         for name, layer in self._layers.items():
             # The masks are on the device: look at them only when a stage begins.
             stage = stage_of(progress, layer.factor, self.begin, self.end)
             if stage > self._stages.get(name, -1):
+                if not changed:
+                    # They decide what is pruned.
+                    self._check_weights(runner)
                 self._stages[name] = stage
                 changed |= layer.set_stage(stage)
         if changed:
             self._masks_changed(runner)
         runner.message_hub.update_scalar('train/kept_fraction', self._kept_fraction)
+
+    def after_train_epoch(self, runner: Runner) -> None:
+        """Refuse weights that are not worth a checkpoint."""
+        self._check_weights(runner)
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Let a training that an earlier version began go on."""
@@ -196,11 +231,28 @@ class SparsificationHook(Hook):
             level=logging.WARNING,
         )
 
+    def _check_weights(self, runner: Runner) -> None:
+        """Refuse weights that are not finite, by the names of their layers."""
+        if not self._layers:
+            return
+        # A NaN is the largest of all. The device is waited for once.
+        peaks = [layer.weight.detach().abs().amax() for layer in self._layers.values()]
+        finite = torch.stack(peaks).isfinite().tolist()
+        bad = [name for name, good in zip(self._layers, finite) if not good]
+        if bad:
+            others = f' and {len(bad) - 1} other sparse layers' if bad[1:] else ''
+            raise InputError(
+                f'The weights of {bad[0]}{others} are NaN or infinite before iteration '
+                f'{runner.iter}: the training has diverged; resume it from a '
+                'checkpoint before, with a lower learning rate or clipped gradients.'
+            )
+
     def _masks_changed(self, runner: Runner) -> None:
         for layer in self._layers.values():
             # Ranks prune alike as long as their weights are equal to the last
             # bit; one set of masks does not rest on that.
             broadcast(layer.mask)
+            _zero_pruned(layer, runner.optim_wrapper)
         # Averaging copies buffers late or, as with update_buffers, not at all.
         for average, original in self._originals.items():
             average.mask.copy_(original.mask)

@@ -114,6 +114,19 @@ class SparseConv2d(GroupedMatrix, nn.Conv2d):
         """Return the weight with zeros where it is pruned, shape as it is."""
         return self._masked(self.weight)
 
+    @torch.no_grad()
+    def zero_pruned(self, tensor: Tensor) -> None:
+        """Set a weight, or what an optimizer keeps of it, to zero where it is pruned.
+
+        Args:
+            tensor (Tensor): Changed in place, shape as the weight. What is pruned
+                of it becomes zero even where it is NaN or infinite.
+        """
+        matrix = self.to_matrix(tensor)
+        members = matrix.reshape(-1, *self.mask.shape)
+        zeroed = members.masked_fill(~self.mask, 0)
+        tensor.copy_(self.from_matrix(zeroed.flatten(0, 1)))
+
     def _masked(self, weight: Tensor) -> Tensor:
         matrix = self.to_matrix(weight)
         # A group's rows share its mask without a copy of it for each. A product

@@ -1,0 +1,115 @@
+"""Which checkpoint an interrupted training is resumed from."""
+
+import logging
+from pathlib import Path
+from typing import Iterator, Optional, Union
+
+from mmengine.config import Config
+from mmengine.logging import print_log
+
+from ..checkpoint import load_checkpoint
+from ..errors import ConfigError, InputError, UntrustedError
+
+
+def prepare_resume(cfg: Config, trust: bool = False) -> None:
+    """Settle what a training resumes from, and look at what it starts from.
+
+    A config that asks to resume without naming a checkpoint gets the last whole one
+    of its ``work_dir``; where there is none, it starts from the beginning. If it has
+    no seed, it gets that of the interrupted training, as its data are shuffled by it.
+
+    Args:
+        cfg (Config): A config with a ``work_dir``; changed in place.
+        trust (bool): Whether the checkpoint may hold more than tensors and plain
+            data. Defaults to False.
+
+    Raises:
+        ConfigError: If no training can be resumed from the checkpoint.
+        InputError: If the checkpoint cannot be used.
+    """
+    if cfg.get('resume') and not cfg.get('load_from'):
+        cfg.load_from = find_last_checkpoint(cfg.work_dir, trust)
+        if cfg.load_from is None:
+            print_log(
+                f'{cfg.work_dir} has no checkpoint to resume from, so the training '
+                'starts from the beginning.',
+                logger='current',
+            )
+            cfg.resume = False
+    path = cfg.get('load_from')
+    if not path or '://' in path:
+        return
+    content = load_checkpoint(path, trust)
+    if not cfg.get('resume'):
+        return
+    if not _can_be_resumed(content):
+        raise ConfigError(
+            f'{path} holds weights only, so no training can be resumed from it: '
+            'to start from these weights, set load_from without resume.'
+        )
+    randomness = cfg.get('randomness') or {}
+    seed = content['meta'].get('seed')
+    if randomness.get('seed') is None and seed is not None:
+        cfg.randomness = dict(randomness, seed=seed)
+
+
+def find_last_checkpoint(
+    work_dir: Union[str, Path], trust: bool = False
+) -> Optional[str]:
+    """Find the last checkpoint of a training that is whole.
+
+    MMEngine notes in ``last_checkpoint`` which one it wrote last. If that is not
+    whole, or is not there, the others in the folder are tried, the newest first.
+
+    Args:
+        work_dir (str | Path): Folder of the training.
+        trust (bool): Whether checkpoints may hold more than tensors and plain data.
+            Defaults to False.
+
+    Returns:
+        str: Its path. None if there is none.
+
+    Raises:
+        UntrustedError: If a checkpoint holds more and ``trust`` is not set.
+    """
+    for path in _candidates(Path(work_dir)):
+        try:
+            if _can_be_resumed(load_checkpoint(path, trust)):
+                return str(path)
+        except UntrustedError:
+            raise
+        except InputError as error:
+            print_log(
+                f'An earlier checkpoint is tried: {error}',
+                logger='current',
+                level=logging.WARNING,
+            )
+    return None
+
+
+def _candidates(work_dir: Path) -> Iterator[Path]:
+    folders, last = [work_dir], None
+    note = work_dir / 'last_checkpoint'
+    # A write that was cut off leaves an empty note.
+    if note.is_file() and (name := note.read_text().strip()):
+        last = Path(name)
+        yield last
+        # CheckpointHook may have an out_dir of its own.
+        folders.append(last.parent)
+    # Hidden files are such that were not finished.
+    files = {
+        path.resolve(): path
+        for folder in folders
+        for path in folder.glob('*.pth')
+        if path.is_file() and not path.name.startswith('.')
+    }
+    if last is not None:
+        files.pop(last.resolve(), None)
+    yield from sorted(
+        files.values(), key=lambda path: path.stat().st_mtime, reverse=True
+    )
+
+
+def _can_be_resumed(content: dict) -> bool:
+    meta = content.get('meta')
+    return isinstance(meta, dict) and 'iter' in meta and 'optimizer' in content
