@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
@@ -29,11 +30,14 @@ sys.path.insert(0, str(ROOT / 'tests'))
 from training_jobs import differences, train, train_and_kill, write_config  # noqa: E402
 
 EPOCHS = 8
+# When it is killed, in parts of the time of a whole training.
+SPAN = (0.1, 0.6)
 # The config of a model and how many of the demo's images it is trained on.
 MODELS = dict(
     classifier=('cdnv2_a_digits.py', 320),
     detector=('faster_rcnn_cdnv2_a_fpn_sparsify_digits.py', 64),
 )
+BATCH_SIZES = dict(classifier=32, detector=8)
 console = Console()
 
 
@@ -60,6 +64,16 @@ def finish(config: str, folder: Path, *options: str) -> float:
     return time.time() - began
 
 
+def has_partial(folder: Path) -> bool:
+    """Whether a checkpoint is being written there."""
+    return any(folder.glob('.*.partial'))
+
+
+def has_passed(moment: float) -> bool:
+    """Whether it is later than that."""
+    return time.time() > moment
+
+
 def kill(folder: Path, kills: int, seed: int) -> bool:
     """Kill trainings, resume them, and compare them with one that ran through."""
     numbers = random.Random(seed)
@@ -76,20 +90,13 @@ def kill(folder: Path, kills: int, seed: int) -> bool:
         for i in track(range(kills // len(MODELS)), f'Killing the {model}'):
             # Every third time while a checkpoint is written; else anywhere from the
             # start of the process to some epochs further.
-            at = time.time() + numbers.uniform(0.1, 0.6) * seconds
-            if i % 3 == 2:
-                hit = train_and_kill(
-                    lambda: any(broken.glob('.*.partial')),
-                    config,
-                    broken,
-                    '--resume',
-                    log=log,
-                )
-                writing += hit
-            else:
-                hit = train_and_kill(
-                    lambda at=at: time.time() > at, config, broken, '--resume', log=log
-                )
+            is_writing = partial(has_partial, broken)
+            is_time = partial(
+                has_passed, time.time() + numbers.uniform(*SPAN) * seconds
+            )
+            moment = is_writing if i % 3 == 2 else is_time
+            hit = train_and_kill(moment, config, broken, '--resume', log=log)
+            writing += hit and i % 3 == 2
             killed += hit
         finish(config, broken, '--resume')
         last = f'epoch_{EPOCHS}.pth'
@@ -120,7 +127,7 @@ def ranks(folder: Path) -> bool:
             killer = "dict(type='KilledRank', rank=1, iteration={})"
             # In the last epoch but one, when the sparsification is over.
             iterations = (EPOCHS - 2) * -(
-                -MODELS[model][1] // (count * batch_of(model))
+                -MODELS[model][1] // (count * BATCH_SIZES[model])
             )
             config = config_of(model, folder, recorder, killer.format(iterations))
             began = time.time()
@@ -145,11 +152,6 @@ def ranks(folder: Path) -> bool:
             passed &= equal and resumed and status == 1 and len(seen) == count
     console.print(table)
     return passed
-
-
-def batch_of(model: str) -> int:
-    """Images in a batch of a process."""
-    return dict(classifier=32, detector=8)[model]
 
 
 def main() -> None:

@@ -38,12 +38,20 @@ class ToyData(torch.utils.data.Dataset):
 
 
 def make_runner(
-    work_dir, train_cfg=None, hooks=(), model=None, batch_size=2, hook=None, **kwargs
+    work_dir,
+    train_cfg=None,
+    hooks=(),
+    model=None,
+    batch_size=2,
+    hook=None,
+    kind=Runner,
+    optim_wrapper=None,
+    **kwargs,
 ):
     if model is None:
         torch.manual_seed(0)
         model = ToyModel()
-    return Runner(
+    return kind(
         model=model,
         work_dir=str(work_dir),
         train_dataloader=dict(
@@ -54,7 +62,8 @@ def make_runner(
             collate_fn=dict(type='pseudo_collate'),
         ),
         train_cfg=train_cfg or dict(by_epoch=True, max_epochs=4),
-        optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.1, momentum=0.9)),
+        optim_wrapper=optim_wrapper
+        or dict(optimizer=dict(type='SGD', lr=0.1, momentum=0.9)),
         default_hooks=dict(logger=dict(type='LoggerHook', interval=1)),
         custom_hooks=[hook or dict(type='SparsificationHook'), *hooks],
         randomness=dict(seed=0),

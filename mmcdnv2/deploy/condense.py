@@ -27,6 +27,7 @@ from ..layers import (
     unfinished_layers,
 )
 from .costs import Costs, measure_costs
+from .norms import check_norms
 from .proof import largest_difference, record_calls
 
 # Largest difference of an output that passes, relative to the largest value.
@@ -100,6 +101,7 @@ def condense_checkpoint(
             'SFR, or was built with deploy=True.'
         )
     check_finished(sparse, checkpoint)
+    check_norms(sparse, checkpoint)
     inputs, samples = make_inputs(sparse, cfg, image, input_shape)
     calls, layer_calls = record_calls(sparse, inputs, samples, checkpoint)
 

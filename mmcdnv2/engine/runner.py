@@ -174,6 +174,15 @@ def build_runner(
     join_processes(cfg, launcher)
     runner = runner_type.from_cfg(cfg)
     runner.trust_checkpoint = trust_checkpoint
+    saving = (cfg.get('default_hooks') or {}).get('checkpoint') or {}
+    if isinstance(runner, TrainingRunner) and saving.get('max_keep_ckpts') == 1:
+        print_log(
+            'MMEngine removes the only checkpoint before it writes the next: set '
+            'max_keep_ckpts to 2 or more, or a training that is killed meanwhile '
+            'starts from the beginning.',
+            logger='current',
+            level=logging.WARNING,
+        )
     return runner
 
 

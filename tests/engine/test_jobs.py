@@ -72,7 +72,7 @@ def test_processes_that_no_launcher_started(run, tiny_configs, tmp_path, launche
     )
     expected = {
         'slurm': 'The launcher slurm needs GPUs, and there is none here',
-        'pytorch': 'MASTER_PORT are not set: start the processes by tools/dist_train.sh',
+        'pytorch': 'MASTER_PORT are not set: start the processes by tools/dist_train',
     }
     assert expected[launcher] in error
     assert not (tmp_path / 'job').exists()

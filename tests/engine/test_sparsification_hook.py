@@ -128,6 +128,72 @@ def test_pruned_weights_and_their_momentum_do_not_matter(tmp_path):
         assert torch.equal(layer.masked_weight(), other.masked_weight())
 
 
+class Remember(Hook):
+    """Keep the largest of what is pruned, and of what is remembered of it."""
+
+    priority = 'LOWEST'
+
+    def __init__(self):
+        self.largest = []
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        for layer in (runner.model.lgc, runner.model.sfr):
+            state = runner.optim_wrapper.optimizer.state[layer.weight]
+            for tensor in (layer.weight, *state.values()):
+                if tensor is not None and tensor.shape == layer.weight.shape:
+                    pruned = tensor.detach().clone()
+                    with torch.no_grad():
+                        pruned -= layer._masked(pruned)
+                    self.largest.append(pruned.abs().max().item())
+
+
+@pytest.mark.parametrize(
+    'optimizer',
+    [
+        dict(type='SGD', lr=0.1, momentum=0.9, nesterov=True, weight_decay=0.1),
+        dict(type='Adam', lr=0.1, weight_decay=0.1, amsgrad=True),
+        dict(type='AdamW', lr=0.1, weight_decay=0.1),
+        dict(type='RMSprop', lr=0.01, momentum=0.9, weight_decay=0.1),
+    ],
+    ids=lambda optimizer: optimizer['type'],
+)
+def test_pruned_weights_are_zero_and_stay_it(tmp_path, optimizer):
+    remember = Remember()
+    wrapper = dict(optimizer=optimizer)
+    make_runner(tmp_path, hooks=[remember], optim_wrapper=wrapper).train()
+    assert remember.largest
+    assert set(remember.largest) == {0}
+
+
+class Poison(Hook):
+    """Make a weight NaN or infinite at some iteration."""
+
+    def __init__(self, iteration, value, layer='sfr'):
+        self.iteration, self.value, self.layer = iteration, value, layer
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        if runner.iter == self.iteration:
+            layer = runner.model.get_submodule(self.layer)
+            with torch.no_grad():
+                layer.weight[layer.mask.nonzero()[0].tolist()[1]] = self.value
+
+
+@pytest.mark.parametrize('value', [float('nan'), float('inf'), -float('inf')])
+@pytest.mark.parametrize(
+    ('iteration', 'found'),
+    # Stages begin at 4 and 5; iterations 4 and 14 are the last of an epoch.
+    [(4, 5), (3, 4), (14, 15)],
+)
+def test_names_layers_that_are_not_finite(tmp_path, value, iteration, found):
+    poison = Poison(iteration, value)
+    poison.priority = 'VERY_HIGH'
+    message = f'The weights of sfr are NaN or infinite before iteration {found}: '
+    with pytest.raises(InputError, match=message):
+        make_runner(tmp_path, hooks=[poison]).train()
+    whole = iteration // ITERS_PER_EPOCH
+    assert len(list(tmp_path.glob('*.pth'))) == whole
+
+
 class StopAt(Hook):
     """Interrupt the training before an iteration."""
 
