@@ -15,7 +15,7 @@ FAST := $(addprefix tests/,layers backbones heads necks deploy converters datase
 
 .PHONY: help setup demo test test-fast lint test-upstream wheel-check wheel-check-upstream \
 	kernels-check kernels-check-aarch64 kernels-profile onnxruntime-check \
-	onnxruntime-check-sanitizers runtime-wheels runtime-check-aarch64
+	onnxruntime-check-sanitizers runtime-wheels runtime-check-aarch64 trainings-check mutations
 
 help: ## list the targets
 	@sed -n 's/^\([a-z0-9-]*\):.* ## /\1 /p' $(MAKEFILE_LIST) | \
@@ -49,6 +49,14 @@ wheel-check: ## the built wheel, by mim's commands
 
 wheel-check-upstream: ## the same on mmdet 3.3 and torch 2.1
 	@.dev/check_wheel.sh $(STACKS)/upstream.txt .venv-wheel-upstream
+
+# What is killed and resumed must end as what nobody killed.
+trainings-check: setup ## trainings killed and resumed, and on several processes
+	$(PY) -W ignore .dev/check_trainings.py kill
+	$(PY) -W ignore .dev/check_trainings.py ranks
+
+mutations: setup ## break the code in many ways and see whether tests notice
+	$(PY) .dev/mutations.py
 
 # The kernels' core under AddressSanitizer and UBSan, and on an emulated ARM.
 kernels-check: setup ## the kernels under sanitizers
