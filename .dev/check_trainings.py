@@ -17,11 +17,10 @@ import subprocess
 import sys
 import tempfile
 import time
-from functools import partial
 from pathlib import Path
+from typing import Callable, List
 
 from rich.console import Console
-from rich.progress import track
 from rich.table import Table
 
 ROOT = Path(__file__).parent.parent
@@ -30,14 +29,16 @@ sys.path.insert(0, str(ROOT / 'tests'))
 from training_jobs import differences, train, train_and_kill, write_config  # noqa: E402
 
 EPOCHS = 8
-# When it is killed, in parts of the time of a whole training.
-SPAN = (0.1, 0.6)
+# When trainings are killed.
+KINDS = ('start', 'iteration', 'writing')
 # The config of a model and how many of the demo's images it is trained on.
 MODELS = dict(
-    classifier=('cdnv2_a_digits.py', 320),
+    classifier=('cdnv2_a_digits.py', 256),
     detector=('faster_rcnn_cdnv2_a_fpn_sparsify_digits.py', 64),
 )
 BATCH_SIZES = dict(classifier=32, detector=8)
+BATCHES = 8
+Moment = Callable[[], bool]
 console = Console()
 
 
@@ -64,51 +65,79 @@ def finish(config: str, folder: Path, *options: str) -> float:
     return time.time() - began
 
 
-def has_partial(folder: Path) -> bool:
-    """Whether a checkpoint is being written there."""
-    return any(folder.glob('.*.partial'))
+def iterations_in(log: Path, begin: int) -> int:
+    """Count the iterations that a log tells of."""
+    with log.open() as file:
+        file.seek(begin)
+        return file.read().count('Epoch(train)')
 
 
-def has_passed(moment: float) -> bool:
-    """Whether it is later than that."""
-    return time.time() > moment
+def moment_of(kind: str, numbers: random.Random, folder: Path, log: Path) -> Moment:
+    """Choose when a training is killed.
+
+    Args:
+        kind (str): While the process starts, between two iterations or in one, or
+            while a checkpoint is written.
+        numbers (Random): What decides how long after.
+        folder (Path): Of the training.
+        log (Path): What it prints, after what earlier ones printed.
+
+    Returns:
+        callable: Whether it is that moment.
+    """
+    began, size = time.time(), log.stat().st_size
+    if kind == 'start':
+        delay = numbers.uniform(0, 15)
+        return lambda: time.time() > began + delay
+    if kind == 'writing':
+        return lambda: any(folder.glob('.*.partial'))
+    batches = numbers.uniform(0, 1.5) * BATCHES
+    pause = numbers.uniform(0, 0.5)
+    reached: List[float] = []
+
+    def is_in_iteration() -> bool:
+        if not reached and iterations_in(log, size) > batches:
+            reached.append(time.time())
+        return bool(reached) and time.time() > reached[0] + pause
+
+    return is_in_iteration
 
 
 def kill(folder: Path, kills: int, seed: int) -> bool:
     """Kill trainings, resume them, and compare them with one that ran through."""
     numbers = random.Random(seed)
-    table = Table(title=f'{EPOCHS} epochs; epochs resumed from, and when it was killed')
-    for column in ('', 'killed', 'while it wrote', 'resumed from', 'differences'):
+    table = Table(title=f'Trainings of {EPOCHS} epochs, killed and resumed')
+    for column in ('', *KINDS, 'resumed from epoch', 'trainings', 'differences'):
         table.add_column(column)
     equal = True
+    last = f'epoch_{EPOCHS}.pth'
     for model in MODELS:
         config = config_of(model, folder)
-        straight, broken = folder / f'{model}_straight', folder / f'{model}_broken'
-        seconds = finish(config, straight)
+        straight = folder / f'{model}_straight'
+        finish(config, straight)
         log = folder / f'{model}.log'
-        killed = writing = 0
-        for i in track(range(kills // len(MODELS)), f'Killing the {model}'):
-            # Every third time while a checkpoint is written; else anywhere from the
-            # start of the process to some epochs further.
-            is_writing = partial(has_partial, broken)
-            is_time = partial(
-                has_passed, time.time() + numbers.uniform(*SPAN) * seconds
-            )
-            moment = is_writing if i % 3 == 2 else is_time
-            hit = train_and_kill(moment, config, broken, '--resume', log=log)
-            writing += hit and i % 3 == 2
-            killed += hit
+        log.touch()
+        counts = dict.fromkeys(KINDS, 0)
+        different: List[str] = []
+        trainings = 1
+        killed = 0
+        while killed < kills // len(MODELS):
+            kind = KINDS[killed % len(KINDS)]
+            broken = folder / f'{model}_{trainings}'
+            moment = moment_of(kind, numbers, broken, log)
+            if train_and_kill(moment, config, broken, '--resume', log=log):
+                counts[kind] += 1
+                killed += 1
+                print(f'{model}: killed {killed} times', flush=True)
+            else:
+                different += differences(straight / last, broken / last)
+                trainings += 1
+        broken = folder / f'{model}_{trainings}'
         finish(config, broken, '--resume')
-        last = f'epoch_{EPOCHS}.pth'
-        different = differences(straight / last, broken / last)
+        different += differences(straight / last, broken / last)
         resumed = re.findall(r'resumed epoch: (\d+)', log.read_text())
-        table.add_row(
-            model,
-            str(killed),
-            str(writing),
-            ' '.join(resumed),
-            ', '.join(different[:3]) or 'none',
-        )
+        cells = [*map(str, counts.values()), ' '.join(resumed), str(trainings)]
+        table.add_row(model, *cells, ', '.join(different[:3]) or 'none')
         equal &= not different
     console.print(table)
     return equal
