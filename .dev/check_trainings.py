@@ -31,12 +31,12 @@ from training_jobs import differences, train, train_and_kill, write_config  # no
 EPOCHS = 8
 # When trainings are killed.
 KINDS = ('start', 'iteration', 'writing')
-# The config of a model and how many of the demo's images it is trained on.
+# The config of a model, and its batch size.
 MODELS = dict(
-    classifier=('cdnv2_a_digits.py', 256),
-    detector=('faster_rcnn_cdnv2_a_fpn_sparsify_digits.py', 64),
+    classifier=('cdnv2_a_digits.py', 32),
+    detector=('faster_rcnn_cdnv2_a_fpn_sparsify_digits.py', 8),
 )
-BATCH_SIZES = dict(classifier=32, detector=8)
+# In an epoch, on one process.
 BATCHES = 8
 Moment = Callable[[], bool]
 console = Console()
@@ -44,12 +44,12 @@ console = Console()
 
 def config_of(model: str, folder: Path, *hooks: str) -> str:
     """Write the config of a short training."""
-    name, images = MODELS[model]
+    name, batch_size = MODELS[model]
     return write_config(
         folder / f'{model}.py',
         ROOT / 'configs' / 'demo' / name,
         hooks,
-        train_dataloader=dict(dataset=dict(indices=images)),
+        train_dataloader=dict(dataset=dict(indices=BATCHES * batch_size)),
         val_dataloader=dict(dataset=dict(indices=16)),
         train_cfg=dict(max_epochs=EPOCHS, val_interval=EPOCHS),
         default_hooks=dict(checkpoint=dict(max_keep_ckpts=2), logger=dict(interval=1)),
@@ -155,9 +155,7 @@ def ranks(folder: Path) -> bool:
             recorder = "dict(type='MaskRecorder')"
             killer = "dict(type='KilledRank', rank=1, iteration={})"
             # In the last epoch but one, when the sparsification is over.
-            iterations = (EPOCHS - 2) * -(
-                -MODELS[model][1] // (count * BATCH_SIZES[model])
-            )
+            iterations = (EPOCHS - 2) * BATCHES // count
             config = config_of(model, folder, recorder, killer.format(iterations))
             began = time.time()
             status, _ = train(config, work_dir, processes=count, timeout=3600)

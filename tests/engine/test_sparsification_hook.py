@@ -140,7 +140,7 @@ class Remember(Hook):
         for layer in (runner.model.lgc, runner.model.sfr):
             state = runner.optim_wrapper.optimizer.state[layer.weight]
             for tensor in (layer.weight, *state.values()):
-                if tensor is not None and tensor.shape == layer.weight.shape:
+                if getattr(tensor, 'shape', None) == layer.weight.shape:
                     pruned = tensor.detach().clone()
                     with torch.no_grad():
                         pruned -= layer._masked(pruned)
