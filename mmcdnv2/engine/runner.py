@@ -1,22 +1,18 @@
 """From a config to a runner, for training and testing alike."""
 
-import logging
-import os
 from pathlib import Path
 from typing import Any, Dict, Optional, Tuple, Type
 
 from mmengine.config import Config
-from mmengine.logging import print_log
 from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from torch import nn
 
 from ..checkpoint import load_checkpoint, load_weights, weights_of
-from ..config import type_of, typed_dicts
 from ..errors import ConfigError
+from .data_checks import check_data, is_first_of_machine
 
-# mmpretrain's data sets that, without annotations, list the images in a folder.
-LISTING_DATASETS = ('CustomDataset', 'ImageNet', 'ImageNet21k')
+__all__ = ['ExactRunner', 'build_runner', 'check_data', 'unwrap_model']
 
 
 def unwrap_model(model: nn.Module) -> nn.Module:
@@ -64,6 +60,7 @@ def build_runner(
     work_dir: Optional[str] = None,
     launcher: str = 'none',
     trust_checkpoint: bool = False,
+    skip_data_check: bool = False,
     runner_type: Type[Runner] = Runner,
 ) -> Runner:
     """Build the runner of a config, after a look at its data and checkpoint.
@@ -77,18 +74,21 @@ def build_runner(
             or 'mpi'. Defaults to 'none'.
         trust_checkpoint (bool): Whether the config's checkpoint may hold more
             than tensors and plain data. Defaults to False.
+        skip_data_check (bool): Whether the data is not looked at. Of several
+            processes on a machine only the first one does. Defaults to False.
         runner_type (type): Class of the runner. Defaults to MMEngine's.
 
     Returns:
         Runner: Ready to train or test.
 
     Raises:
-        ConfigError: If data that the config names is missing, or a training
-            cannot be resumed from its checkpoint.
+        ConfigError: If data that the config names is missing or wrong, or a
+            training cannot be resumed from its checkpoint.
         InputError: If the checkpoint cannot be used.
     """
-    for loader in loaders:
-        check_data(cfg, loader)
+    if not skip_data_check and is_first_of_machine(launcher):
+        for loader in loaders:
+            check_data(cfg, loader)
     path = cfg.get('load_from')
     if path and '://' not in path:
         content = load_checkpoint(path, trust_checkpoint)
@@ -105,64 +105,3 @@ def build_runner(
     if isinstance(runner, ExactRunner):
         runner.trust_checkpoint = trust_checkpoint
     return runner
-
-
-def check_data(cfg: Config, loader: str) -> None:
-    """Check that the local files that a data loader is sure to read exist.
-
-    That is every annotation file or, where there is none, the folder whose
-    images mmpretrain would list. A missing folder of annotated images is only
-    warned of, as annotations may name whole paths. Nothing is checked where
-    the files are read by a storage backend.
-
-    Args:
-        cfg (Config): A config.
-        loader (str): Name of the data loader, for example
-            'train_dataloader'.
-
-    Raises:
-        ConfigError: If such a file or folder is missing.
-    """
-    parts = list(typed_dicts((cfg.get(loader) or {}).get('dataset')))
-    if any(part.get('backend_args') or part.get('file_client_args') for part in parts):
-        return
-    for dataset in parts:
-        root = dataset.get('data_root') or ''
-        annotations, images = _annotations_and_images(dataset, root)
-        lists_images = not annotations and type_of(dataset) in LISTING_DATASETS
-        if path := _missing(root, images if lists_images else annotations):
-            raise ConfigError(
-                f'{loader} expects its data in {path}, which does not exist: put it '
-                f'there or set {loader}.dataset.data_root (and ann_file, data_prefix).'
-            )
-        if images and (path := _missing(root, images)):
-            print_log(
-                f'{loader} expects its images in {path}, which does not exist: unless '
-                'the annotations name whole paths, the images will not be found.',
-                logger='current',
-                level=logging.WARNING,
-            )
-
-
-def _annotations_and_images(dataset: Dict, root: str) -> Tuple[Any, Any]:
-    """Look up where annotations and images are, relative to the root."""
-    annotations = dataset.get('ann_file')
-    images = dataset.get('data_prefix') or ''
-    if isinstance(images, dict):
-        # What other folders are for, and whether they are read, is not known.
-        images = images.get('img') or images.get('img_path') or ''
-    split = dataset.get('split')
-    if split and type_of(dataset) in LISTING_DATASETS:
-        images = images or split
-        meta = f'meta/{split}.txt'
-        if not annotations and not _missing(root, meta):
-            annotations = meta
-    return annotations, images
-
-
-def _missing(root: Any, path: Any) -> Optional[str]:
-    """Return the whole path if it is one of this machine and does not exist."""
-    if not (isinstance(root, str) and isinstance(path, str)):
-        return None
-    whole = os.path.join(*map(os.path.expanduser, (root, path)))
-    return None if '://' in whole or os.path.exists(whole) else whole
