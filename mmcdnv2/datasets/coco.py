@@ -13,7 +13,17 @@ import numpy as np
 from ..errors import DataError, in_one_line
 
 # What a message shows of an entry; a segmentation would fill the screen.
-_SHOWN = tuple('id image_id category_id name file_name width height bbox area'.split())
+_SHOWN = (
+    'id',
+    'image_id',
+    'category_id',
+    'name',
+    'file_name',
+    'width',
+    'height',
+    'bbox',
+    'area',
+)
 _LONGEST = 160
 _ADVICE = 'correct the file or use another one'
 # JSON has no integers, so whole numbers may come as 1.0.

@@ -158,7 +158,7 @@ def _build_lazily(dataset: Dict, scope: Optional[str]) -> Any:
                 return None
             try:
                 built = registry.build({**dataset, 'pipeline': [], 'lazy_init': True})
-                paths = [built.ann_file or '', *built.data_prefix.values()]
+                paths = [built.ann_file, *built.data_prefix.values()]
                 return None if any('://' in path for path in paths) else built
             except Exception:
                 # Whatever it is, MMEngine will meet it, too.
@@ -167,7 +167,7 @@ def _build_lazily(dataset: Dict, scope: Optional[str]) -> Any:
 
 
 def _check_coco(dataset: Any, cfg: Config, loader: str) -> str:
-    """Check a COCO file, the evaluator's and their images; return a summary."""
+    """Check a COCO file, the evaluator's and the images; return a summary."""
     trains = loader == 'train_dataloader'
     classes = dataset.metainfo['classes']
     file = CocoFile(dataset.ann_file, needs_annotations=trains)
