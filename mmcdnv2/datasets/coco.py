@@ -87,8 +87,6 @@ class CocoFile:
 
     def _read(self) -> Dict:
         try:
-            if not os.path.getsize(self.path):
-                raise DataError(f'{self.path} is empty: {_ADVICE}.')
             # In the encoding in which pycocotools will read it.
             with open(self.path) as file, _without_garbage_collection():
                 content = json.load(file)
@@ -97,6 +95,8 @@ class CocoFile:
                 f'{self.path} cannot be read ({error.strerror}): {_ADVICE}.'
             ) from error
         except (ValueError, RecursionError) as error:
+            if not os.path.getsize(self.path):
+                raise DataError(f'{self.path} is empty: {_ADVICE}.') from error
             raise DataError(
                 f'{self.path} is damaged or is not JSON ({in_one_line(error)}): get it '
                 'again or use another one.'

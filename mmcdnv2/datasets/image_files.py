@@ -94,13 +94,15 @@ def _each(
 
     chunks = [order[i : i + _CHUNK] for i in range(0, len(order), _CHUNK)]
     results: List[Tuple[int, T]] = []
+    console = Console(stderr=True)
     with ThreadPoolExecutor(_THREADS) as pool:
         for found in track(
             pool.map(work, chunks),
             description,
             len(chunks),
-            console=Console(stderr=True),
+            console=console,
             transient=True,
+            disable=not console.is_terminal,
         ):
             results += found
     return results

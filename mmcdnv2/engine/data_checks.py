@@ -267,8 +267,8 @@ def _check_listing(dataset: Any, cfg: Config, loader: str) -> str:
         several = Counter(name for name, _ in set(zip(names, labels)))
         bad_names = [name for name, count in several.items() if count > 1]
         _warn(
-            f'{source} has {len(bad_names)} images with more than one label, for '
-            f'example {min(bad_names)}: each of them is trained on.'
+            f'{source} has images with more than one label, {len(bad_names)} of '
+            f'{len(several)}, for example {min(bad_names)}: each label is trained on.'
         )
     places = _chosen(np.arange(len(names)), dataset._indices)
     paths = [os.path.join(dataset.img_prefix, names[i]) for i in places]
@@ -353,10 +353,10 @@ def _compare_with_training(
         if trained != classes:
             differing = sorted(set(trained) ^ set(classes))
             raise DataError(
-                f'{folder} has other folders than {other.img_prefix}, '
-                f'{len(differing)} are in one only, for example {differing[0]!r}, and '
-                'classes would be taken for each other: make the folders the same, '
-                'empty ones too.'
+                f'{folder} has other folders than {other.img_prefix}, in '
+                f'{len(differing)} names, for example {differing[0]!r}, and classes '
+                'would be taken for each other: make the folders the same, empty ones '
+                'too.'
             )
 
 
@@ -390,7 +390,8 @@ def _check_images(
         if len(report.faults) > 1:
             some = list(report.faults.items())[:_NAMED]
             listed = '\n'.join(f'{kind}: {paths[i]}' for i, kind in some)
-            _warn(f'The first {len(some)} images that cannot be used:\n{listed}')
+            count = f'{len(some)} of {len(report.faults)}'
+            _warn(f'{count} images that cannot be used:\n{listed}')
         raise DataError(
             f'{sentence}: put them there again, take them out of the list or set '
             f'{loader}.dataset.data_root (and data_prefix).'
