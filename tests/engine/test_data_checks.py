@@ -833,8 +833,8 @@ def test_bad_folders_are_refused(folders):
     (folders / 'val' / '.ipynb_checkpoints').mkdir()
     assert refusal(cfg, 'val_dataloader') == (
         f'{folders}/val has other folders than {folders}/train, in 1 names, for '
-        "example '.ipynb_checkpoints', and classes would be taken for each other: make the "
-        'folders the same, empty ones too.'
+        "example '.ipynb_checkpoints', and classes would be taken for each other: make "
+        'the folders the same, empty ones too.'
     )
     assert refusal(listing(folders, classes=['cat'])) == (
         f'{folders}/train has 2 folders and train_dataloader 1 '
