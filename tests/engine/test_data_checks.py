@@ -265,6 +265,13 @@ REFUSED.update(
             'classes, at least a pixel wide and high, inside of images that its '
             'filter_cfg keeps were expected; correct the file or use another one.',
         ),
+        'other classes only': (
+            lambda content: (
+                content['categories'].append(dict(id=4, name='hen')),
+                [a.update(category_id=4) for a in content['annotations']],
+            ),
+            'has no annotation that train_dataloader could use, out of 5: ',
+        ),
         'crowds only': (
             lambda content: [a.update(iscrowd=1) for a in content['annotations']],
             'has no annotation that train_dataloader could use, out of 5: ',
