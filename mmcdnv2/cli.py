@@ -10,7 +10,7 @@ from mmengine.config import DictAction
 from rich.console import Console
 from rich.progress import track
 
-from .errors import ConfigError, InputError, UntrustedError
+from .errors import ConfigError, DataError, InputError, UntrustedError
 from .export.engines import ENGINES
 
 T = TypeVar('T')
@@ -26,6 +26,11 @@ _HINTS = (
         ConfigError,
         'cfg_options',
         'Set keys of the config with --cfg-options KEY=VALUE ...',
+    ),
+    (
+        DataError,
+        'skip_data_check',
+        'To go on all the same, --skip-data-check.',
     ),
 )
 
@@ -168,6 +173,11 @@ def add_runner_arguments(parser: ArgumentParser) -> None:
     add_trust_argument(parser)
     add_cfg_options_argument(parser)
     parser.add_argument(
+        '--skip-data-check',
+        action='store_true',
+        help='do not look through annotations and images before the start',
+    )
+    parser.add_argument(
         '--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none'
     )
     parser.add_argument('--local-rank', '--local_rank', type=int, default=0)
@@ -189,6 +199,7 @@ def apply_runner_arguments(args: Namespace) -> Dict[str, Any]:
         work_dir=args.work_dir,
         launcher=args.launcher,
         trust_checkpoint=args.trust_checkpoint,
+        skip_data_check=args.skip_data_check,
     )
 
 

@@ -9,6 +9,10 @@ class ConfigError(InputError):
     """A config that can be fixed by changing its settings."""
 
 
+class DataError(ConfigError):
+    """Data that is wrong; the config may name other data."""
+
+
 class UntrustedError(InputError):
     """A checkpoint that must be marked as trusted to be loaded."""
 

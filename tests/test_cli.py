@@ -16,7 +16,7 @@ from mmcdnv2.cli import (
     report_console,
     track_progress,
 )
-from mmcdnv2.errors import ConfigError, InputError, UntrustedError
+from mmcdnv2.errors import ConfigError, DataError, InputError, UntrustedError
 
 
 @pytest.fixture
@@ -49,6 +49,7 @@ def test_only_input_errors_become_one_sentence(run):
     [
         (UntrustedError, 'trust_checkpoint', 'On the command line, that is'),
         (ConfigError, 'cfg_options', 'Set keys of the config with --cfg-options'),
+        (DataError, 'skip_data_check', 'To go on all the same, --skip-data-check'),
     ],
 )
 def test_errors_name_the_options_that_a_tool_has(run, error, option, hint):
@@ -64,13 +65,19 @@ def test_runner_arguments(monkeypatch, spelling):
     add_runner_arguments(parser)
     monkeypatch.delenv('LOCAL_RANK', raising=False)
     args = parser.parse_args([f'{spelling}=3', '--launcher', 'pytorch'])
-    options = dict(work_dir=None, launcher='pytorch', trust_checkpoint=False)
+    options = dict(
+        work_dir=None, launcher='pytorch', trust_checkpoint=False, skip_data_check=False
+    )
     assert apply_runner_arguments(args) == options
     assert os.environ['LOCAL_RANK'] == '3'
     # The launcher that sets the variable itself knows best.
     monkeypatch.setenv('LOCAL_RANK', '1')
-    args = parser.parse_args(['--work-dir', 'here', '--trust-checkpoint'])
-    options = dict(work_dir='here', launcher='none', trust_checkpoint=True)
+    args = parser.parse_args(
+        ['--work-dir', 'here', '--trust-checkpoint', '--skip-data-check']
+    )
+    options = dict(
+        work_dir='here', launcher='none', trust_checkpoint=True, skip_data_check=True
+    )
     assert apply_runner_arguments(args) == options
     assert os.environ['LOCAL_RANK'] == '1'
 

@@ -7,6 +7,7 @@ from typing import Dict, List, NamedTuple, Set, Union
 
 from ..errors import InputError
 from ..files import replace_when_done
+from .coco import CocoFile
 
 
 class Counts(NamedTuple):
@@ -88,16 +89,7 @@ def make_trainval35k(
 def _read(path: Path) -> Dict:
     if not path.is_file():
         raise InputError(f'There is no annotation file {path}.')
-    try:
-        content = json.loads(path.read_text())
-        if {'images', 'annotations', 'categories'} <= set(content):
-            return content
-    except (ValueError, TypeError):
-        pass
-    raise InputError(
-        f'{path} is not a COCO instance annotation file: images, annotations and '
-        'categories were expected.'
-    )
+    return CocoFile(str(path)).content
 
 
 def _read_ids(path: Path) -> Set[int]:

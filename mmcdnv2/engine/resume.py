@@ -2,7 +2,7 @@
 
 import logging
 from pathlib import Path
-from typing import Iterator, Optional, Union
+from typing import Any, Dict, Iterator, Optional, Union
 
 from mmengine.config import Config
 from mmengine.logging import print_log
@@ -11,7 +11,7 @@ from ..checkpoint import load_checkpoint
 from ..errors import ConfigError, InputError, UntrustedError
 
 
-def prepare_resume(cfg: Config, trust: bool = False) -> None:
+def prepare_resume(cfg: Config, trust: bool = False) -> Optional[Dict[str, Any]]:
     """Settle what a training resumes from, and look at what it starts from.
 
     A config that asks to resume without naming a checkpoint gets the last whole one
@@ -22,6 +22,9 @@ def prepare_resume(cfg: Config, trust: bool = False) -> None:
         cfg (Config): A config with a ``work_dir``; changed in place.
         trust (bool): Whether the checkpoint may hold more than tensors and plain
             data. Defaults to False.
+
+    Returns:
+        dict: The checkpoint, read. None if there is none, or MMEngine downloads it.
 
     Raises:
         ConfigError: If no training can be resumed from the checkpoint.
@@ -38,19 +41,16 @@ def prepare_resume(cfg: Config, trust: bool = False) -> None:
             cfg.resume = False
     path = cfg.get('load_from')
     if not path or '://' in path:
-        return
+        return None
     content = load_checkpoint(path, trust)
     if not cfg.get('resume'):
-        return
-    if not _can_be_resumed(content):
-        raise ConfigError(
-            f'{path} holds weights only, so no training can be resumed from it: '
-            'to start from these weights, set load_from without resume.'
-        )
+        return content
+    _check_resumable(content, path, trust)
     randomness = cfg.get('randomness') or {}
     seed = content['meta'].get('seed')
     if randomness.get('seed') is None and seed is not None:
         cfg.randomness = dict(randomness, seed=seed)
+    return content
 
 
 def find_last_checkpoint(
@@ -110,6 +110,31 @@ def _candidates(work_dir: Path) -> Iterator[Path]:
     )
 
 
-def _can_be_resumed(content: dict) -> bool:
+def _check_resumable(content: Dict[str, Any], path: str, trust: bool) -> None:
+    """Refuse a checkpoint that MMEngine cannot go on from."""
+    if not _can_be_resumed(content):
+        raise ConfigError(
+            f'{path} holds weights only, so no training can be resumed from it: '
+            'to start from these weights, set load_from without resume.'
+        )
+    meta = content['meta']
+    # MMEngine has it run, to compare the number of GPUs.
+    if 'config' in meta and not trust:
+        raise UntrustedError(
+            f'{path} holds a config, which is code that is run when it is resumed '
+            'from: if you trust where it comes from, set trust_checkpoint=True.'
+        )
+    counts = [meta.get(key) for key in ('iter', 'epoch')]
+    hub = content.get('message_hub')
+    if not isinstance(hub, dict) or not all(
+        type(count) is int and count >= 0 for count in counts
+    ):
+        raise ConfigError(
+            f'{path} does not say how far its training has come, so it cannot be '
+            'resumed: to start from its weights, set load_from without resume.'
+        )
+
+
+def _can_be_resumed(content: Dict[str, Any]) -> bool:
     meta = content.get('meta')
-    return isinstance(meta, dict) and 'iter' in meta and 'optimizer' in content
+    return isinstance(meta, dict) and 'iter' in meta

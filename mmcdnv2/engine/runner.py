@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Dict, Optional, Tuple, Type
@@ -14,14 +15,26 @@ from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from torch import nn
 
-from ..checkpoint import load_checkpoint, load_weights, weights_of
-from ..config import type_of, typed_dicts
+from ..checkpoint import (
+    check_finite,
+    check_state_dict,
+    check_types,
+    load_checkpoint,
+    load_weights,
+    weights_of,
+)
 from ..errors import ConfigError, InputError
+from .data_checks import check_data, is_first_of_machine
 from .distributed import join_processes
 from .resume import prepare_resume
 
-# mmpretrain's data sets that, without annotations, list the images in a folder.
-LISTING_DATASETS = ('CustomDataset', 'ImageNet', 'ImageNet21k')
+__all__ = [
+    'ExactRunner',
+    'TrainingRunner',
+    'build_runner',
+    'check_data',
+    'unwrap_model',
+]
 
 
 def unwrap_model(model: nn.Module) -> nn.Module:
@@ -59,6 +72,7 @@ class ExactRunner(Runner):
         checkpoint = dict(content, state_dict=weights_of(content))
         self.call_hook('after_load_checkpoint', checkpoint=checkpoint)
         load_weights(unwrap_model(self.model), checkpoint['state_dict'], filename)
+        check_finite(unwrap_model(self.model).state_dict(), filename)
         return checkpoint
 
 
@@ -141,6 +155,7 @@ def build_runner(
     work_dir: Optional[str] = None,
     launcher: str = 'none',
     trust_checkpoint: bool = False,
+    skip_data_check: bool = False,
     runner_type: Type[ExactRunner] = TrainingRunner,
 ) -> ExactRunner:
     """Build the runner of a config, after a look at its data and checkpoint.
@@ -154,26 +169,31 @@ def build_runner(
             or 'mpi'. Defaults to 'none'.
         trust_checkpoint (bool): Whether the config's checkpoint may hold more
             than tensors and plain data. Defaults to False.
+        skip_data_check (bool): Whether the data is not looked at. Of several
+            processes on a machine only the first one does. Defaults to False.
         runner_type (type): Class of the runner. Defaults to that for trainings.
 
     Returns:
         ExactRunner: Ready to train or test.
 
     Raises:
-        ConfigError: If data that the config names is missing, or a training
-            cannot be resumed from its checkpoint.
+        ConfigError: If data that the config names is missing or wrong, or a
+            training cannot be resumed from its checkpoint.
         InputError: If the checkpoint cannot be used.
     """
-    for loader in loaders:
-        check_data(cfg, loader)
+    if not skip_data_check and is_first_of_machine(launcher):
+        for loader in loaders:
+            check_data(cfg, loader)
     # A config that is from no file has no name.
     name = Path(cfg.filename or 'unnamed').stem
     cfg.work_dir = work_dir or cfg.get('work_dir') or f'work_dirs/{name}'
-    prepare_resume(cfg, trust_checkpoint)
+    content = prepare_resume(cfg, trust_checkpoint)
     cfg.launcher = launcher
     join_processes(cfg, launcher)
     runner = runner_type.from_cfg(cfg)
     runner.trust_checkpoint = trust_checkpoint
+    if content is not None and isinstance(runner, TrainingRunner):
+        _check_weights(unwrap_model(runner.model), content, cfg.load_from, cfg.get('resume'))
     saving = (cfg.get('default_hooks') or {}).get('checkpoint') or {}
     if isinstance(runner, TrainingRunner) and saving.get('max_keep_ckpts') == 1:
         print_log(
@@ -186,62 +206,22 @@ def build_runner(
     return runner
 
 
-def check_data(cfg: Config, loader: str) -> None:
-    """Check that the local files that a data loader is sure to read exist.
-
-    That is every annotation file or, where there is none, the folder whose
-    images mmpretrain would list. A missing folder of annotated images is only
-    warned of, as annotations may name whole paths. Nothing is checked where
-    the files are read by a storage backend.
-
-    Args:
-        cfg (Config): A config.
-        loader (str): Name of the data loader, for example
-            'train_dataloader'.
-
-    Raises:
-        ConfigError: If such a file or folder is missing.
-    """
-    parts = list(typed_dicts((cfg.get(loader) or {}).get('dataset')))
-    if any(part.get('backend_args') or part.get('file_client_args') for part in parts):
+def _check_weights(
+    model: nn.Module, content: Dict[str, Any], path: str, resume: Optional[bool]
+) -> None:
+    """Refuse weights that MMEngine would leave out, as it goes on without them."""
+    weights = weights_of(content)
+    check_state_dict(weights, path)
+    check_finite(weights, path)
+    # As MMEngine does.
+    weights = {re.sub(r'^module\.', '', name): each for name, each in weights.items()}
+    if resume:
+        load_weights(model, weights, path)
         return
-    for dataset in parts:
-        root = dataset.get('data_root') or ''
-        annotations, images = _annotations_and_images(dataset, root)
-        lists_images = not annotations and type_of(dataset) in LISTING_DATASETS
-        if path := _missing(root, images if lists_images else annotations):
-            raise ConfigError(
-                f'{loader} expects its data in {path}, which does not exist: put it '
-                f'there or set {loader}.dataset.data_root (and ann_file, data_prefix).'
-            )
-        if images and (path := _missing(root, images)):
-            print_log(
-                f'{loader} expects its images in {path}, which does not exist: unless '
-                'the annotations name whole paths, the images will not be found.',
-                logger='current',
-                level=logging.WARNING,
-            )
-
-
-def _annotations_and_images(dataset: Dict, root: str) -> Tuple[Any, Any]:
-    """Look up where annotations and images are, relative to the root."""
-    annotations = dataset.get('ann_file')
-    images = dataset.get('data_prefix') or ''
-    if isinstance(images, dict):
-        # What other folders are for, and whether they are read, is not known.
-        images = images.get('img') or images.get('img_path') or ''
-    split = dataset.get('split')
-    if split and type_of(dataset) in LISTING_DATASETS:
-        images = images or split
-        meta = f'meta/{split}.txt'
-        if not annotations and not _missing(root, meta):
-            annotations = meta
-    return annotations, images
-
-
-def _missing(root: Any, path: Any) -> Optional[str]:
-    """Return the whole path if it is one of this machine and does not exist."""
-    if not (isinstance(root, str) and isinstance(path, str)):
-        return None
-    whole = os.path.join(*map(os.path.expanduser, (root, path)))
-    return None if '://' in whole or os.path.exists(whole) else whole
+    check_types(model, weights, path)
+    shapes = {name: getattr(each, 'shape', None) for name, each in weights.items()}
+    if not any(shapes.get(name) == p.shape for name, p in model.named_parameters()):
+        raise ConfigError(
+            f'{path} does not hold the weights of this network: none of them fits, '
+            'so the training would start from random ones.'
+        )

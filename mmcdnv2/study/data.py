@@ -11,7 +11,7 @@ from mmengine.config import Config
 from mmengine.registry import DATASETS
 
 from ..config import typed_dicts
-from ..engine.runner import check_data
+from ..engine.data_checks import check_data
 from ..errors import ConfigError, InputError, in_one_line
 
 
@@ -77,9 +77,9 @@ def check_data_sets(
     """
     found = []
     for loader in loaders:
-        check_data(cfg, loader)
         key = json.dumps(cfg[loader].dataset, sort_keys=True, default=str)
         if key not in known:
+            check_data(cfg, loader)
             known[key] = _look_into(cfg, loader)
         data = known[key]
         classes = cfg.model.get('head', {}).get('num_classes', data.classes)

@@ -104,6 +104,8 @@ def train(folder: Path, entry: str, seed: int, fingerprint: str, images: Any) ->
         work_dir=str(folder),
         # The study wrote it, and a training's state is more than tensors.
         trust_checkpoint=resumed,
+        # The plan has looked at it, once for all trainings.
+        skip_data_check=True,
     )
     counter = _CountingHook(images)
     runner.register_hook(counter, priority='LOWEST')

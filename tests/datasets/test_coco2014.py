@@ -28,6 +28,10 @@ def folder(tmp_path):
     return tmp_path
 
 
+# What made the tool end in a KeyError, or files without some of the images.
+NO_NAMES = json.dumps(dict(coco([4], 1), images=[dict(id=4)]))
+NO_IMAGE = json.dumps(dict(coco([4], 1), images=coco([5], 1)['images']))
+
 COUNTS = dict(trainval35k=Counts(4, 10), minival2014=Counts(1, 2))
 
 
@@ -69,8 +73,13 @@ def test_counts_of_the_real_data():
         ('minival.txt', '4\n5', 'trainval35k would have 3 images and 8 annot'),
         ('minival.txt', '9', 'not in val2014, for example 9'),
         ('minival.txt', 'four', 'an image id or file name on each line'),
-        ('instances_val2014.json', '{"images": []}', 'not a COCO instance annotation'),
-        ('instances_val2014.json', '{"images"', 'not a COCO instance annotation'),
+        ('instances_val2014.json', '{"images": []}', 'has no images'),
+        ('instances_val2014.json', '{"images"', 'is damaged or is not JSON'),
+        ('instances_val2014.json', '[]', 'is not a COCO annotation file'),
+        ('instances_val2014.json', json.dumps(coco([4, 4], 0)), 'another one has, too'),
+        ('instances_val2014.json', NO_NAMES, 'images without a file_name'),
+        ('instances_val2014.json', NO_IMAGE, 'annotations of an image that it does no'),
+        ('minival.json', '{"images": [7]}', 'has images that are no objects'),
         ('instances_val2014.json', None, 'There is no annotation file'),
         ('minival.txt', None, 'There is no list of minival'),
     ],
@@ -83,5 +92,6 @@ def test_wrong_files_write_nothing(folder, name, content, sentence):
         (folder / name).write_text(content)
     before = sorted(folder.iterdir())
     with pytest.raises(InputError, match=sentence):
-        make_trainval35k(folder, folder / 'minival.txt', COUNTS)
+        minival = 'minival.json' if name == 'minival.json' else 'minival.txt'
+        make_trainval35k(folder, folder / minival, COUNTS)
     assert sorted(folder.iterdir()) == before
