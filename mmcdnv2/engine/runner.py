@@ -2,18 +2,26 @@
 
 import logging
 import os
+import re
 from pathlib import Path
 from typing import Any, Dict, Optional, Tuple, Type
 
 from mmengine.config import Config
 from mmengine.logging import print_log
 from mmengine.model import is_model_wrapper
-from mmengine.runner import Runner
+from mmengine.runner import Runner, find_latest_checkpoint
 from torch import nn
 
-from ..checkpoint import load_checkpoint, load_weights, weights_of
+from ..checkpoint import (
+    check_finite,
+    check_state_dict,
+    check_types,
+    load_checkpoint,
+    load_weights,
+    weights_of,
+)
 from ..config import type_of, typed_dicts
-from ..errors import ConfigError
+from ..errors import ConfigError, UntrustedError
 
 # mmpretrain's data sets that, without annotations, list the images in a folder.
 LISTING_DATASETS = ('CustomDataset', 'ImageNet', 'ImageNet21k')
@@ -54,6 +62,7 @@ class ExactRunner(Runner):
         checkpoint = dict(content, state_dict=weights_of(content))
         self.call_hook('after_load_checkpoint', checkpoint=checkpoint)
         load_weights(unwrap_model(self.model), checkpoint['state_dict'], filename)
+        check_finite(unwrap_model(self.model).state_dict(), filename)
         return checkpoint
 
 
@@ -89,22 +98,81 @@ def build_runner(
     """
     for loader in loaders:
         check_data(cfg, loader)
-    path = cfg.get('load_from')
-    if path and '://' not in path:
-        content = load_checkpoint(path, trust_checkpoint)
-        if cfg.get('resume') and 'iter' not in content.get('meta', {}):
-            raise ConfigError(
-                f'{path} holds weights only, so no training can be resumed from it: '
-                'to start from these weights, set load_from without resume.'
-            )
     cfg.launcher = launcher
     # A config that is from no file has no name.
     name = Path(cfg.filename or 'unnamed').stem
     cfg.work_dir = work_dir or cfg.get('work_dir') or f'work_dirs/{name}'
+    resume = bool(cfg.get('resume'))
+    path = cfg.get('load_from') or (_latest_checkpoint(cfg.work_dir) if resume else '')
+    content = None
+    if path and '://' not in path:
+        # MMEngine's own loader would run what code a file holds.
+        content = load_checkpoint(path, trust_checkpoint)
+        if resume:
+            _check_resumable(content, path, trust_checkpoint)
     runner = runner_type.from_cfg(cfg)
     if isinstance(runner, ExactRunner):
         runner.trust_checkpoint = trust_checkpoint
+    elif content is not None:
+        _check_weights(unwrap_model(runner.model), content, path, resume)
     return runner
+
+
+def _latest_checkpoint(work_dir: str) -> Optional[str]:
+    """Find what MMEngine will resume from if it is told nothing else."""
+    try:
+        return find_latest_checkpoint(work_dir)
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(
+            f'{work_dir}/last_checkpoint cannot be read: name the checkpoint to '
+            'resume from.'
+        ) from error
+
+
+def _check_resumable(content: Dict[str, Any], path: str, trust: bool) -> None:
+    """Refuse a checkpoint that MMEngine cannot go on from."""
+    meta = content.get('meta') or {}
+    if 'iter' not in meta:
+        raise ConfigError(
+            f'{path} holds weights only, so no training can be resumed from it: '
+            'to start from these weights, set load_from without resume.'
+        )
+    # MMEngine has it run, to compare the number of GPUs.
+    if 'config' in meta and not trust:
+        raise UntrustedError(
+            f'{path} holds a config, which is code that is run when it is resumed '
+            'from: if you trust where it comes from, set trust_checkpoint=True.'
+        )
+    counts = [meta.get(key) for key in ('iter', 'epoch')]
+    hub = content.get('message_hub')
+    if not isinstance(hub, dict) or not all(
+        type(count) is int and count >= 0 for count in counts
+    ):
+        raise ConfigError(
+            f'{path} does not say how far its training has come, so it cannot be '
+            'resumed: to start from its weights, set load_from without resume.'
+        )
+
+
+def _check_weights(
+    model: nn.Module, content: Dict[str, Any], path: str, resume: bool
+) -> None:
+    """Refuse weights that MMEngine would leave out, as it goes on without them."""
+    weights = weights_of(content)
+    check_state_dict(weights, path)
+    check_finite(weights, path)
+    # As MMEngine does.
+    weights = {re.sub(r'^module\.', '', name): each for name, each in weights.items()}
+    if resume:
+        load_weights(model, weights, path)
+        return
+    check_types(model, weights, path)
+    shapes = {name: getattr(each, 'shape', None) for name, each in weights.items()}
+    if not any(shapes.get(name) == p.shape for name, p in model.named_parameters()):
+        raise ConfigError(
+            f'{path} does not hold the weights of this network: none of them fits, '
+            'so the training would start from random ones.'
+        )
 
 
 def check_data(cfg: Config, loader: str) -> None:
