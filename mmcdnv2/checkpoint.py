@@ -279,7 +279,11 @@ def _is_script(path: Union[str, Path]) -> bool:
     return 'constants.pkl' in records
 
 
-class _StrictUnpickler(pickle._Unpickler):
+# In Python, so that single steps can be refused; types do not know its methods.
+_PythonUnpickler: Any = pickle._Unpickler
+
+
+class _StrictUnpickler(_PythonUnpickler):
     """An unpickler that calls what it knows, and changes only what it has made.
 
     pickle's own would call whatever a file got hold of, an attribute of an attribute
@@ -287,7 +291,7 @@ class _StrictUnpickler(pickle._Unpickler):
     """
 
     known: Dict[str, Any] = {}
-    dispatch = dict(pickle._Unpickler.dispatch)
+    dispatch: Dict[int, Any] = dict(_PythonUnpickler.dispatch)
 
     def find_class(self, module: str, name: str) -> Any:
         try:
@@ -299,18 +303,18 @@ class _StrictUnpickler(pickle._Unpickler):
         function = self.stack[-2]
         if not any(function is each for each in self.known.values()):
             self._refuse(function)
-        pickle._Unpickler.load_reduce(self)
+        _PythonUnpickler.load_reduce(self)
 
     def load_newobj(self) -> None:
         if self.stack[-2] is not HistoryBuffer:
             self._refuse(self.stack[-2])
-        pickle._Unpickler.load_newobj(self)
+        _PythonUnpickler.load_newobj(self)
 
     def load_build(self) -> None:
         kind = type(self.stack[-2])
         if not any(kind is each for each in self.known.values()):
             self._refuse(kind)
-        pickle._Unpickler.load_build(self)
+        _PythonUnpickler.load_build(self)
 
     def _refuse(self, what: Any = 'of an old or a rare kind') -> NoReturn:
         raise pickle.UnpicklingError(f'Unsupported class {what}')
@@ -319,5 +323,5 @@ class _StrictUnpickler(pickle._Unpickler):
     dispatch[pickle.NEWOBJ[0]] = load_newobj
     dispatch[pickle.BUILD[0]] = load_build
     # Nothing that PyTorch writes has them.
-    for _code in 'INST OBJ NEWOBJ_EX EXT1 EXT2 EXT4'.split():
+    for _code in ['INST', 'OBJ', 'NEWOBJ_EX', 'EXT1', 'EXT2', 'EXT4']:
         dispatch[getattr(pickle, _code)[0]] = _refuse

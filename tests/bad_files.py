@@ -71,7 +71,9 @@ def flipped_records(content, seed=0):
         # After a header of 30 bytes, a name and what pads it.
         sizes = content[each.header_offset + 26 : each.header_offset + 30]
         begin = each.header_offset + 30
-        begin += int.from_bytes(sizes[:2], 'little') + int.from_bytes(sizes[2:], 'little')
+        begin += int.from_bytes(sizes[:2], 'little') + int.from_bytes(
+            sizes[2:], 'little'
+        )
         place = range(begin, begin + each.file_size)
         (pickled if each.filename.endswith('data.pkl') else data).extend(place)
     known = {*data, *pickled}
@@ -355,15 +357,25 @@ def strange_models(content):
             model.metadata_props.add(key=name, value=value)
         return signed(model)
 
-    keys = 'format task raw operators classes input preprocess version'.split()
-    assert onnx.load_from_string(changed('task', None)).graph.node
-    for key in keys:
+    keys = [
+        'format',
+        'task',
+        'raw',
+        'operators',
+        'classes',
+        'input',
+        'preprocess',
+        'version',
+    ]
+    for key in [*keys, 'version']:
         yield f'{key}: missing', changed(key, None)
     for key in ('format', 'raw', 'classes', 'input', 'preprocess'):
         yield f'{key}: no JSON', changed(key, '{[')
         yield f'{key}: nested deeply', changed(key, '[' * 100000)
         yield f'{key}: a huge number', changed(key, '9' * 5000)
-    texts = {each.key: each.value for each in onnx.load_from_string(content).metadata_props}
+    texts = {
+        each.key: each.value for each in onnx.load_from_string(content).metadata_props
+    }
     given = json.loads(texts['mmcdnv2.input'])
     for size in ([10**9, 10**9], [-4, 4], [0, 0], ['4', '4'], [4], [1e400, 4], 5, None):
         value = json.dumps(dict(given, size=size))
@@ -386,18 +398,27 @@ def strange_models(content):
     yield 'task', changed('task', 'poses')
     yield 'raw', changed('raw', 'true')
     for where in ('../weights.bin', '/etc/passwd', 'weights.bin'):
-        model = onnx.ModelProto.FromString(content)
-        tensor = model.graph.initializer[0]
-        tensor.ClearField('raw_data')
+        tensor = onnx.TensorProto(name='w', data_type=1, dims=[4])
         tensor.data_location = onnx.TensorProto.EXTERNAL
         tensor.external_data.add(key='location', value=where)
+        model = onnx.ModelProto.FromString(content)
+        model.graph.initializer.append(tensor)
         yield f'weights in {where}', signed(model)
+        model = onnx.ModelProto.FromString(content)
+        node = onnx.helper.make_node('Constant', [], ['w'], value=tensor)
+        model.graph.node.append(node)
+        yield f'a constant in {where}', signed(model)
+        inner = onnx.helper.make_graph([node], 'inner', [], [])
+        model.graph.node[-1].CopyFrom(
+            onnx.helper.make_node('If', ['x'], ['y'], then_branch=inner)
+        )
+        yield f'a constant of a branch in {where}', signed(model)
     model = onnx.ModelProto.FromString(content)
     model.graph.node[0].op_type = 'Unheard'
     yield 'an unknown operator', signed(model)
     model = onnx.ModelProto.FromString(content)
-    del model.graph.initializer[:]
-    yield 'no weights', signed(model)
+    del model.graph.node[0]
+    yield 'a node is missing', signed(model)
     yield 'no metadata', onnx.load_from_string(content).graph.SerializeToString()
     yield 'a pickle', pickle.dumps(dict(a=1))
     yield 'a checkpoint', packed(dict(state_dict={}))

@@ -3,6 +3,7 @@
 import itertools
 import pickle
 import sys
+from functools import partial
 from pathlib import Path
 
 import bad_files
@@ -19,6 +20,7 @@ from mmcdnv2.deploy import condense_checkpoint
 from mmcdnv2.errors import InputError
 
 sys.path.insert(0, str(ROOT / 'runtime'))
+from mmcdnv2_runtime.errors import ModelError  # noqa: E402
 
 
 class Table:
@@ -35,7 +37,9 @@ class Table:
         row[3] = row[3] or (problem and f'{case}: {problem}')
 
     def show(self):
-        print(f'\n{"kind":44} {"files":>5} {"refused":>7} {"as good":>7}  first failure')
+        print(
+            f'\n{"kind":44} {"files":>5} {"refused":>7} {"as good":>7}  first failure'
+        )
         total = [0, 0, 0]
         for kind, row in self.rows.items():
             total = [a + b for a, b in zip(total, row)]
@@ -88,7 +92,7 @@ def problem_of(use, folder):
     before = files_of(folder)
     try:
         said = use()
-    except (InputError, sys.modules['mmcdnv2_runtime.errors'].ModelError) as error:
+    except (InputError, ModelError) as error:
         said = f'error: {error}'
     except Exception as error:
         return f'{type(error).__name__}: {error!s:.200}'
@@ -112,8 +116,6 @@ def same(first, second):
 @pytest.fixture
 def reading(good, tiny_configs, tmp_path):
     """Read a checkpoint as all tools do, in a folder with an old output."""
-    import mmcdnv2_runtime.errors  # noqa: F401
-
     models = {
         'classifier': build_model(Config.fromfile(tiny_configs['classifier'])),
         'condensed': build_model(Config.fromfile(good['condensed_config'])),
@@ -130,13 +132,17 @@ def reading(good, tiny_configs, tmp_path):
     return read
 
 
+def taken(read, path, found):
+    found.append(read(path))
+
+
 def try_bytes(table, kind, cases, read, good_weights, folder, mark=None):
     """Read files of given bytes; one that is as good as whole must give the same."""
     for case, content in cases:
         path = folder / 'case.pth'
         path.write_bytes(content)
         found = []
-        problem = problem_of(lambda: found.append(read(path)), folder)
+        problem = problem_of(partial(taken, read, path, found), folder)
         harmless = bool(found) and same(found[0]['state_dict'], good_weights)
         if harmless:
             problem = ''
@@ -150,7 +156,7 @@ def try_contents(table, kind, cases, read, folder, form='classifier'):
     for case, content in cases:
         path = folder / 'case.pth'
         torch.save(content, path)
-        table.add(kind, case, problem_of(lambda: read(path, form), folder))
+        table.add(kind, case, problem_of(partial(read, path, form), folder))
 
 
 def checkpoint_cases(table, good, read, folder, sample):
@@ -227,7 +233,9 @@ listening = []
 def listen(event, arguments):
     if not listening:
         return
-    writes = event == 'open' and isinstance(arguments[1], str) and 'r' not in arguments[1]
+    writes = (
+        event == 'open' and isinstance(arguments[1], str) and 'r' not in arguments[1]
+    )
     if writes or event.startswith(EVENTS):
         heard.append((event, str(arguments)[:200]))
 
@@ -313,9 +321,11 @@ def use(run, tiny_configs, good, digits, tmp_path, capsys):
             (last / 'last_checkpoint').write_text(str(path))
             return run('train.py', config, '--work-dir', last, '--resume')
         cfg.model.backbone.init_cfg = dict(pretrained, checkpoint=str(path))
-        named = tmp_path / 'pretrained.py'
-        cfg.dump(named)
-        return run('train.py', named, *work)
+        # A training takes seconds to come to that.
+        try:
+            build_model(cfg).init_weights()
+        except InputError as error:
+            return f'error: {error}'
 
     def use_it(script, path):
         before = files_of(out)
@@ -331,12 +341,15 @@ def use(run, tiny_configs, good, digits, tmp_path, capsys):
     return use_it
 
 
-TOOLS = 'condense export test predict convert load_from resume pretrained'.split()
-TOOLS.append('resume auto')
+TOOLS = ['condense', 'export', 'test', 'predict', 'convert', 'load_from', 'resume']
+TOOLS += ['resume auto', 'pretrained']
 
 
+@pytest.mark.parametrize(
+    'names', ['half flipped code mask', pytest.param('', marks=pytest.mark.long)]
+)
 @pytest.mark.parametrize('script', TOOLS)
-def test_tools_refuse_them(use, good, tmp_path, script):
+def test_tools_refuse_them(use, table, good, tmp_path, script, names):
     whole = good['classifier']
     if script == 'convert':
         whole = dict(state_dict=official_state_dict('a'), epoch=1)
@@ -366,7 +379,7 @@ def test_tools_refuse_them(use, good, tmp_path, script):
         ),
         'a list': bad_files.packed(dict(whole, state_dict=list(weights.items()))),
     }
-    if script not in ('load_from',):
+    if script != 'load_from':
         # Its backbone is a good start for another network.
         cases['other'] = bad_files.packed(other)
     if script != 'convert':
@@ -374,8 +387,11 @@ def test_tools_refuse_them(use, good, tmp_path, script):
         halves = {**weights, kept: weights[kept] * 0.5}
         cases['mask'] = bad_files.packed(dict(whole, state_dict=halves))
     for case, content in cases.items():
+        if names and case not in names:
+            continue
         path.write_bytes(content)
         said = use(script, path)
+        table.add(f'checkpoint, in {script}', case, '')
         assert not mark.exists(), case
         expected = dict(
             half='damaged', flipped='damaged', code='run code', mask='neither 0 nor 1'
@@ -390,4 +406,108 @@ def test_resuming_runs_no_config(use, good, tmp_path):
     for script in ('resume', 'resume auto'):
         assert 'holds a config, which is code' in use(script, path)
     assert not mark.exists()
-    (tmp_path / 'last' / 'last_checkpoint').write_text('')
+
+
+def test_a_training_refuses_bad_initial_weights(run, tiny_configs, tmp_path):
+    path = tmp_path / 'bad.pth'
+    path.write_bytes(bad_files.packed(dict(extra=bad_files.Writer(tmp_path / 'mark'))))
+    cfg = Config.fromfile(tiny_configs['classifier'])
+    cfg.model.backbone.init_cfg = dict(type='Pretrained', checkpoint=str(path))
+    cfg.dump(tmp_path / 'config.py')
+    said = run('train.py', tmp_path / 'config.py', '--work-dir', tmp_path / 'work')
+    assert said.startswith(f'error: {path} holds more than tensors')
+    assert 'save its state dict alone' in said and 'trust' not in said
+    assert not (tmp_path / 'mark').exists()
+
+
+@pytest.fixture(scope='module')
+def exported_files(tmp_path_factory):
+    pytest.importorskip('onnx')
+    pytest.importorskip('onnxruntime')
+    from onnx_files import classifier, detector
+
+    folder = tmp_path_factory.mktemp('exported')
+    steps = [dict(op='pad', size=[48, 64], value=[0, 0, 0])]
+    return dict(
+        classifier=classifier(folder / 'classifier.onnx', preprocess=steps),
+        detector=detector(folder / 'detector.onnx', preprocess=steps),
+    )
+
+
+def exported_cases(table, files, folder, sample):
+    from mmcdnv2_runtime import Classifier, Detector
+
+    from mmcdnv2.inference import open_exported_file
+
+    def rest(cases):
+        return itertools.islice(cases, 0, None, 10 if sample else 1)
+
+    path = folder / 'case.onnx'
+    (folder / 'old.json').write_text('an old output')
+    readers = dict(
+        package=lambda: open_exported_file(path),
+        runtime=lambda: dict(classifier=Classifier, detector=Detector)[name](path),
+    )
+    for name, file in files.items():
+        content = Path(file).read_bytes()
+        for reader, read in readers.items():
+            path.write_bytes(content)
+            read()
+            for kind, cases in (
+                ('truncated', rest(bad_files.truncated(content))),
+                ('a bit flipped', rest(bad_files.flipped_anywhere(content))),
+                ('strange', bad_files.strange_models(content)),
+            ):
+                for case, changed in cases:
+                    path.write_bytes(changed)
+                    problem = problem_of(read, folder)
+                    table.add(f'{name}, {kind}, {reader}', case, problem)
+
+
+def test_exported_files(table, exported_files, tmp_path):
+    exported_cases(table, exported_files, tmp_path, sample=True)
+    table.check()
+
+
+@pytest.mark.long
+def test_all_of_the_exported_files(table, exported_files, tmp_path):
+    exported_cases(table, exported_files, tmp_path, sample=False)
+    table.check()
+
+
+@pytest.mark.parametrize('script', ['test', 'predict', 'mmcdnv2-run'])
+def test_tools_refuse_exported_files(
+    run, tiny_configs, exported_files, digits, tmp_path, capsys, script
+):
+    from mmcdnv2_runtime.cli import main
+
+    content = Path(exported_files['classifier']).read_bytes()
+    strange = dict(bad_files.strange_models(content))
+    cases = {
+        'half': content[: len(content) // 2],
+        'flipped': next(bad_files.flipped(content, [(len(content) // 2, 3)]))[1],
+        **{case: strange[case] for case in strange if 'weights in' in case},
+        **{case: strange[case] for case in ('raw', 'a pickle', 'no metadata')},
+        'folder': None,
+    }
+    out = tmp_path / 'out'
+    out.mkdir()
+    (out / 'old.json').write_text('an old output')
+    before = files_of(out)
+    image = str(next((digits / 'val').iterdir()))
+    for case, changed in cases.items():
+        path = tmp_path / f'{case.replace("/", "_")}.onnx'
+        path.mkdir() if changed is None else path.write_bytes(changed)
+        if script == 'test':
+            said = run('test.py', tiny_configs['classifier'], path, '--work-dir', out)
+        elif script == 'predict':
+            options = ('--out', out, '--json', out / 'old.json')
+            said = run('predict.py', image, path, *options)
+        else:
+            with pytest.raises(SystemExit) as ended:
+                main([image, str(path), '--json', str(out / 'old.json')])
+            said = ended.value.code
+        assert isinstance(said, str) and said.startswith('error: '), (case, said)
+        assert '\n' not in said and len(said) < 900
+        assert 'Traceback' not in capsys.readouterr().err
+        assert files_of(out) == before, case

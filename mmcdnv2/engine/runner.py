@@ -103,7 +103,9 @@ def build_runner(
     name = Path(cfg.filename or 'unnamed').stem
     cfg.work_dir = work_dir or cfg.get('work_dir') or f'work_dirs/{name}'
     resume = bool(cfg.get('resume'))
-    path = cfg.get('load_from') or (_latest_checkpoint(cfg.work_dir) if resume else '')
+    path: str = cfg.get('load_from') or ''
+    if resume and not path:
+        path = _latest_checkpoint(cfg.work_dir)
     content = None
     if path and '://' not in path:
         # MMEngine's own loader would run what code a file holds.
@@ -118,10 +120,10 @@ def build_runner(
     return runner
 
 
-def _latest_checkpoint(work_dir: str) -> Optional[str]:
+def _latest_checkpoint(work_dir: str) -> str:
     """Find what MMEngine will resume from if it is told nothing else."""
     try:
-        return find_latest_checkpoint(work_dir)
+        return find_latest_checkpoint(work_dir) or ''
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(
             f'{work_dir}/last_checkpoint cannot be read: name the checkpoint to '

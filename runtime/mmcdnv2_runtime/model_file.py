@@ -32,8 +32,12 @@ _FIELDS: Dict[str, Dict[int, str]] = {
     'graph': {1: 'node', 5: 'tensor', 15: 'sparse'},
     'node': {5: 'attribute'},
     'attribute': {
-        **{5: 'tensor', 10: 'tensor', 22: 'sparse', 23: 'sparse'},
-        **{6: 'graph', 11: 'graph'},
+        5: 'tensor',
+        10: 'tensor',
+        22: 'sparse',
+        23: 'sparse',
+        6: 'graph',
+        11: 'graph',
     },
     'sparse': {1: 'tensor', 2: 'tensor'},
     'tensor': {},
@@ -144,7 +148,7 @@ def side(value: Any) -> int:
 
 def _one_of(value: str, *choices: str) -> str:
     if value not in choices:
-        raise ValueError(f'{value!r} is none of {", ".join(choices)}')
+        raise ValueError(f'{value!r:.40} is none of {", ".join(choices)}')
     return value
 
 
@@ -217,8 +221,8 @@ def _check_format(path: Path, metadata: Dict[str, str]) -> None:
     if number != str(FORMAT):
         writer = metadata.get('mmcdnv2.version', 'unknown')
         raise ModelError(
-            f'{path} has format {number}, written by mmcdnv2 {writer}, but format '
-            f'{FORMAT} is what is understood here; update mmcdnv2-runtime.'
+            f'{path} has format {number:.20}, written by mmcdnv2 {writer:.20}, but '
+            f'format {FORMAT} is what is understood here; update mmcdnv2-runtime.'
         )
 
 

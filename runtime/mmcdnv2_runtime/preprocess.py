@@ -48,7 +48,7 @@ def parse_steps(steps: List[Dict[str, Any]]) -> List[Step]:
             parsed.append(parse[step['op']](step))
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise ModelError(
-                f'The preprocessing step {step} is unknown here; update '
+                f'The preprocessing step {step!s:.200} is unknown here; update '
                 'mmcdnv2-runtime.'
             ) from error
     return parsed
