@@ -1,6 +1,7 @@
 """Reading checkpoints of unknown origin."""
 
 import codecs
+import math
 import os
 import pickle
 import tarfile
@@ -279,6 +280,26 @@ def _is_script(path: Union[str, Path]) -> bool:
     return 'constants.pkl' in records
 
 
+def _check_numpy_state(thing: Any, state: Any) -> None:
+    """Raise something unless NumPy can take a state, as it would crash."""
+    if isinstance(thing, np.dtype):
+        # What plain numbers have.
+        if state[:1] + state[2:] != (3, None, None, None, -1, -1, 0):
+            raise pickle.UnpicklingError('not a plain type of numbers')
+        return
+    _, shape, dtype, _, content = state
+    sizes = [size for size in shape if type(size) is int and size >= 0]
+    if (
+        not isinstance(dtype, np.dtype)
+        or dtype.kind not in 'biufc'
+        or not isinstance(content, bytes)
+        or type(shape) is not tuple
+        or len(sizes) != len(shape)
+        or len(content) != math.prod(sizes) * dtype.itemsize
+    ):
+        raise pickle.UnpicklingError('not a plain array of numbers')
+
+
 # In Python, so that single steps can be refused; types do not know its methods.
 _PythonUnpickler: Any = pickle._Unpickler
 
@@ -311,9 +332,11 @@ class _StrictUnpickler(_PythonUnpickler):
         _PythonUnpickler.load_newobj(self)
 
     def load_build(self) -> None:
-        kind = type(self.stack[-2])
-        if not any(kind is each for each in self.known.values()):
-            self._refuse(kind)
+        thing, state = self.stack[-2:]
+        if not any(type(thing) is each for each in self.known.values()):
+            self._refuse(type(thing))
+        if isinstance(thing, (np.dtype, np.ndarray)):
+            _check_numpy_state(thing, state)
         _PythonUnpickler.load_build(self)
 
     def _refuse(self, what: Any = 'of an old or a rare kind') -> NoReturn:

@@ -236,7 +236,9 @@ def listen(event, arguments):
     writes = (
         event == 'open' and isinstance(arguments[1], str) and 'r' not in arguments[1]
     )
-    if writes or event.startswith(EVENTS):
+    # A text's encoding may be one that Python has not imported yet.
+    is_encoding = event == 'exec' and '/encodings/' in str(arguments)
+    if writes or (event.startswith(EVENTS) and not is_encoding):
         heard.append((event, str(arguments)[:200]))
 
 
