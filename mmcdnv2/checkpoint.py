@@ -1,12 +1,15 @@
 """Reading checkpoints of unknown origin."""
 
 import codecs
+import math
 import os
 import pickle
+import tarfile
 import types
+import zipfile
 from collections import OrderedDict
 from pathlib import Path
-from typing import Any, Dict, Union
+from typing import Any, Dict, NoReturn, Union
 
 import numpy as np
 import torch
@@ -19,6 +22,9 @@ from .errors import InputError, UntrustedError
 
 def load_checkpoint(path: Union[str, Path], trust: bool = False) -> Dict[str, Any]:
     """Read a checkpoint, tensors and plain data only.
+
+    Files of ``torch.save`` have checksums, which PyTorch writes but does not look
+    at; here they must be right. Those in PyTorch's format before 1.6 have none.
 
     Args:
         path (str | Path): Path of the file.
@@ -35,6 +41,7 @@ def load_checkpoint(path: Union[str, Path], trust: bool = False) -> Dict[str, An
     if not os.path.isfile(path):
         raise InputError(f'There is no checkpoint {path}.')
     try:
+        _check_checksums(path)
         if trust:
             content = torch.load(path, map_location='cpu', weights_only=False)
         else:
@@ -51,7 +58,91 @@ def load_checkpoint(path: Union[str, Path], trust: bool = False) -> Dict[str, An
         raise InputError(f'{path} is damaged or not a checkpoint.') from error
     if not isinstance(content, dict):
         raise InputError(f'{path} is not a checkpoint: it holds no state dict.')
+    _check_parts(content, path)
     return content
+
+
+def _check_checksums(path: Union[str, Path]) -> None:
+    """Raise something if a file of torch.save is damaged."""
+    with open(path, 'rb') as stream:
+        # As torch.load tells it from older formats.
+        if stream.read(4) != b'PK\x03\x04':
+            return
+    with zipfile.ZipFile(path) as archive:
+        # Where torch.serialization.set_crc32_options has turned them off, all are 0.
+        if any(each.CRC for each in archive.infolist()) and archive.testzip():
+            raise ValueError('a checksum is wrong')
+
+
+def _check_parts(content: Dict[str, Any], path: Union[str, Path]) -> None:
+    """Refuse what is named as in a checkpoint, but is something else."""
+    if 'state_dict' in content:
+        check_state_dict(content['state_dict'], path)
+    # None is what MMEngine takes for "no meta".
+    meta = content.get('meta')
+    parts = [('meta', meta)]
+    if isinstance(meta, dict):
+        parts.append(('meta.dataset_meta', meta.get('dataset_meta')))
+    for name, part in parts:
+        if part is None:
+            continue
+        if not isinstance(part, dict) or not all(isinstance(k, str) for k in part):
+            raise InputError(
+                f'{path} is not a checkpoint: its {name} is a {type(part).__name__}, '
+                'a dict of names was expected.'
+            )
+        for key, value in part.items():
+            names = value if isinstance(value, (list, tuple)) else [value or '']
+            if key.lower() == 'classes' and not all(isinstance(n, str) for n in names):
+                raise InputError(
+                    f'{path} is not a checkpoint: its {name}.{key} is {value!r:.100}, '
+                    'a list of names was expected.'
+                )
+
+
+def check_state_dict(state_dict: Any, source: Union[str, Path]) -> None:
+    """Refuse what is no dict of tensors by their names.
+
+    Args:
+        state_dict (Any): What should be one.
+        source (str | Path): Where it comes from, for the message.
+
+    Raises:
+        InputError: If it is something else.
+    """
+    if not isinstance(state_dict, dict):
+        raise InputError(
+            f'{source} is not a checkpoint: its state dict is a '
+            f'{type(state_dict).__name__}, a dict was expected.'
+        )
+    for name, value in state_dict.items():
+        # A module's extra state may be anything.
+        if not isinstance(name, str) or not (
+            isinstance(value, Tensor) or name.endswith('_extra_state')
+        ):
+            raise InputError(
+                f'{source} is not a checkpoint: its state dict holds a '
+                f'{type(value).__name__} as {name!r:.100}, tensors by their names '
+                'were expected.'
+            )
+
+
+def check_finite(state_dict: Dict[str, Tensor], source: Union[str, Path]) -> None:
+    """Refuse weights with which nothing can be calculated.
+
+    Args:
+        state_dict (dict): Weights and buffers by name.
+        source (str | Path): Where they come from, for the message.
+
+    Raises:
+        InputError: If a weight is NaN or infinite.
+    """
+    for name, tensor in state_dict.items():
+        if isinstance(tensor, Tensor) and not torch.isfinite(tensor).all():
+            raise InputError(
+                f'{source} has values in {name} that are no finite numbers: use an '
+                'earlier checkpoint, or train again.'
+            )
 
 
 def weights_of(content: Dict[str, Any]) -> Dict[str, Tensor]:
@@ -70,10 +161,15 @@ def load_weights(
         source (str | Path): Where they come from, for the message.
 
     Raises:
-        InputError: If names or shapes differ.
+        InputError: If names, shapes or types differ.
     """
+    check_state_dict(state_dict, source)
+    check_types(model, state_dict, source)
     try:
         model.load_state_dict(state_dict)
+    except InputError as error:
+        # A layer names itself, but knows no file.
+        raise InputError(f'{source} cannot be used: {error}') from error
     except RuntimeError as error:
         reasons = ' '.join(line.strip() for line in str(error).splitlines()[1:])
         raise InputError(
@@ -82,10 +178,40 @@ def load_weights(
         ) from error
 
 
+def check_types(
+    model: nn.Module, state_dict: Dict[str, Tensor], source: Union[str, Path]
+) -> None:
+    """Refuse what PyTorch would turn into other numbers.
+
+    Args:
+        model (nn.Module): Not filled yet.
+        state_dict (dict): Weights and buffers by name.
+        source (str | Path): Where they come from, for the message.
+
+    Raises:
+        InputError: If something else is there for floats.
+    """
+    for name, own in model.state_dict().items():
+        value = state_dict.get(name)
+        # Masks and indices are looked at by their layers; counts do no harm.
+        if not isinstance(value, Tensor) or not own.is_floating_point():
+            continue
+        if not value.is_floating_point() or value.layout != torch.strided:
+            raise InputError(
+                f'{source} does not hold the weights of this network: {name} has '
+                f'{value.dtype} and {value.layout}, floats in a dense tensor were '
+                'expected.'
+            )
+
+
+# What a history buffer has in its state unless a user added to them.
+_STATISTICS = ('current', 'max', 'mean', 'min')
+
+
 def _history_method(owner: Any, name: str) -> Any:
     """Stand in for getattr, which history buffers pickle their methods with."""
-    if owner is not HistoryBuffer:
-        raise pickle.UnpicklingError(f'Unsupported class {owner}')
+    if owner is not HistoryBuffer or name not in _STATISTICS:
+        raise pickle.UnpicklingError(f'Unsupported class {owner}.{name}')
     return getattr(owner, name)
 
 
@@ -126,19 +252,99 @@ def _load_safely(path: Union[str, Path]) -> Any:
         }
     )
 
-    class Unpickler(pickle.Unpickler):
-        def find_class(self, module: str, name: str) -> Any:
-            try:
-                return allowed[f'{module}.{name}']
-            except KeyError:
-                message = f'Unsupported class {module}.{name}'
-                raise pickle.UnpicklingError(message) from None
+    class Unpickler(_StrictUnpickler):
+        known = allowed
 
     restricted = types.SimpleNamespace(
         __name__='pickle',
         Unpickler=Unpickler,
         load=lambda file, **kwargs: Unpickler(file, **kwargs).load(),
     )
+    # These, torch.load reads in ways of its own. A script runs code of its own.
+    if _is_script(path) or tarfile.is_tarfile(path):
+        raise pickle.UnpicklingError('a script or a file of PyTorch 0.1')
     return torch.load(
         path, map_location='cpu', pickle_module=restricted, weights_only=False
     )
+
+
+def _is_script(path: Union[str, Path]) -> bool:
+    """Tell whether torch.load would take a file for one of torch.jit.save.
+
+    Its own reader is asked, as others may understand an odd archive differently.
+    """
+    with open(path, 'rb') as stream:
+        if stream.read(4) != b'PK\x03\x04':
+            return False
+    records = torch._C.PyTorchFileReader(str(path)).get_all_records()
+    return 'constants.pkl' in records
+
+
+def _check_numpy_state(thing: Any, state: Any) -> None:
+    """Raise something unless NumPy can take a state, as it would crash."""
+    if isinstance(thing, np.dtype):
+        # What plain numbers have.
+        if state[:1] + state[2:] != (3, None, None, None, -1, -1, 0):
+            raise pickle.UnpicklingError('not a plain type of numbers')
+        return
+    _, shape, dtype, _, content = state
+    sizes = [size for size in shape if type(size) is int and size >= 0]
+    if (
+        not isinstance(dtype, np.dtype)
+        or dtype.kind not in 'biufc'
+        or not isinstance(content, bytes)
+        or type(shape) is not tuple
+        or len(sizes) != len(shape)
+        or len(content) != math.prod(sizes) * dtype.itemsize
+    ):
+        raise pickle.UnpicklingError('not a plain array of numbers')
+
+
+# In Python, so that single steps can be refused; types do not know its methods.
+_PythonUnpickler: Any = pickle._Unpickler
+
+
+class _StrictUnpickler(_PythonUnpickler):
+    """An unpickler that calls what it knows, and changes only what it has made.
+
+    pickle's own would call whatever a file got hold of, an attribute of an attribute
+    for instance, and set attributes of classes and functions.
+    """
+
+    known: Dict[str, Any] = {}
+    dispatch: Dict[int, Any] = dict(_PythonUnpickler.dispatch)
+
+    def find_class(self, module: str, name: str) -> Any:
+        try:
+            return self.known[f'{module}.{name}']
+        except KeyError:
+            self._refuse(f'{module}.{name}')
+
+    def load_reduce(self) -> None:
+        function = self.stack[-2]
+        if not any(function is each for each in self.known.values()):
+            self._refuse(function)
+        _PythonUnpickler.load_reduce(self)
+
+    def load_newobj(self) -> None:
+        if self.stack[-2] is not HistoryBuffer:
+            self._refuse(self.stack[-2])
+        _PythonUnpickler.load_newobj(self)
+
+    def load_build(self) -> None:
+        thing, state = self.stack[-2:]
+        if not any(type(thing) is each for each in self.known.values()):
+            self._refuse(type(thing))
+        if isinstance(thing, (np.dtype, np.ndarray)):
+            _check_numpy_state(thing, state)
+        _PythonUnpickler.load_build(self)
+
+    def _refuse(self, what: Any = 'of an old or a rare kind') -> NoReturn:
+        raise pickle.UnpicklingError(f'Unsupported class {what}')
+
+    dispatch[pickle.REDUCE[0]] = load_reduce
+    dispatch[pickle.NEWOBJ[0]] = load_newobj
+    dispatch[pickle.BUILD[0]] = load_build
+    # Nothing that PyTorch writes has them.
+    for _code in ['INST', 'OBJ', 'NEWOBJ_EX', 'EXT1', 'EXT2', 'EXT4']:
+        dispatch[getattr(pickle, _code)[0]] = _refuse

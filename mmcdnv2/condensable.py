@@ -1,5 +1,6 @@
 """The mixin of all networks with sparse layers."""
 
+import os
 from typing import Any, Dict, List
 
 import torch
@@ -7,9 +8,30 @@ from mmengine.model import PretrainedInit
 from torch import Tensor
 from torch.nn.utils import parameters_to_vector
 
-from .errors import InputError
+from .checkpoint import (
+    check_finite,
+    check_state_dict,
+    check_types,
+    load_checkpoint,
+    weights_of,
+)
+from .errors import InputError, UntrustedError
 from .layers import SFRModule, condense_layers, sparse_layers
 from .mixin import ModuleMixin
+
+
+def _check_file(path: str) -> None:
+    """Refuse a file of which MMEngine's loader would run what code it holds."""
+    if '://' in path:
+        return
+    try:
+        content = load_checkpoint(os.path.expanduser(path))
+    except UntrustedError as error:
+        raise InputError(
+            f'{path} holds more than tensors and plain data, which may run code when '
+            'it is loaded: for init_cfg, save its state dict alone in another file.'
+        ) from error
+    check_state_dict(weights_of(content), path)
 
 
 class CondensableMixin(ModuleMixin):
@@ -45,6 +67,8 @@ class CondensableMixin(ModuleMixin):
                     sfr.init_sfr()
             return
         source = ' and '.join(cfg['checkpoint'] for cfg in pretrained)
+        for cfg in pretrained:
+            _check_file(cfg['checkpoint'])
         weights: Dict[str, Tensor] = {}
         # MMEngine finds, reads and renames the weights; this sees what it loads.
         handle = self._register_load_state_dict_pre_hook(
@@ -69,6 +93,8 @@ class CondensableMixin(ModuleMixin):
         finally:
             handle.remove()
         self._check_names(weights, pretrained, source)
+        check_finite(weights, source)
+        check_types(self, weights, source)
         try:
             # MMEngine has done it, but goes on where a shape differs, and some
             # networks draw random weights afterwards.

@@ -8,8 +8,8 @@ from mmpretrain.models import StackedLinearClsHead
 from torch import Tensor, nn
 
 from ..backbones import CondenseNetV2
-from ..checkpoint import load_weights
-from ..errors import InputError
+from ..checkpoint import check_finite, check_state_dict, load_weights
+from ..errors import InputError, in_one_line
 from ..layers import LGC, SFR
 from ..necks import SEGlobalAveragePooling
 
@@ -47,28 +47,44 @@ def convert_official(checkpoint: Dict) -> Tuple[str, bool, Dict[str, Tensor]]:
             "A checkpoint of the authors has the key 'state_dict' or "
             f"'state_dict_ema', this one has {sorted(map(str, checkpoint))[:8]}."
         )
+    check_state_dict(theirs, 'The checkpoint')
     theirs = {re.sub(r'^module\.', '', name): v for name, v in theirs.items()}
     arch = _detect_arch(theirs)
     missing = {f'{name}.bias' for name in ('fc', 'classifier')} - set(theirs)
     if missing:
         raise InputError(f'The checkpoint lacks {sorted(missing)}: it is incomplete.')
     condensed = not any(name.endswith('._mask') for name in theirs)
+    try:
+        ours = _converted(theirs, arch)
+        if condensed:
+            _undo_norm_gather(ours)
+    except (IndexError, KeyError, RuntimeError) as error:
+        # PyTorch's, where a tensor is missing or has another shape than theirs.
+        raise InputError(
+            f'This is not a checkpoint of CondenseNetV2-{arch.upper()}: some of its '
+            f'tensors do not fit together ({in_one_line(error)}).'
+        ) from error
+    model = _build(arch, condensed, ours)
+    load_weights(model, ours, 'The checkpoint')
+    check_finite(model.state_dict(), 'The checkpoint')
+    return arch, condensed, ours
+
+
+def _converted(theirs: Dict[str, Tensor], arch: str) -> Dict[str, Tensor]:
+    """Rename tensors and give them the shapes that they have here."""
     ours: Dict[str, Tensor] = {}
     for name, value in theirs.items():
         if name.endswith(('._count', '._stage')):
             continue
         renamed = _rename(name)
         if name.endswith('._mask'):
-            value = _group_mask(value, arch, is_lgc='.conv_1.' in name)
+            value = _group_mask(name, value, arch)
         elif name.endswith('.sfr.index'):
             value = _row_index(name, value)
         elif '.se' in name:
             value = value[:, :, None, None]
         ours[renamed] = value
-    if condensed:
-        _undo_norm_gather(ours)
-    load_weights(_build(arch, condensed, ours), ours, 'The checkpoint')
-    return arch, condensed, ours
+    return ours
 
 
 def _build(arch: str, condensed: bool, state_dict: Dict[str, Tensor]) -> nn.Module:
@@ -122,15 +138,18 @@ def _detect_arch(state_dict: Dict[str, Tensor]) -> str:
     )
 
 
-def _group_mask(mask: Tensor, arch: str, is_lgc: bool) -> Tensor:
+def _group_mask(name: str, mask: Tensor, arch: str) -> Tensor:
     """Reduce a mask of every weight to one of (group, channel) pairs.
 
     Averaged over the training (EMA), what was pruned is tiny, not zero, and
     what was kept is one up to rounding.
     """
     groups = CondenseNetV2.arch_settings[arch]['groups']
-    layer = LGC if is_lgc else SFR
-    return layer.to_matrix(mask)[:groups] > 0.5
+    layer = LGC if '.conv_1.' in name else SFR
+    kept = layer.to_matrix(mask) > 0.5
+    if not torch.equal(kept, kept[:groups].repeat(len(kept) // groups, 1)):
+        raise InputError(f'{name} differs within a group, which shares one mask.')
+    return kept[:groups]
 
 
 def _row_index(name: str, matrix: Tensor) -> Tensor:

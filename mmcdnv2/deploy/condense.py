@@ -13,7 +13,7 @@ from mmengine.registry import MODELS, init_default_scope
 from torch import nn
 
 from ..builder import build_model, make_inputs
-from ..checkpoint import load_checkpoint, load_weights, weights_of
+from ..checkpoint import check_finite, load_checkpoint, load_weights, weights_of
 from ..condensable import CondensableMixin
 from ..config import load_config, type_of, typed_dicts
 from ..errors import InputError
@@ -104,6 +104,8 @@ def condense_checkpoint(
     check_norms(sparse, checkpoint)
     inputs, samples = make_inputs(sparse, cfg, image, input_shape)
     calls, layer_calls = record_calls(sparse, inputs, samples, checkpoint)
+    # Those of parts that did not run.
+    check_finite(sparse.state_dict(), checkpoint)
 
     print_log('Condensing, then comparing the sparse and the condensed model.')
     out_dir = Path(out_dir)
@@ -112,7 +114,7 @@ def condense_checkpoint(
     meta = {
         key: content['meta'][key]
         for key in ('dataset_meta', 'CLASSES', 'PALETTE', 'epoch', 'iter')
-        if key in content.get('meta', {})
+        if key in (content.get('meta') or {})
     }
     with replace_when_done(config_path) as new_config, replace_when_done(
         checkpoint_path

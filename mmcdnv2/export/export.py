@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from ..analysis import time_rounds
 from ..builder import build_model, prepare
-from ..checkpoint import load_checkpoint, load_weights, weights_of
+from ..checkpoint import check_finite, load_checkpoint, load_weights, weights_of
 from ..class_names import class_names, number_of_classes
 from ..config import load_config
 from ..deploy.condense import check_finished
@@ -165,7 +165,7 @@ def export_checkpoint(
     model = _condensed(cfg, content, checkpoint)
     weights = _checksum_of(model)
     network, task = _exportable(model, part)
-    _check_finite(model, checkpoint)
+    check_finite(model.state_dict(), checkpoint)
 
     init_default_scope(cfg.get('default_scope', 'mmengine'))
     preparation = Preparation.of(model.data_preprocessor)
@@ -281,16 +281,6 @@ def _condensed(cfg: Config, content: Dict, checkpoint: str) -> nn.Module:
     model = revert_sync_batchnorm(model)
     model.eval()
     return model
-
-
-def _check_finite(model: nn.Module, checkpoint: str) -> None:
-    """Refuse weights of which no output can be compared."""
-    for name, tensor in model.state_dict().items():
-        if not torch.isfinite(tensor).all():
-            raise InputError(
-                f'{checkpoint} has values in {name} that are no finite numbers, so '
-                'there is nothing to compare a file with: use another checkpoint.'
-            )
 
 
 def _checksum_of(model: nn.Module) -> str:

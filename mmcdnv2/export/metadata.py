@@ -4,9 +4,10 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, Dict, List, Set, Tuple, Union
+from typing import Any, Dict, Iterator, List, Set, Tuple, Union
 
 import onnx
+from google.protobuf.message import Message
 
 from ..errors import InputError
 from ..version import __version__
@@ -15,13 +16,15 @@ PREFIX = 'mmcdnv2.'
 CHECKSUM = f'{PREFIX}checksum'
 # A reader refuses files of a later one.
 FORMAT = 1
+# In pixels. What is larger is a mistake, and would fill the memory.
+LARGEST_SIDE = 1 << 15
 _DIGITS = 64
 _UNCLEAR = '{} has metadata that are not understood: export it again.'
 # What a step must tell, by its operation and mode.
 _NEEDED: Dict[Any, Set[str]] = {
-    ('resize', 'stretch'): {'size'},
-    ('resize', 'fit'): {'long', 'short'},
-    ('resize', 'short_side'): {'size'},
+    ('resize', 'stretch'): {'size', 'interpolation', 'antialias'},
+    ('resize', 'fit'): {'long', 'short', 'interpolation', 'antialias'},
+    ('resize', 'short_side'): {'size', 'interpolation', 'antialias'},
     ('crop', None): {'size'},
     ('pad', None): {'size', 'value'},
 }
@@ -138,11 +141,17 @@ def read_metadata(path: Union[str, Path]) -> Metadata:
             f'{path} was changed since it was exported: its checksum differs. Export '
             'it again.'
         )
+    if next(_external(model), None) is not None:
+        # The checksum does not cover them, and they may be anyone's.
+        raise InputError(
+            f'{path} takes weights from other files: this package writes all of them '
+            'into one file; export it again.'
+        )
     try:
         written = int(found[f'{PREFIX}format'])
         if written == FORMAT:
             return _understood(found)
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise InputError(_UNCLEAR.format(path)) from error
     if written < FORMAT:
         raise InputError(_UNCLEAR.format(path))
@@ -150,6 +159,20 @@ def read_metadata(path: Union[str, Path]) -> Metadata:
         f'{path} has metadata of format {written}, this version of mmcdnv2 reads '
         f'{FORMAT}: install a later one.'
     )
+
+
+def _external(message: Message) -> Iterator[onnx.TensorProto]:
+    """Find the tensors of a model, wherever they are, that lie in other files."""
+    if isinstance(message, onnx.TensorProto):
+        if message.data_location == onnx.TensorProto.EXTERNAL or message.external_data:
+            yield message
+        return
+    for field, value in message.ListFields():
+        if field.message_type is None:
+            continue
+        # Single messages have no len.
+        for each in value if hasattr(value, '__len__') else [value]:
+            yield from _external(each)
 
 
 def _understood(found: Dict[str, str]) -> Metadata:
@@ -163,9 +186,8 @@ def _understood(found: Dict[str, str]) -> Metadata:
         isinstance(values['raw'], bool)
         and _are(str, values['classes'])
         and _are(dict, steps)
-        and all(_NEEDED[step['op'], step.get('mode')] <= set(step) for step in steps)
-        and _are(int, given['size'])
-        and len(given['size']) == 2
+        and all(_is_step(step) for step in steps)
+        and _are_sizes(given['size'], 2)
         and _are(str, given['dynamic'])
     ):
         raise ValueError('Something has another type.')
@@ -174,6 +196,36 @@ def _understood(found: Dict[str, str]) -> Metadata:
     )
     values['classes'] = tuple(values['classes'])
     return Metadata(**values)
+
+
+def _is_step(step: Dict[str, Any]) -> bool:
+    """Tell whether a step of the preprocessing is one that can be done."""
+    kind = (step['op'], step.get('mode'))
+    if not _NEEDED[kind] <= set(step):
+        return False
+    if kind[0] == 'resize' and step['interpolation'] not in ('bilinear', 'bicubic'):
+        return False
+    if kind == ('resize', 'fit'):
+        # How long the longer side may be, is often not limited.
+        return type(step['long']) is int and _are_sizes([step['short']], 1)
+    if kind == ('resize', 'short_side'):
+        return _are_sizes([step['size']], 1)
+    if kind[0] == 'pad':
+        value = step['value']
+        if not (isinstance(value, list) and len(value) == 3):
+            return False
+        if not all(0 <= each < 256 for each in value):
+            return False
+    return _are_sizes(step['size'], 2)
+
+
+def _are_sizes(values: Any, count: int) -> bool:
+    """Tell whether something is a list of numbers of pixels."""
+    return (
+        isinstance(values, list)
+        and len(values) == count
+        and all(type(each) is int and 0 < each <= LARGEST_SIDE for each in values)
+    )
 
 
 def _are(kind: type, values: Any) -> bool:

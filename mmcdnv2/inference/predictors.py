@@ -17,7 +17,7 @@ from mmengine.registry import init_default_scope
 from mmpretrain import ImageClassificationInferencer, get_model
 from torch import nn
 
-from ..checkpoint import load_checkpoint, load_weights, weights_of
+from ..checkpoint import check_finite, load_checkpoint, load_weights, weights_of
 from ..class_names import class_names, number_of_classes
 from ..config import load_config
 from ..errors import InputError
@@ -199,6 +199,7 @@ class _ExactDetInferencer(DetInferencer):
         if self._weights is not None:
             content, path = self._weights
             load_weights(model, weights_of(content), path)
+            check_finite(model.state_dict(), path)
             names = class_names(cfg, content, number_of_classes(model))
             meta = dict(dataset_meta=dict(classes=names or None))
             checkpoint = dict(state_dict=weights_of(content), meta=meta)
@@ -294,6 +295,7 @@ def _classification_inferencer(
     if weights is not None:
         content, path = weights
         load_weights(model, weights_of(content), path)
+        check_finite(model.state_dict(), path)
         # It would take those of the config's data set even if they are more or fewer.
         names = class_names(cfg, content, number_of_classes(model))
         inferencer.classes = names or None

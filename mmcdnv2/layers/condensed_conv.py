@@ -16,6 +16,8 @@ from .grouping import (
     GroupedMatrix,
     InputGroups,
     channel_shuffle,
+    check_index,
+    checked_mask,
     compress,
     expand,
     kept_columns,
@@ -96,15 +98,19 @@ class CondensedConv2d(GroupedMatrix, _ConvNd):
     def _load_from_state_dict(
         self, state_dict: Dict[str, Tensor], prefix: str, *args, **kwargs
     ) -> None:
-        """Accept the sparse form too, if its sparsification is finished."""
+        """Accept the sparse form too, if its sparsification is finished.
+
+        An index that would be read out of bounds is refused.
+        """
         mask = state_dict.get(prefix + 'mask')
         weight = state_dict.get(prefix + 'weight')
         if (
             mask is not None
             and weight is not None
             and mask.shape == (self.groups, self.columns)
+            and weight.shape == self._sparse_shape()
         ):
-            mask = mask.bool()
+            mask = checked_mask(mask, f'{prefix}mask')
             kept = self.index.numel() // self.groups
             if (mask.sum(1) > kept).any():
                 raise InputError(
@@ -117,7 +123,17 @@ class CondensedConv2d(GroupedMatrix, _ConvNd):
             state_dict[prefix + 'weight'] = self.to_group_conv(entries)
             state_dict[prefix + 'index'] = index.flatten()
             del state_dict[prefix + 'mask']
+        index = state_dict.get(prefix + 'index')
+        # Another shape is refused by what follows.
+        if index is not None and index.shape == self.index.shape:
+            rows = index.view(self.groups, -1)
+            check_index(rows, self.columns, f'{prefix}index')
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
+    def _sparse_shape(self) -> torch.Size:
+        rows = self.weight.numel() * self.groups // self.index.numel()
+        matrix = torch.empty(rows, self.columns, device='meta')
+        return self.from_matrix(matrix).shape
 
 
 @register_model

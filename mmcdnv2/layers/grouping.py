@@ -8,6 +8,7 @@ are inputs and the columns outputs. SFR is LGC on the transposed weight.
 
 from typing import Optional, Tuple, Union
 
+import torch
 from torch import Tensor
 
 from ..errors import InputError
@@ -82,6 +83,66 @@ def expand(entries: Tensor, index: Tensor, columns: int) -> Tuple[Tensor, Tensor
     matrix.scatter_(2, index.unsqueeze(1).expand_as(entries), entries)
     mask = index.new_zeros(groups, columns).scatter_(1, index, 1).bool()
     return matrix.transpose(0, 1).reshape(-1, columns), mask
+
+
+def checked_mask(mask: Tensor, name: str) -> Tensor:
+    """Refuse a mask that no pruning makes.
+
+    Args:
+        mask (Tensor): Shape (groups, columns). Zeros and ones of any type will do,
+            as those of a checkpoint that was turned into half precision.
+        name (str): What it is called, for the message.
+
+    Returns:
+        Tensor: The mask as bools.
+
+    Raises:
+        InputError: If it has other values, or a group that keeps nothing.
+    """
+    kept = mask.bool()
+    if mask.is_meta:
+        return kept
+    if not torch.equal(kept.to(mask.dtype), mask):
+        raise InputError(
+            f'{name} has values that are neither 0 nor 1, so it does not say what is '
+            'kept: the checkpoint is damaged or another program changed it.'
+        )
+    empty = (~kept.any(1)).nonzero().flatten().tolist()
+    if empty:
+        raise InputError(
+            f'{name} keeps nothing in group {empty[0]} of {len(kept)}, which no '
+            'pruning leaves: the checkpoint is damaged or another program changed it.'
+        )
+    return kept
+
+
+def check_index(index: Tensor, columns: int, name: str) -> None:
+    """Refuse an index that names no channels, or one of them twice.
+
+    Args:
+        index (Tensor): Shape (groups, kept), in any order.
+        columns (int): Number of channels that each group chose from.
+        name (str): What it is called, for the message.
+
+    Raises:
+        InputError: If it holds other numbers or repeats one in a group.
+    """
+    if index.dtype not in (torch.int64, torch.int32):
+        raise InputError(f'{name} is of {index.dtype}, whole numbers were expected.')
+    if index.is_meta:
+        return
+    outside = index[(index < 0) | (index >= columns)]
+    if outside.numel():
+        raise InputError(
+            f'{name} names channel {int(outside[0])} where there are {columns}: the '
+            'checkpoint is damaged or another program changed it.'
+        )
+    twice = index.sort(1).values.diff(dim=1).eq(0).any(1).nonzero()
+    if twice.numel():
+        raise InputError(
+            f'{name} names a channel twice in group {int(twice[0])}: the checkpoint '
+            'is damaged or another program changed it.'
+        )
 
 
 class GroupedMatrix:

@@ -12,6 +12,8 @@ from .grouping import (
     FilterGroups,
     GroupedMatrix,
     InputGroups,
+    check_index,
+    checked_mask,
     compress,
     expand,
     kept_columns,
@@ -255,10 +257,22 @@ class SparseConv2d(GroupedMatrix, nn.Conv2d):
         ):
             groups = self.mask_groups
             entries = self.from_group_conv(weight, groups)
-            matrix, mask = expand(entries, index.view(groups, -1), self.columns)
+            shape = (groups * self.final_kept,)
+            if index.shape != shape:
+                raise InputError(
+                    f'{prefix}index has the shape {tuple(index.shape)}, {shape} was '
+                    'expected: the checkpoint is that of another network.'
+                )
+            index = index.view(groups, -1)
+            check_index(index, self.columns, f'{prefix}index')
+            matrix, mask = expand(entries, index.long(), self.columns)
             state_dict[prefix + 'weight'] = self.from_matrix(matrix)
             state_dict[prefix + 'mask'] = mask
             del state_dict[prefix + 'index']
+        mask = state_dict.get(prefix + 'mask')
+        # Another shape is refused by what follows.
+        if mask is not None and mask.shape == self.mask.shape:
+            state_dict[prefix + 'mask'] = checked_mask(mask, f'{prefix}mask')
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
     def _condensed_shape(self) -> torch.Size:

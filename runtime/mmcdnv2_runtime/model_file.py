@@ -15,11 +15,33 @@ from typing import Any, BinaryIO, Dict, Iterator, List, NamedTuple, Tuple, Union
 from .errors import ModelError, first_line
 
 FORMAT = 1
+# In pixels. What is larger is a mistake, and would fill the memory.
+LARGEST_SIDE = 1 << 15
 # Of SHA-256 in hexadecimal.
 _DIGITS = 64
 _CHUNK = 1 << 20
 # ModelProto.metadata_props, and key and value of its StringStringEntryProto.
 _METADATA, _KEY, _VALUE = 14, 1, 2
+# TensorProto.external_data.
+_EXTERNAL = 13
+# Fields that lead to tensors, by the message's kind, and the kind that they are of.
+_FIELDS: Dict[str, Dict[int, str]] = {
+    'model': {7: 'graph', 20: 'training', 25: 'function'},
+    'training': {1: 'graph', 2: 'graph'},
+    'function': {7: 'node', 11: 'attribute'},
+    'graph': {1: 'node', 5: 'tensor', 15: 'sparse'},
+    'node': {5: 'attribute'},
+    'attribute': {
+        5: 'tensor',
+        10: 'tensor',
+        22: 'sparse',
+        23: 'sparse',
+        6: 'graph',
+        11: 'graph',
+    },
+    'sparse': {1: 'tensor', 2: 'tensor'},
+    'tensor': {},
+}
 
 
 class ModelFile(NamedTuple):
@@ -73,35 +95,60 @@ def read_model_file(path: Union[str, Path], verify: bool = True) -> ModelFile:
             _check_format(path, metadata)
             if verify:
                 _check_checksum(path, stream)
+            _check_whole(path, stream)
     except OSError as error:
         reason = error.strerror or first_line(error)
         raise ModelError(f'{path} cannot be read: {reason}.') from error
     try:
         spec = json.loads(metadata['mmcdnv2.input'])
-        height, width = spec['size']
+        height, width = map(side, spec['size'])
         return ModelFile(
             path,
             metadata['mmcdnv2.version'],
             metadata['mmcdnv2.task'],
             _one_of(metadata['mmcdnv2.raw'], 'false', 'true') == 'true',
             _one_of(metadata['mmcdnv2.operators'], 'native', 'standard') == 'native',
-            [str(name) for name in json.loads(metadata['mmcdnv2.classes'])],
+            [str(name) for name in _list(metadata['mmcdnv2.classes'])],
             _one_of(spec['dtype'], 'uint8', 'float32'),
             _one_of(spec['channel_order'], 'BGR', 'RGB'),
-            (int(height), int(width)),
+            (height, width),
             list(spec['dynamic']),
-            [dict(step) for step in json.loads(metadata['mmcdnv2.preprocess'])],
+            [dict(step) for step in _list(metadata['mmcdnv2.preprocess'])],
         )
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise ModelError(
             f'{path} has metadata that are not understood ({first_line(error)}); '
             'export it again.'
         ) from error
 
 
+def _list(text: str) -> List[Any]:
+    values = json.loads(text)
+    if not isinstance(values, list):
+        raise ValueError(f'{text:.40} is no list')
+    return values
+
+
+def side(value: Any) -> int:
+    """Return a number of pixels, if it is one.
+
+    Args:
+        value (Any): What a file's metadata say.
+
+    Returns:
+        int: The same.
+
+    Raises:
+        ValueError: If it is something else, or would fill the memory.
+    """
+    if type(value) is not int or not 0 < value <= LARGEST_SIDE:
+        raise ValueError(f'{value!r:.40} is no number of pixels')
+    return value
+
+
 def _one_of(value: str, *choices: str) -> str:
     if value not in choices:
-        raise ValueError(f'{value!r} is none of {", ".join(choices)}')
+        raise ValueError(f'{value!r:.40} is none of {", ".join(choices)}')
     return value
 
 
@@ -174,9 +221,38 @@ def _check_format(path: Path, metadata: Dict[str, str]) -> None:
     if number != str(FORMAT):
         writer = metadata.get('mmcdnv2.version', 'unknown')
         raise ModelError(
-            f'{path} has format {number}, written by mmcdnv2 {writer}, but format '
-            f'{FORMAT} is what is understood here; update mmcdnv2-runtime.'
+            f'{path} has format {number:.20}, written by mmcdnv2 {writer:.20}, but '
+            f'format {FORMAT} is what is understood here; update mmcdnv2-runtime.'
         )
+
+
+def _check_whole(path: Path, stream: BinaryIO) -> None:
+    """Refuse weights in other files, which no checksum covers."""
+    try:
+        stream.seek(0)
+        size = os.fstat(stream.fileno()).st_size
+        is_whole = not _has_external(stream, size, 'model')
+    except (ValueError, RecursionError) as error:
+        raise ModelError(
+            f'{path} is no ONNX file or is damaged ({first_line(error)}); '
+            'copy or export it again.'
+        ) from error
+    if not is_whole:
+        raise ModelError(
+            f'{path} takes weights from other files, which exported files do not; '
+            'export it again.'
+        )
+
+
+def _has_external(stream: BinaryIO, size: int, kind: str) -> bool:
+    """Tell whether a message of a kind, up to a place, has such a tensor."""
+    for number, length in _fields(stream, size):
+        if kind == 'tensor' and number == _EXTERNAL:
+            return True
+        inner = _FIELDS[kind].get(number)
+        if inner and _has_external(stream, stream.tell() + length, inner):
+            return True
+    return False
 
 
 def _check_checksum(path: Path, stream: BinaryIO) -> None:

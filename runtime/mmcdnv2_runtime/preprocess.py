@@ -6,6 +6,7 @@ from typing import Any, Callable, Dict, List, NamedTuple, Tuple
 import numpy as np
 
 from .errors import ImageError, ModelError
+from .model_file import side
 from .resize import INTERPOLATIONS, resize
 
 
@@ -45,9 +46,9 @@ def parse_steps(steps: List[Dict[str, Any]]) -> List[Step]:
         try:
             parse = {'resize': _parse_resize, 'crop': _parse_crop, 'pad': _parse_pad}
             parsed.append(parse[step['op']](step))
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise ModelError(
-                f'The preprocessing step {step} is unknown here; update '
+                f'The preprocessing step {step!s:.200} is unknown here; update '
                 'mmcdnv2-runtime.'
             ) from error
     return parsed
@@ -78,9 +79,9 @@ def _parse_resize(step: Dict[str, Any]) -> Step:
     if step['mode'] == 'stretch':
         new_size = partial(_stretched, target=_size(step))
     elif step['mode'] == 'fit':
-        new_size = partial(_fitted, long=int(step['long']), short=int(step['short']))
+        new_size = partial(_fitted, long=_long(step), short=side(step['short']))
     elif step['mode'] == 'short_side':
-        new_size = partial(_of_short_side, side=int(step['size']))
+        new_size = partial(_of_short_side, side=side(step['size']))
     else:
         raise ValueError(step['mode'])
     if step['interpolation'] not in INTERPOLATIONS:
@@ -104,7 +105,12 @@ def _parse_pad(step: Dict[str, Any]) -> Step:
 
 def _size(step: Dict[str, Any]) -> Tuple[int, int]:
     height, width = step['size']
-    return int(height), int(width)
+    return side(height), side(width)
+
+
+def _long(step: Dict[str, Any]) -> int:
+    # How long the longer side may be, is often not limited.
+    return max(int(step['long']), 1)
 
 
 def _stretched(height: int, width: int, target: Tuple[int, int]) -> Tuple[int, int]:

@@ -423,3 +423,82 @@ def test_state_without_a_weight_is_refused_in_words(kind):
         del state['weight']
         with pytest.raises(RuntimeError, match=r'Missing key.*"weight"'):
             layer.load_state_dict(state)
+
+
+def finished(kind):
+    layer = kind(16, 24, groups=4)
+    layer.set_progress(1)
+    return layer
+
+
+@pytest.mark.parametrize('kind', [LGC, SFR])
+@pytest.mark.parametrize(
+    ('change', 'sentence'),
+    [
+        (lambda index: index.fill_(24), 'names channel 24 where there are'),
+        (lambda index: index.neg() - 1, 'names channel -'),
+        (lambda index: index.clone().fill_(3), 'names a channel twice in group 0'),
+        (lambda index: index.float(), 'torch.float32, whole numbers were expected'),
+        (lambda index: index > 0, 'torch.bool, whole numbers were expected'),
+    ],
+)
+def test_refuses_an_index_that_cannot_be(kind, change, sentence):
+    layer = finished(kind)
+    condensed = layer.condense()
+    weights = condensed.state_dict()
+    bad = dict(weights, index=change(weights['index'].clone()))
+    for target in (condensed, kind(16, 24, groups=4)):
+        before = copy.deepcopy(target.state_dict())
+        with pytest.raises(InputError, match=f'^index .*{sentence}'):
+            target.load_state_dict(bad)
+        for name, value in target.state_dict().items():
+            assert torch.equal(value, before[name])
+
+
+@pytest.mark.parametrize('kind', [LGC, SFR])
+@torch.no_grad()
+def test_takes_an_index_in_any_order(kind):
+    """A fresh condensed layer deals its columns out in turn."""
+    condensed = finished(kind).condense().eval()
+    x = torch.randn(2, 16, 5, 5)
+    expected = condensed(x)
+    weights = condensed.state_dict()
+    rows = weights['index'].view(4, -1).flip(1)
+    entries = condensed.from_group_conv(weights['weight'], 4).flip(2)
+    turned = dict(
+        weights, index=rows.flatten(), weight=condensed.to_group_conv(entries)
+    )
+    for target in (condensed, kind(16, 24, groups=4)):
+        target.load_state_dict(dict(turned))
+        torch.testing.assert_close(target(x), expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize('kind', [LGC, SFR])
+@pytest.mark.parametrize(
+    ('change', 'sentence'),
+    [
+        (lambda mask: mask.index_fill(0, torch.tensor([2]), 0), 'in group 2 of 4'),
+        (lambda mask: mask * 0.5, 'neither 0 nor 1'),
+        (lambda mask: mask.int() * 2, 'neither 0 nor 1'),
+        (lambda mask: mask * float('nan'), 'neither 0 nor 1'),
+    ],
+)
+def test_refuses_a_mask_that_no_pruning_makes(kind, change, sentence):
+    layer = finished(kind)
+    weights = layer.state_dict()
+    bad = dict(weights, mask=change(weights['mask']))
+    for target in (layer, layer.condense()):
+        with pytest.raises(InputError, match=f'^mask .*{sentence}'):
+            target.load_state_dict(bad)
+    half = dict(weights, mask=weights['mask'].half())
+    layer.load_state_dict(half)
+    assert torch.equal(layer.mask, weights['mask'])
+
+
+@pytest.mark.parametrize('kind', [LGC, SFR])
+def test_sparse_weights_of_another_shape(kind):
+    condensed = finished(kind).condense()
+    other = kind(16, 48, groups=4) if kind is LGC else kind(32, 24, groups=4)
+    other.set_progress(1)
+    with pytest.raises(RuntimeError, match='mask'):
+        condensed.load_state_dict(other.state_dict())
