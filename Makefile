@@ -8,13 +8,13 @@ STACKS := requirements/stacks
 # One process for each core. Each computes on one thread: processes with several
 # slow each other down many times.
 PYTEST := -m pytest -n auto --dist loadfile
-test test-upstream: export OMP_NUM_THREADS := 1
+test test-long test-upstream: export OMP_NUM_THREADS := 1
 # What most often breaks, without compiling, long trainings and every config.
 FAST := $(addprefix tests/,layers backbones heads necks deploy converters datasets \
 	test_architecture.py test_builder.py test_recipes.py)
 
-.PHONY: help setup demo test test-fast lint test-upstream wheel-check wheel-check-upstream \
-	kernels-check kernels-check-aarch64 kernels-profile onnxruntime-check \
+.PHONY: help setup demo test test-fast test-long lint test-upstream wheel-check \
+	wheel-check-upstream kernels-check kernels-check-aarch64 kernels-profile onnxruntime-check \
 	onnxruntime-check-sanitizers runtime-wheels runtime-check-aarch64
 
 help: ## list the targets
@@ -37,6 +37,10 @@ test: lint ## lint and all tests
 
 test-fast: setup ## the tests that catch most, in under a minute
 	$(PY) -m pytest $(FAST)
+
+# By the test, not by the file: one file may hold all the work.
+test-long: setup ## the tests that make test leaves out, for many minutes
+	$(PY) -m pytest -n auto --dist load -m long
 
 # The same tests on the upstream OpenMMLab packages.
 test-upstream: ## all tests on mmdet 3.3 and torch 2.1
