@@ -212,11 +212,27 @@ class CondenseNetV2(KernelMixin, BlockBackbone):
         Returns:
             tuple[Tensor]: Feature maps, shapes (N, out_channels[i], H / s,
             W / s) with s the stride of block i.
+
+        Raises:
+            InputError: If the images are so small that nothing is left of them.
         """
+        if isinstance(self.stem, Stem) and not torch.jit.is_tracing():
+            self._check_size(*x.shape[-2:])
         args = self.kernel_args(x)
         if args is not None:
             return tuple(torch.ops.mmcdnv2.backbone(x, *args))
         return super().forward(x)
+
+    def _check_size(self, height: int, width: int) -> None:
+        """Refuse what the poolings would leave no pixel of."""
+        poolings = max(self.out_indices)
+        smallest = (2**poolings - 1) * self.stem.conv.stride[0] + 1
+        if height < smallest or width < smallest:
+            raise InputError(
+                f'CondenseNetV2 halves its maps {poolings} times and needs images of '
+                f'at least {smallest} x {smallest} pixels, got {height} x {width}: '
+                'resize or pad them, or return earlier blocks by out_indices.'
+            )
 
     def _kernel_arguments(self) -> KernelArguments:
         arguments = KernelArguments()
