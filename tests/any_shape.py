@@ -321,7 +321,11 @@ def classifiers(draw):
         )
     classifier = dict(type='mmpretrain.ImageClassifier')
     classifier.update(backbone=backbone, neck=neck, head=head)
-    return draw(cases([classifier], channels))
+    case = draw(cases([classifier], channels))
+    if neck['type'] == 'mmpretrain.GlobalAveragePooling':
+        # It cannot be given an empty batch.
+        case.shape = (max(case.shape[0], 1), *case.shape[1:])
+    return case
 
 
 @st.composite
@@ -685,3 +689,51 @@ def exports(draw):
     case.shape = (draw(st.integers(1, 3)), *case.shape[1:])
     flags = [draw(st.booleans()) for _ in range(3)]
     return (case, *flags)
+
+
+@st.composite
+def settings_of_any_kind(draw):
+    """Settings that need not fit each other."""
+    number = st.integers(-1, 9)
+    kind = draw(
+        st.sampled_from(['LGC', 'SFR', 'LGCModule', 'SFRModule', 'CondenseNet'])
+    )
+    if kind != 'CondenseNet':
+        factor = 'condense_factor' if 'LGC' in kind else 'sparse_factor'
+        names = ('in_channels', 'out_channels', 'groups', factor)
+        return dict({name: draw(number) for name in names}, type=kind)
+    arch = {name: draw(number) for name in ('groups', 'condense_factor', 'bottleneck')}
+    arch.update(depths=draw(st.lists(number, max_size=2)))
+    arch.update(growth_rates=draw(st.lists(number, max_size=2)))
+    for name in ('sparse_factor', 'se_from', 'hswish_from', 'sfr_groups'):
+        arch[name] = draw(st.one_of(st.none(), number))
+    if draw(st.booleans()):
+        arch['stem_stride'] = draw(st.integers(-1, 3))
+    return dict(
+        type='CondenseNetV2',
+        arch=arch,
+        in_channels=draw(st.sampled_from([0, 1, 3])),
+        out_indices=draw(st.lists(st.integers(-3, 3), max_size=2)),
+        frozen_stages=draw(st.integers(-2, 3)),
+    )
+
+
+@torch.no_grad()
+def check_refused(cfg):
+    """Settings are refused in a sentence, or the layer can be run and condensed."""
+    try:
+        module = MODELS.build(copy.deepcopy(cfg)).eval()
+    except InputError as error:
+        seen['refused settings'] += 1
+        assert str(error).endswith('.')
+        return
+    inputs = [torch.randn(1, cfg['in_channels'], 24, 24)]
+    if cfg['type'] == 'SFRModule':
+        inputs.insert(0, torch.randn(1, cfg['out_channels'], 24, 24))
+    for layer in sparse_layers(module).values():
+        layer.set_progress(1)
+    expected = module(*inputs)
+    actual = condensed(module)(*inputs)
+    if isinstance(expected, torch.Tensor):
+        actual, expected = [actual], [expected]
+    assert_same(actual, expected)

@@ -41,3 +41,9 @@ def test_exports(is_long):
     pytest.importorskip('onnxscript')
     strategy, check = any_shape.exports(), any_shape.check_exported
     any_shape.run_cases('exported', strategy, check, is_long)
+
+
+@length
+def test_settings(is_long):
+    strategy, check = any_shape.settings_of_any_kind(), any_shape.check_refused
+    any_shape.run_cases('refused', strategy, check, is_long)
