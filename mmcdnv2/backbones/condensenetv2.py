@@ -256,6 +256,22 @@ class CondenseNetV2(KernelMixin, BlockBackbone):
     def _kernel_settings(self) -> Tuple[int, ...]:
         return tuple(self.out_indices)
 
+    @staticmethod
+    def _check_numbers(settings: Dict[str, Any]) -> None:
+        """Refuse settings of an arch that are no numbers, or too small ones."""
+        smallest = dict(groups=1, condense_factor=1, bottleneck=1, stem_stride=1)
+        optional = dict(sparse_factor=1, sfr_groups=1, hswish_from=0, se_from=0)
+        for name, least in {**smallest, **optional}.items():
+            value = settings[name]
+            may_be_none = name in optional
+            if value is None and may_be_none:
+                continue
+            if not isinstance(value, int) or value < least:
+                raise InputError(
+                    f'{name} of an arch must be an integer of at least {least}'
+                    f'{" or None" if may_be_none else ""}, got {value!r}.'
+                )
+
     @classmethod
     def _resolve_arch(cls, arch: Union[str, Dict]) -> Dict:
         """Return the settings of a named or given arch, defaults filled in."""
@@ -294,13 +310,14 @@ class CondenseNetV2(KernelMixin, BlockBackbone):
                 'depths and growth_rates need one positive integer per block, got '
                 f'{depths} and {growth_rates}.'
             )
+        cls._check_numbers(settings)
         if settings['sfr_groups'] is None:
             settings['sfr_groups'] = settings['groups']
         for name in ('groups', 'sfr_groups'):
             groups = settings[name]
-            if groups < 1 or any(k % groups for k in growth_rates):
+            if any(k % groups for k in growth_rates):
                 raise InputError(
-                    'growth_rates must be divisible by a positive number of groups, '
+                    'growth_rates must be divisible by the number of groups, '
                     f'got {tuple(growth_rates)} and {name}={groups}.'
                 )
         return settings

@@ -87,9 +87,7 @@ class SFRModule(KernelMixin, OrderedConvModule):
             ),
             norm_cfg=norm_cfg or dict(type='BN'),
             act_cfg=act_cfg or dict(type='ReLU'),
-            # An activation that comes first would change the new features.
-            inplace=tuple(order)[0] != 'act',
-            order=tuple(order),
+            order=order,
         )
 
     def init_weights(self) -> None:
