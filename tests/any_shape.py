@@ -302,9 +302,8 @@ def classifiers(draw):
     if backbone['type'] == 'CondenseNetV2':
         width = built.out_channels[max(built.out_indices)]
     else:
-        widths = (
-            (116, 232, 464, 1024) if built.widen_factor == 1 else (48, 96, 192, 1024)
-        )
+        wide = backbone['widen_factor'] == 1
+        widths = (116, 232, 464, 1024) if wide else (48, 96, 192, 1024)
         width = widths[max(i % 4 for i in built.out_indices)]
     neck = dict(type='mmpretrain.GlobalAveragePooling')
     if draw(st.booleans()):
