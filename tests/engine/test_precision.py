@@ -8,6 +8,7 @@ from itertools import combinations
 import any_shape
 import pytest
 import torch
+from kernel_networks import MODERN
 from mmengine.hooks import Hook
 from mmengine.model import (
     BaseModel,
@@ -115,6 +116,8 @@ PAIRS = [
     'names', [*((name,) for name in SETTINGS), *PAIRS], ids='-'.join
 )
 def test_masks_are_right_and_condensing_is_exact(tmp_path, names):
+    if 'compiled' in names and not MODERN:
+        pytest.skip('torch 2.1 cannot compile a step of training with super()')
     chosen = [SETTINGS[name] for name in names]
     torch.manual_seed(0)
     model = Network(
