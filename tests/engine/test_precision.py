@@ -94,7 +94,8 @@ SETTINGS = dict(
     # Of 20 iterations the last two are accumulated by themselves, and each of LGC's
     # three stages begins at another place.
     accumulation=dict(optim=dict(accumulative_counts=3)),
-    ema=dict(hook=dict(type='EMAHook', momentum=0.1)),
+    # Between its updates an average is late.
+    ema=dict(hook=dict(type='EMAHook', momentum=0.1, interval=3)),
     ema_buffers=dict(hook=dict(type='EMAHook', momentum=0.1, update_buffers=True)),
     sync_bn=dict(),
     channels_last=dict(hook=dict(type='ChannelsLastHook')),
