@@ -212,11 +212,27 @@ class CondenseNetV2(KernelMixin, BlockBackbone):
         Returns:
             tuple[Tensor]: Feature maps, shapes (N, out_channels[i], H / s,
             W / s) with s the stride of block i.
+
+        Raises:
+            InputError: If the images are so small that nothing is left of them.
         """
+        if isinstance(self.stem, Stem) and not torch.jit.is_tracing():
+            self._check_size(*x.shape[-2:])
         args = self.kernel_args(x)
         if args is not None:
             return tuple(torch.ops.mmcdnv2.backbone(x, *args))
         return super().forward(x)
+
+    def _check_size(self, height: int, width: int) -> None:
+        """Refuse what the poolings would leave no pixel of."""
+        poolings = max(self.out_indices)
+        smallest = (2**poolings - 1) * self.stem.conv.stride[0] + 1
+        if height < smallest or width < smallest:
+            raise InputError(
+                f'CondenseNetV2 halves its maps {poolings} times and needs images of '
+                f'at least {smallest} x {smallest} pixels, got {height} x {width}: '
+                'resize or pad them, or return earlier blocks by out_indices.'
+            )
 
     def _kernel_arguments(self) -> KernelArguments:
         arguments = KernelArguments()
@@ -239,6 +255,22 @@ class CondenseNetV2(KernelMixin, BlockBackbone):
 
     def _kernel_settings(self) -> Tuple[int, ...]:
         return tuple(self.out_indices)
+
+    @staticmethod
+    def _check_numbers(settings: Dict[str, Any]) -> None:
+        """Refuse settings of an arch that are no numbers, or too small ones."""
+        smallest = dict(groups=1, condense_factor=1, bottleneck=1, stem_stride=1)
+        optional = dict(sparse_factor=1, sfr_groups=1, hswish_from=0, se_from=0)
+        for name, least in {**smallest, **optional}.items():
+            value = settings[name]
+            may_be_none = name in optional
+            if value is None and may_be_none:
+                continue
+            if not isinstance(value, int) or value < least:
+                raise InputError(
+                    f'{name} of an arch must be an integer of at least {least}'
+                    f'{" or None" if may_be_none else ""}, got {value!r}.'
+                )
 
     @classmethod
     def _resolve_arch(cls, arch: Union[str, Dict]) -> Dict:
@@ -278,13 +310,14 @@ class CondenseNetV2(KernelMixin, BlockBackbone):
                 'depths and growth_rates need one positive integer per block, got '
                 f'{depths} and {growth_rates}.'
             )
+        cls._check_numbers(settings)
         if settings['sfr_groups'] is None:
             settings['sfr_groups'] = settings['groups']
         for name in ('groups', 'sfr_groups'):
             groups = settings[name]
-            if groups < 1 or any(k % groups for k in growth_rates):
+            if any(k % groups for k in growth_rates):
                 raise InputError(
-                    'growth_rates must be divisible by a positive number of groups, '
+                    'growth_rates must be divisible by the number of groups, '
                     f'got {tuple(growth_rates)} and {name}={groups}.'
                 )
         return settings

@@ -1,6 +1,6 @@
 """Dense layers and blocks, the parts of CondenseNetV2, and its stem."""
 
-from typing import List, Optional, Sequence, Tuple
+from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 import torch
 from mmcv.cnn import ConvModule
@@ -70,7 +70,7 @@ class DenseLayer(RecomputedMixin, BaseModule):
     ) -> None:
         super().__init__()
         self.with_cp = with_cp
-        pre_act = dict(
+        pre_act: Dict[str, Any] = dict(
             groups=groups,
             bias=False,
             norm_cfg=norm_cfg,

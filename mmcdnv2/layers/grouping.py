@@ -192,6 +192,11 @@ class GroupedMatrix:
             raise InputError(
                 f'{name} is a 1x1 convolution, got kernel_size={kernel_size}.'
             )
+        if min(rows, columns) < 1:
+            raise InputError(
+                f'{name} needs at least 1 input channel and 1 output channel, got '
+                f'in_channels and out_channels of {rows} and {columns}.'
+            )
         if groups < 1:
             raise InputError(f'{name} needs groups of at least 1, got {groups}.')
         if not 1 <= factor <= columns:

@@ -74,9 +74,7 @@ class LGCModule(KernelMixin, OrderedConvModule):
             ),
             norm_cfg=norm_cfg or dict(type='BN'),
             act_cfg=act_cfg,
-            # An activation that comes first would change the caller's map.
-            inplace=tuple(order)[0] != 'act',
-            order=tuple(order),
+            order=order,
         )
 
     def forward(self, x: Tensor) -> Tensor:

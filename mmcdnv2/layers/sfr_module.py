@@ -87,7 +87,7 @@ class SFRModule(KernelMixin, OrderedConvModule):
             ),
             norm_cfg=norm_cfg or dict(type='BN'),
             act_cfg=act_cfg or dict(type='ReLU'),
-            order=tuple(order),
+            order=order,
         )
 
     def init_weights(self) -> None:

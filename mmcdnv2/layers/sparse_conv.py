@@ -453,9 +453,14 @@ def condense_layers(module: nn.Module) -> None:
         module (nn.Module): Changed in place.
 
     Raises:
-        InputError: If a layer's sparsification is unfinished; nothing is
-            changed then.
+        InputError: If a layer's sparsification is unfinished, or the module is
+            itself such a layer; nothing is changed then.
     """
+    if isinstance(module, SparseConv2d):
+        raise InputError(
+            f'A single {type(module).__name__} cannot be replaced in place: take what '
+            'its condense() returns.'
+        )
     condensed = {layer: layer.condense() for layer in sparse_layers(module).values()}
     # A shared layer has several names; its one condensed form gets them all.
     for name, layer in list(module.named_modules(remove_duplicate=False)):

@@ -18,6 +18,7 @@ from reference import (
     reference_images,
 )
 
+from mmcdnv2 import ops
 from mmcdnv2.analysis import count_macs, count_params
 from mmcdnv2.backbones import CondenseNetV2
 from mmcdnv2.converters import convert_official
@@ -130,6 +131,28 @@ def test_outputs(tiny):
     last = CondenseNetV2(TINY, out_indices=(-1,)).eval()
     last.load_state_dict(tiny.state_dict())
     assert torch.equal(last(x)[0], outs[2])
+
+
+@torch.no_grad()
+@pytest.mark.parametrize('size', [(6, 40), (40, 6), (1, 1), (0, 40)])
+def test_images_are_too_small_in_all_forms_alike(tiny, size):
+    tiny.eval()
+    # A stem of stride 2 makes 4 of 7 pixels, and two poolings make 1 of these.
+    tiny(torch.rand(1, 3, 7, 7))
+    small = copy.deepcopy(tiny)
+    for layer in sparse_layers(small).values():
+        layer.set_progress(1)
+    small.switch_to_deploy()
+    sentence = (
+        'CondenseNetV2 halves its maps 2 times and needs images of at least 7 x 7 '
+        f'pixels, got {size[0]} x {size[1]}: resize or pad them, or return earlier '
+        'blocks by out_indices.'
+    )
+    for enabled in (True, False):
+        for network in (tiny, small):
+            with ops.use_kernels(enabled), pytest.raises(InputError) as error:
+                network(torch.rand(1, 3, *size))
+            assert str(error.value) == sentence
 
 
 @torch.no_grad()
@@ -372,10 +395,15 @@ def test_resolves_under_both_scopes(scope, prefix):
         ),
         (
             dict(arch=dict(TINY, growth_rates=(8, 8, 10))),
-            'divisible by a positive number of groups',
+            'divisible by the number of groups',
         ),
-        (dict(arch=dict(TINY, groups=0)), 'and groups=0'),
-        (dict(arch=dict(TINY, sfr_groups=0)), 'and sfr_groups=0'),
+        (dict(arch=dict(TINY, groups=0)), 'groups of an arch must be an integer of at'),
+        (dict(arch=dict(TINY, stem_stride=0)), 'stem_stride of an arch must be an'),
+        (dict(arch=dict(TINY, se_from=[1])), r'at least 0 or None, got \[1\]'),
+        (
+            dict(arch=dict(TINY, sfr_groups=0)),
+            'sfr_groups of an arch must be an',
+        ),
         (dict(arch=dict(TINY, sfr_groups=16)), 'and sfr_groups=16'),
         (dict(arch=None), 'Unknown arch None'),
         (dict(arch=dict(TINY, condense_factor=64)), 'condense_factor must be in'),

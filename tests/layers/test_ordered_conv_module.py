@@ -4,7 +4,8 @@ import pytest
 import torch
 from mmcv.cnn import ConvModule
 
-from mmcdnv2.layers import OrderedConvModule
+from mmcdnv2.errors import InputError
+from mmcdnv2.layers import LGCModule, OrderedConvModule, SFRModule
 
 
 def build(cls, order, **kwargs):
@@ -43,3 +44,30 @@ def test_all_else_is_mmcvs():
         assert torch.equal(ours(x), theirs(x))
     bare = build(OrderedConvModule, ('norm', 'act', 'conv'), act_cfg=None)
     assert list(bare.children()) == [bare.conv]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize('kind', ['ReLU', 'HSwish'])
+def test_an_activation_that_comes_first_leaves_its_input_alone(kind):
+    act_cfg = dict(type=kind)
+    x = torch.randn(1, 8, 4, 4)
+    before = x.clone()
+    for order in (('act', 'norm', 'conv'), ('act', 'conv', 'norm')):
+        options = dict(order=order, act_cfg=act_cfg)
+        build(OrderedConvModule, norm_cfg=dict(type='BN'), **options)(x)
+        LGCModule(8, 8, **options).eval()(x)
+        SFRModule(8, 8, **options).eval()(torch.zeros(1, 8, 4, 4), x)
+    assert torch.equal(x, before)
+
+
+@pytest.mark.parametrize(
+    'order', [(), ('conv', 'act'), ('conv', 'norm', 'norm'), 'act']
+)
+def test_other_orders_are_refused(order):
+    for build_it in (
+        lambda: OrderedConvModule(8, 8, 1, order=order),
+        lambda: LGCModule(8, 8, order=order),
+        lambda: SFRModule(8, 8, order=order),
+    ):
+        with pytest.raises(InputError, match="'conv', 'norm' and 'act' once each, got"):
+            build_it()

@@ -104,6 +104,24 @@ def test_sparse_and_condensed_agree_with_the_definition(layer):
     assert condensed.weight.numel() == layer.mask_groups * members * layer.final_kept
 
 
+@pytest.mark.parametrize('kind', [LGC, SFR])
+@pytest.mark.parametrize('channels', [(0, 8), (8, 0), (-1, 8)])
+def test_layers_without_channels_are_refused(kind, channels):
+    with pytest.raises(InputError, match='needs at least 1 input channel and 1 output'):
+        kind(*channels, 1)
+
+
+@pytest.mark.parametrize('kind', [LGC, SFR])
+def test_a_layer_alone_is_not_condensed_in_place(kind):
+    layer = kind(8, 8, groups=2)
+    layer.set_progress(1)
+    with pytest.raises(
+        InputError, match=f'A single {kind.__name__} cannot be replaced'
+    ):
+        condense_layers(layer)
+    assert not list(layer.children())
+
+
 def test_pruning_takes_the_smallest_l1_norms():
     lgc = LGC(4, 4, groups=2, condense_factor=2, bias=False)
     # Filters 0 and 2 are group 0, filters 1 and 3 are group 1.
