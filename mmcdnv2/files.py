@@ -149,11 +149,11 @@ class _File:
         """Write the temporary file once, and remove it."""
         _make_folder(self.target)
         try:
+            self.partial.touch(exist_ok=False)
+            self.partial.unlink()
             # Renaming does not ask whether the file is protected.
             if self.target.exists() and not os.access(self.target, os.W_OK):
                 raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
-            self.partial.touch(exist_ok=False)
-            self.partial.unlink()
         except OSError as error:
             raise self.unwritable(error) from error
 

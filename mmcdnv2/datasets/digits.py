@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Dict, List, Optional, Tuple, Union
 
 import cv2
-import mmcv
 import numpy as np
 from rich.progress import track
 
@@ -400,5 +399,6 @@ def _write_folders(
 
 
 def _write_image(pixels: np.ndarray, path: Path) -> None:
-    # cv2.imwrite says nothing if the disk is full.
-    mmcv.imwrite(pixels[..., ::-1], str(path))
+    # cv2.imwrite says nothing if the disk is full, and mmcv.imwrite makes a folder
+    # anew that someone removed with all that was written before.
+    path.write_bytes(cv2.imencode('.png', pixels[..., ::-1])[1])
