@@ -401,4 +401,4 @@ def _write_folders(
 def _write_image(pixels: np.ndarray, path: Path) -> None:
     # cv2.imwrite says nothing if the disk is full, and mmcv.imwrite makes a folder
     # anew that someone removed with all that was written before.
-    path.write_bytes(cv2.imencode('.png', pixels[..., ::-1])[1])
+    path.write_bytes(cv2.imencode('.png', pixels[..., ::-1])[1].tobytes())
