@@ -2,6 +2,7 @@
 
 import runpy
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -179,6 +180,24 @@ def checkpoints(tmp_path_factory, tiny_configs):
         name: save_checkpoint(config, folder / f'{name}.pth')
         for name, config in tiny_configs.items()
     }
+
+
+@pytest.fixture
+def small_files():
+    """Let no file become larger than a number of bytes, as if the disk were full."""
+    resource = pytest.importorskip('resource')
+    kind = resource.RLIMIT_FSIZE
+    soft, hard = resource.getrlimit(kind)
+
+    @contextmanager
+    def limit(size):
+        resource.setrlimit(kind, (size, hard))
+        try:
+            yield
+        finally:
+            resource.setrlimit(kind, (soft, hard))
+
+    return limit
 
 
 @pytest.fixture

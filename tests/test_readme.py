@@ -17,7 +17,7 @@ def test_links_lead_to_files():
     """Those of the pages to each other, to sources and to pictures."""
     links = [
         (page, first or second)
-        for page in [ROOT / 'README.md', *(ROOT / 'docs').glob('*.md')]
+        for page in [*ROOT.glob('*.md'), *(ROOT / 'docs').glob('*.md')]
         for first, second in re.findall(
             r'\]\(([^)\s]+)\)|(?:src|href)="([^"]+)"', page.read_text()
         )

@@ -9,7 +9,7 @@ from rich.table import Table
 
 from mmcdnv2.cli import add_input_shape_argument, add_trust_argument, command_line
 from mmcdnv2.deploy import CondenseReport, condense_checkpoint
-from mmcdnv2.files import replace_when_done
+from mmcdnv2.files import check_writable, replace_when_done
 
 
 def parse_args() -> argparse.Namespace:
@@ -71,6 +71,8 @@ def show(report: CondenseReport) -> None:
 @command_line(parse_args)
 def main(args: argparse.Namespace) -> None:
     """Condense."""
+    if args.json:
+        check_writable(args.json)
     report = condense_checkpoint(
         args.config,
         args.checkpoint,

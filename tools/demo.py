@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Callable, Dict
@@ -20,7 +21,8 @@ from rich.console import Console
 from rich.table import Table
 
 import mmcdnv2
-from mmcdnv2.files import replace_when_done
+from mmcdnv2.cli import command_line
+from mmcdnv2.files import check_writable, replace_when_done
 
 # The clone, or the folder .mim of an installed package.
 ROOT = Path(os.path.relpath(Path(__file__).resolve().parent.parent))
@@ -28,6 +30,8 @@ CLASSIFIER = str(ROOT / 'configs/demo/cdnv2_a_digits.py')
 DETECTOR = str(ROOT / 'configs/demo/faster_rcnn_cdnv2_a_fpn_digits.py')
 # The configs look for the data here.
 WORK_DIR = Path('work_dirs/demo')
+# Results of steps that name what later steps, or the user, need.
+FILES = {'checkpoint', 'config', 'path'}
 
 console = Console()
 
@@ -38,10 +42,15 @@ class Steps:
     def __init__(self) -> None:
         self.record = WORK_DIR / 'steps.json'
         self.done: Dict[str, Dict] = {}
-        if self.record.exists():
+        # What cannot be read, or was removed, is made again.
+        with suppress(OSError, ValueError, TypeError, KeyError, AttributeError):
             content = json.loads(self.record.read_text())
             if content['code'] == self._code():
-                self.done = content['steps']
+                self.done = {
+                    name: results
+                    for name, results in content['steps'].items()
+                    if all(Path(results[key]).exists() for key in FILES & set(results))
+                }
 
     def run(self, name: str, step: Callable[[Path], Dict]) -> Dict:
         """Run a step in a folder of its own unless it was done before.
@@ -55,6 +64,7 @@ class Steps:
         """
         if name not in self.done:
             console.rule(name)
+            check_writable(self.record)
             folder = WORK_DIR / name
             shutil.rmtree(folder, ignore_errors=True)
             folder.parent.mkdir(parents=True, exist_ok=True)
@@ -88,7 +98,7 @@ def call(script: str, *arguments: object) -> None:
 def make_data(folder: Path) -> Dict:
     """Make the data set."""
     call('dataset_converters/digits.py', folder)
-    return {}
+    return dict(path=str(folder))
 
 
 def train(config: str, folder: Path, *options: str) -> Dict:
@@ -128,8 +138,9 @@ def draw(config: str, checkpoint: str, folder: Path) -> Dict:
     """Draw ground truth next to detections."""
     from mmcdnv2.analysis.detections import draw_detections
 
-    draw_detections(config, checkpoint, WORK_DIR / 'detections.png')
-    return {}
+    picture = WORK_DIR / 'detections.png'
+    draw_detections(config, checkpoint, picture)
+    return dict(path=str(picture))
 
 
 def show(summary: Dict) -> None:
@@ -163,9 +174,14 @@ def show(summary: Dict) -> None:
     )
 
 
-def main() -> None:
+def parse_args() -> argparse.Namespace:
+    """Parse the command line, which has no options."""
+    return argparse.ArgumentParser(description=__doc__).parse_args()
+
+
+@command_line(parse_args)
+def main(args: argparse.Namespace) -> None:
     """Run the demo."""
-    argparse.ArgumentParser(description=__doc__).parse_args()
     steps = Steps()
     steps.run('data', make_data)
     classifier = steps.run('classifier', partial(train, CLASSIFIER))

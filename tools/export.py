@@ -15,7 +15,7 @@ from mmcdnv2.cli import (
 )
 from mmcdnv2.export import ExportReport, export_checkpoint
 from mmcdnv2.export.export import DIMENSIONS, DTYPES, ENGINES, OPERATORS, PARTS
-from mmcdnv2.files import replace_when_done
+from mmcdnv2.files import check_writable, replace_when_done
 
 
 def parse_args() -> argparse.Namespace:
@@ -97,6 +97,8 @@ def show(report: ExportReport) -> None:
 @command_line(parse_args)
 def main(args: argparse.Namespace) -> None:
     """Export."""
+    if args.json:
+        check_writable(args.json)
     report = export_checkpoint(
         args.config,
         args.checkpoint,

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Dict, List, NamedTuple, Set, Union
 
 from ..errors import InputError
-from ..files import replace_when_done
+from ..files import replace_all_when_done
 from .coco import CocoFile
 
 
@@ -80,8 +80,9 @@ def make_trainval35k(
                 f'{expected[name].annotations}: an annotation file or the list of '
                 'minival is not the original one. Nothing was written.'
             )
-    for name, part in parts.items():
-        with replace_when_done(ann_dir / f'instances_{name}.json') as path:
+    targets = [ann_dir / f'instances_{name}.json' for name in parts]
+    with replace_all_when_done(targets) as paths:
+        for path, part in zip(paths, parts.values()):
             path.write_text(json.dumps(part))
     return counts
 

@@ -6,19 +6,16 @@ COCO format and a classification data set in folders, both without a download.
 """
 
 import json
-import os
-import shutil
-import tempfile
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Dict, Iterator, List, Optional, Tuple, Union
+from typing import Dict, List, Optional, Tuple, Union
 
 import cv2
 import numpy as np
 from rich.progress import track
 
 from ..errors import InputError
+from ..files import make_folder_when_done
 
 CLASSES = tuple(str(digit) for digit in range(10))
 # Width and height of the detection images in pixels.
@@ -316,7 +313,7 @@ def make_digits(
     Raises:
         InputError: If ``out_dir`` exists.
     """
-    with _appears_when_complete(Path(out_dir)) as partial:
+    with make_folder_when_done(out_dir) as partial:
         for split, count in (('train', num_train), ('val', num_val)):
             painter = DigitPainter(split, seed)
             _write_coco(partial, split, count, painter)
@@ -348,26 +345,9 @@ def make_classification(
     Raises:
         InputError: If ``out_dir`` exists.
     """
-    with _appears_when_complete(Path(out_dir)) as partial:
+    with make_folder_when_done(out_dir) as partial:
         for split, count in (('train', num_train), ('val', num_val)):
             _write_folders(partial, split, count, DigitPainter(split, seed), style)
-
-
-@contextmanager
-def _appears_when_complete(out_dir: Path) -> Iterator[Path]:
-    """Fill the folder that this yields, which then becomes ``out_dir``."""
-    if out_dir.exists():
-        raise InputError(
-            f'{out_dir} exists already: remove it or choose another folder.'
-        )
-    out_dir.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f'.{out_dir.name}.', dir=out_dir.parent))
-    try:
-        yield partial
-        partial.chmod(0o755)
-        os.replace(partial, out_dir)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 def _write_coco(root: Path, split: str, count: int, painter: DigitPainter) -> None:
@@ -379,7 +359,7 @@ def _write_coco(root: Path, split: str, count: int, painter: DigitPainter) -> No
     for image_id in track(range(count), title):
         canvas, objects = painter.detection_image()
         name = f'{image_id:06d}.png'
-        cv2.imwrite(str(root / split / name), canvas[..., ::-1])
+        _write_image(canvas, root / split / name)
         height, width = canvas.shape[:2]
         images.append(dict(id=image_id, file_name=name, width=width, height=height))
         for item in objects:
@@ -415,5 +395,10 @@ def _write_folders(
     title = f'{split}: classification images'
     for i in track(range(count), title):
         canvas, label = painter.classification_image(style)
-        path = folder / CLASSES[label] / f'{i:06d}.png'
-        cv2.imwrite(str(path), canvas[..., ::-1])
+        _write_image(canvas, folder / CLASSES[label] / f'{i:06d}.png')
+
+
+def _write_image(pixels: np.ndarray, path: Path) -> None:
+    # cv2.imwrite says nothing if the disk is full, and mmcv.imwrite makes a folder
+    # anew that someone removed with all that was written before.
+    path.write_bytes(cv2.imencode('.png', pixels[..., ::-1])[1].tobytes())

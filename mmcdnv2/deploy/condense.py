@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Dict, Optional, Tuple, Union
 
-import torch
 from mmengine.config import Config
 from mmengine.logging import print_log
 from mmengine.registry import MODELS, init_default_scope
+from mmengine.runner import save_checkpoint
 from torch import nn
 
 from ..builder import build_model, make_inputs
@@ -17,7 +17,7 @@ from ..checkpoint import check_finite, load_checkpoint, load_weights, weights_of
 from ..condensable import CondensableMixin
 from ..config import load_config, type_of, typed_dicts
 from ..errors import InputError
-from ..files import replace_when_done
+from ..files import check_writable, replace_all_when_done
 from ..layers import (
     SparseConv2d,
     condense_layers,
@@ -92,6 +92,10 @@ def condense_checkpoint(
             unfinished or the outputs differ. Nothing is written then.
     """
     cfg = load_config(config)
+    stem = f'{Path(config).stem}_condensed'
+    outputs = [Path(out_dir) / f'{stem}{suffix}' for suffix in ('.py', '.pth')]
+    for path in outputs:
+        check_writable(path)
     content = load_checkpoint(checkpoint, trust)
     sparse = build_model(cfg)
     load_weights(sparse, weights_of(content), checkpoint)
@@ -108,20 +112,15 @@ def condense_checkpoint(
     check_finite(sparse.state_dict(), checkpoint)
 
     print_log('Condensing, then comparing the sparse and the condensed model.')
-    out_dir = Path(out_dir)
-    stem = f'{Path(config).stem}_condensed'
-    config_path, checkpoint_path = out_dir / f'{stem}.py', out_dir / f'{stem}.pth'
     meta = {
         key: content['meta'][key]
         for key in ('dataset_meta', 'CLASSES', 'PALETTE', 'epoch', 'iter')
         if key in (content.get('meta') or {})
     }
-    with replace_when_done(config_path) as new_config, replace_when_done(
-        checkpoint_path
-    ) as new_checkpoint:
+    with replace_all_when_done(outputs) as (new_config, new_checkpoint):
         condensed_config(cfg).dump(new_config)
         weights = _condensed_copy(sparse).state_dict()
-        torch.save(dict(meta=meta, state_dict=weights), new_checkpoint)
+        save_checkpoint(dict(meta=meta, state_dict=weights), str(new_checkpoint))
         # What counts is what the user will load.
         condensed = build_model(Config.fromfile(new_config))
         load_weights(
@@ -143,8 +142,8 @@ def condense_checkpoint(
             )
     print_log('Equal. Counting and timing both.')
     return CondenseReport(
-        config=config_path,
-        checkpoint=checkpoint_path,
+        config=outputs[0],
+        checkpoint=outputs[1],
         input_shape=tuple(inputs.shape[-2:]),
         max_difference=difference,
         kept_fraction=kept_fraction(sparse),

@@ -26,7 +26,7 @@ from ..class_names import class_names, number_of_classes
 from ..config import load_config
 from ..deploy.condense import check_finished
 from ..errors import InputError
-from ..files import replace_when_done
+from ..files import check_writable, replace_when_done
 from ..layers import condense_layers
 from .comparison import (
     SCORE_TOLERANCE,
@@ -160,6 +160,7 @@ def export_checkpoint(
     out = Path(out)
     if out.suffix != '.onnx':
         raise InputError(f'The file to write must end with .onnx, got {out}.')
+    check_writable(out)
     cfg = load_config(config, cfg_options)
     content = load_checkpoint(checkpoint, trust)
     model = _condensed(cfg, content, checkpoint)

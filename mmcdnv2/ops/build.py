@@ -6,15 +6,20 @@ Python, compiles all sources with the same flags, whereas the inner loops are
 compiled once for each instruction set, and waits forever for the lock of a build
 that was killed. What was compiled is kept, so that only the first process waits. It is
 kept with its checksum at the end, where the loader does not look: to load what
-a full disk has left of it would kill the process.
+a full disk has left of it would kill the process. The checksum does not help against
+people. Against them, a library is loaded only if no other user but root could have
+written it or may replace it.
 """
 
 import hashlib
 import os
 import platform
+import shutil
+import stat
 import tempfile
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Callable, List
+from typing import Callable, Iterator, List
 
 import torch
 from mmengine.logging import print_log
@@ -30,8 +35,12 @@ from .compiler import (
 )
 
 
-def kept_path(name: str, host: str, *made_with: str) -> Path:
-    """Path of a library for the sources as they are.
+class _UntrustedError(OSError):
+    """Another user may write here."""
+
+
+def kept_name(name: str, host: str, *made_with: str) -> Path:
+    """Name a library for the sources as they are.
 
     Args:
         name (str): Name of the file.
@@ -39,10 +48,7 @@ def kept_path(name: str, host: str, *made_with: str) -> Path:
         made_with (str): What else it depends on.
 
     Returns:
-        Path: Where it is kept, or would be.
-
-    Raises:
-        BuildError: If nothing tells where to keep it.
+        Path: In a folder, both relative to where libraries are kept.
     """
     digest = hashlib.sha256()
     for folder in ('core', host):
@@ -51,78 +57,187 @@ def kept_path(name: str, host: str, *made_with: str) -> Path:
     for path in (Path(__file__), Path(compiler_module.__file__)):
         digest.update(path.read_bytes())
     digest.update(' '.join(made_with).encode())
-    cache = Path(os.environ.get('XDG_CACHE_HOME', ''))
-    if not cache.is_absolute():
+    return Path(f'{platform.machine()}-{digest.hexdigest()[:16]}', name)
+
+
+def cache_folders() -> List[Path]:
+    """List the folders where libraries are kept, of which the first usable is used."""
+    cache = os.environ.get('XDG_CACHE_HOME', '')
+    if not os.path.isabs(cache):
+        # This stays as it is where nothing tells the home folder, as in a container
+        # that runs as any user. A relative one would depend on where one stands.
+        cache = os.path.expanduser('~/.cache')
+    folders = [Path(cache, 'mmcdnv2', 'ops')] if os.path.isabs(cache) else []
+    temporary = os.environ.get('TMPDIR', '')
+    if not os.path.isabs(temporary):
+        temporary = '/tmp'
+    return [*folders, Path(temporary, f'mmcdnv2-{os.geteuid()}', 'ops')]
+
+
+def _check_trust(path: Path) -> None:
+    """Refuse what another user than root could have written, or may replace.
+
+    From the root on, nothing that was looked at can be changed by others any more. So
+    what is loaded after this is what was looked at.
+
+    Args:
+        path (Path): A file or a folder, absolute.
+
+    Raises:
+        _UntrustedError: If one could.
+        OSError: If there is no such path.
+    """
+    # Links that go round in circles end here.
+    path.stat()
+    for each in (*reversed(path.parents), path):
+        info = each.lstat()
+        if info.st_uid not in (0, os.geteuid()):
+            raise _UntrustedError(f'{each} belongs to another user')
+        if stat.S_ISLNK(info.st_mode):
+            _check_trust(each.parent / os.readlink(each))
+        # In a sticky folder, as /tmp is, everyone may replace their own alone.
+        elif info.st_mode & 0o022 and not info.st_mode & stat.S_ISVTX:
+            raise _UntrustedError(f'other users may write to {each}')
+
+
+def _make_private(folder: Path) -> None:
+    """Make a folder, and those above it, for this user alone.
+
+    Args:
+        folder (Path): One that exists is left as it is.
+
+    Raises:
+        OSError: If that is not possible, or another user may write there.
+    """
+    missing = [each for each in (folder, *folder.parents) if not os.path.lexists(each)]
+    _check_trust(missing[-1].parent if missing else folder)
+    for each in reversed(missing):
+        each.mkdir(0o700, exist_ok=True)
+    # Another one may have been faster.
+    _check_trust(folder)
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[bool]:
+    """Wait until no other process compiles; yield whether that is sure.
+
+    A lock ends with its process, however that ends.
+    """
+    # Windows has none.
+    import fcntl
+
+    descriptor = os.open(folder / '.lock', os.O_RDWR | os.O_CREAT, 0o600)
+    is_sure = True
+    try:
         try:
-            cache = Path.home() / '.cache'
-        except RuntimeError as error:
-            raise BuildError(
-                'there is no home folder to keep them in (set XDG_CACHE_HOME)'
-            ) from error
-    return (
-        cache
-        / 'mmcdnv2'
-        / 'ops'
-        / f'{platform.machine()}-{digest.hexdigest()[:16]}'
-        / name
-    )
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print_log('Waiting for another process that compiles the native kernels.')
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        except OSError:
+            # Not all file systems have locks.
+            is_sure = False
+        yield is_sure
+    finally:
+        if is_sure:
+            # Not by closing alone: a process that was forked has it open, too.
+            fcntl.flock(descriptor, fcntl.LOCK_UN)
+        os.close(descriptor)
 
 
 def _checksum(content: bytes) -> bytes:
     return hashlib.sha256(content).digest()
 
 
-def _is_whole(library: Path) -> bool:
-    """Whether a library is there, just as it was written."""
+def _is_usable(library: Path) -> bool:
+    """Whether a library is there, just as it was written.
+
+    Raises:
+        _UntrustedError: If another user could have written it.
+    """
     try:
+        _check_trust(library)
         content = library.read_bytes()
+    except _UntrustedError:
+        raise
     except OSError:
         return False
     size = len(_checksum(b''))
     return _checksum(content[:-size]) == content[-size:]
 
 
-def keep(target: Path, make: Callable[[Path, List[str]], None]) -> Path:
-    """Make a library unless it is there, and whole.
+def keep(name: Path, make: Callable[[Path, List[str]], None]) -> Path:
+    """Make a library unless it is there, whole, and of no other user.
 
     Args:
-        target (Path): See :func:`kept_path`.
+        name (Path): See :func:`kept_name`.
         make (callable): Called with the file to write and the compiler's command.
 
     Returns:
         Path: The library.
 
     Raises:
-        BuildError: If there is no compiler or it fails.
+        BuildError: If there is no compiler or it fails, or there is no folder for it.
     """
-    if _is_whole(target):
-        return target
     if platform.system() != 'Linux':
         raise BuildError(f'the kernels are for Linux, not {platform.system()}')
-    compiler = find_compiler()
-    print_log('Compiling the native kernels, once (half a minute or more).')
+    folders = cache_folders()
+    refused = []
+    for folder in folders:
+        try:
+            if _is_usable(folder / name):
+                return folder / name
+        except _UntrustedError as error:
+            refused.append(str(error))
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        # Another process may be doing the same; the last one to rename wins.
-        with tempfile.TemporaryDirectory(dir=target.parent) as folder:
-            library = Path(folder) / target.name
+        compiler = find_compiler()
+    except BuildError as error:
+        raise BuildError('; '.join([*refused, str(error)])) from error
+    refused = []
+    for folder in folders:
+        if refused:
+            print_log(f'Instead of {refused[-1]}, the native kernels go to {folder}.')
+        try:
+            return _make_in(folder, name, make, compiler)
+        except OSError as error:
+            refused.append(f'{folder} ({error})')
+    raise BuildError(f'they cannot be built in {" or in ".join(refused)}')
+
+
+def _make_in(
+    folder: Path,
+    name: Path,
+    make: Callable[[Path, List[str]], None],
+    compiler: List[str],
+) -> Path:
+    """Make a library in one of the folders; raise an OSError if it is of no use."""
+    target = folder / name
+    _make_private(folder)
+    with _locked(folder) as is_alone:
+        # Another process may have made it in the meantime.
+        with suppress(_UntrustedError):
+            if _is_usable(target):
+                return target
+        if is_alone:
+            for killed in folder.glob('.build-*'):
+                shutil.rmtree(killed, ignore_errors=True)
+        _make_private(target.parent)
+        print_log('Compiling the native kernels, once (half a minute or more).')
+        with tempfile.TemporaryDirectory(prefix='.build-', dir=folder) as temporary:
+            library = Path(temporary) / target.name
             make(library, compiler)
             content = library.read_bytes()
             library.write_bytes(content + _checksum(content))
+            # Whatever the umask.
+            library.chmod(0o600)
             os.replace(library, target)
-    except OSError as error:
-        raise BuildError(f'they cannot be built in {target.parent}: {error}') from error
     return target
 
 
-def library_path() -> Path:
-    """Path of the library for these sources and this PyTorch.
-
-    Raises:
-        BuildError: If nothing tells where to keep it.
-    """
+def _library_name() -> Path:
+    """Name of the library for these sources and this PyTorch."""
     abi = str(torch.compiled_with_cxx11_abi())
-    return kept_path('libmmcdnv2_ops.so', 'torch', torch.__version__, abi)
+    return kept_name('libmmcdnv2_ops.so', 'torch', torch.__version__, abi)
 
 
 def _build(target: Path, compiler: List[str]) -> None:
@@ -158,9 +273,9 @@ def build() -> Path:
         Path: The library, to be loaded by ``torch.ops.load_library``.
 
     Raises:
-        BuildError: If there is no compiler or it fails.
+        BuildError: If there is no compiler or it fails, or there is no folder for it.
     """
-    return keep(library_path(), _build)
+    return keep(_library_name(), _build)
 
 
 if __name__ == '__main__':

@@ -148,7 +148,8 @@ def build_onnxruntime_library(
     Raises:
         BuildError: If the compiler fails.
     """
-    with tempfile.TemporaryDirectory() as name:
+    # Beside the library, whose maker removes what is left of a build that was killed.
+    with tempfile.TemporaryDirectory(dir=target.parent) as name:
         folder = Path(name)
         hidden = ('-fvisibility=hidden', '-ffunction-sections', '-fdata-sections')
         jobs = compile_kernels(folder, compiler, machine, hidden)

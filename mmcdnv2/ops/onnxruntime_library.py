@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, List, Optional
 
 from ..errors import InputError
-from .build import keep, kept_path
+from .build import keep, kept_name
 from .compiler import build_onnxruntime_library
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ def library_path() -> Path:
     Raises:
         BuildError: If there is no compiler or it fails.
     """
-    return keep(kept_path('libmmcdnv2_onnxruntime.so', 'onnxruntime'), _build)
+    return keep(kept_name('libmmcdnv2_onnxruntime.so', 'onnxruntime'), _build)
 
 
 def session_options(threads: Optional[int] = None) -> 'onnxruntime.SessionOptions':

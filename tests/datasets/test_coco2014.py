@@ -1,6 +1,8 @@
 """trainval35k and minival from a tiny COCO 2014."""
 
+import errno
 import json
+import os
 
 import pytest
 
@@ -95,3 +97,26 @@ def test_wrong_files_write_nothing(folder, name, content, sentence):
         minival = 'minival.json' if name == 'minival.json' else 'minival.txt'
         make_trainval35k(folder, folder / minival, COUNTS)
     assert sorted(folder.iterdir()) == before
+
+
+def test_both_files_or_neither(folder, monkeypatch, small_files):
+    (folder / 'minival.txt').write_text('4')
+    for name in COUNTS:
+        (folder / f'instances_{name}.json').write_text(f'old {name}')
+    before = {path: path.read_bytes() for path in folder.iterdir()}
+    with small_files(500), pytest.raises(InputError, match='.File too large.: make'):
+        make_trainval35k(folder, folder / 'minival.txt', COUNTS)
+    real, calls = os.replace, []
+
+    def second_fails(source, target):
+        calls.append(source)
+        if len(calls) == 2:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), target)
+        real(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, 'replace', second_fails)
+        with pytest.raises(InputError, match='minival2014.json cannot be written'):
+            make_trainval35k(folder, folder / 'minival.txt', COUNTS)
+    assert {path: path.read_bytes() for path in folder.iterdir()} == before
+    assert make_trainval35k(folder, folder / 'minival.txt', COUNTS) == COUNTS

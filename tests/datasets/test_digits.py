@@ -1,6 +1,7 @@
 """The demo's data: what is annotated is what can be seen."""
 
 import json
+import shutil
 from pathlib import Path
 
 import cv2
@@ -9,7 +10,6 @@ import pytest
 from mmdet.datasets import CocoDataset
 from mmpretrain.datasets import CustomDataset
 
-from mmcdnv2.datasets import digits as module
 from mmcdnv2.datasets.digits import (
     STUDY,
     ClassificationStyle,
@@ -267,14 +267,48 @@ def test_study_refuses_an_existing_folder(study_data):
 def test_an_interrupted_run_leaves_nothing(make, tmp_path, monkeypatch):
     images = []
 
-    def write(path, image):
+    def write(path, content):
         images.append(path)
         if len(images) == 3:
             raise KeyboardInterrupt
-        return True
 
-    monkeypatch.setattr(module.cv2, 'imwrite', write)
+    monkeypatch.setattr(Path, 'write_bytes', write)
     with pytest.raises(KeyboardInterrupt):
         make(tmp_path / 'data')
     assert len(images) == 3
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize('size', [500, 3000, 20000])
+def test_a_full_disk_leaves_nothing(size, tmp_path, small_files):
+    out = tmp_path / 'new' / 'data'
+    refused = pytest.raises(InputError, match='data cannot be written .File too large')
+    with refused, small_files(size):
+        make_digits(out, num_train=2, num_val=1, num_classification=2)
+    assert not list(tmp_path.iterdir())
+    make_digits(out, num_train=2, num_val=1, num_classification=2)
+    assert all(path.stat().st_size for path in out.rglob('*.png'))
+
+
+@pytest.mark.parametrize('make', [make_classification, make_digits])
+def test_a_folder_that_cannot_be(make, tmp_path):
+    (tmp_path / 'file').write_text('text')
+    with pytest.raises(InputError, match='file/new cannot be a folder: .*Not a dir'):
+        make(tmp_path / 'file' / 'new' / 'data')
+    assert files_of(tmp_path) == {'file': b'text'}
+
+
+def test_a_folder_that_is_removed_meanwhile(tmp_path, monkeypatch):
+    real, images = Path.write_bytes, []
+
+    def write(path, content):
+        images.append(path)
+        if len(images) == 3:
+            shutil.rmtree(path.parents[1])
+        return real(path, content)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, 'write_bytes', write)
+        with pytest.raises(InputError, match='data cannot be written .No such file'):
+            make_digits(tmp_path / 'data', 4, 2, 2)
     assert not list(tmp_path.iterdir())

@@ -1,6 +1,9 @@
 """Exporting checkpoints: what is written, and that nothing is if it differs."""
 
+import errno
 import json
+import os
+from pathlib import Path
 
 import mmcv
 import numpy as np
@@ -126,6 +129,23 @@ def test_condensed_checkpoints_give_the_same_file(
     assert first.metadata.weights_sha256 == second.metadata.weights_sha256
     image = np.full((1, 3, 48, 48), 77, np.uint8)
     np.testing.assert_array_equal(first(image)['scores'], second(image)['scores'])
+
+
+def test_a_full_disk(export, tmp_path, monkeypatch):
+    def full(self, content):
+        with self.open('wb') as file:
+            file.write(content[:9])
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    (tmp_path / 'classifier.onnx').write_text('an older one')
+    monkeypatch.setattr(Path, 'write_bytes', full)
+    refused = pytest.raises(
+        InputError, match=r'r\.onnx cannot be written .No space left'
+    )
+    with refused:
+        export('classifier')
+    assert (tmp_path / 'classifier.onnx').read_text() == 'an older one'
+    assert [path.name for path in tmp_path.iterdir()] == ['classifier.onnx']
 
 
 @pytest.mark.parametrize('name', ['classifier', 'detector'])
@@ -256,3 +276,12 @@ def test_tool(run, tiny_configs, checkpoints, tmp_path, capsys):
     assert ExportedFile(out).metadata.preprocess == []
     status = run('export.py', *arguments[:2], tmp_path / 'x.txt')
     assert status.startswith('error: The file to write must end with .onnx')
+
+
+def test_looks_whether_it_can_write(run, tiny_configs, tmp_path):
+    (tmp_path / 'file').write_text('old')
+    arguments = [tiny_configs['classifier'], 'not-read.pth']
+    for options in (['file/x.onnx'], ['x.onnx', '--json', tmp_path / 'file/x']):
+        status = run('export.py', *arguments, tmp_path / options[0], *options[1:])
+        assert status.startswith(f'error: {tmp_path}/file cannot be a folder: ')
+    assert [path.name for path in tmp_path.iterdir()] == ['file']

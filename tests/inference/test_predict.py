@@ -216,6 +216,23 @@ def test_nothing_is_written_if_something_cannot_be(images, detector_file, tmp_pa
     assert [path.name for path in out.iterdir()] == ['1_2.png']
 
 
+def test_a_full_disk_leaves_whole_files(images, detector_file, tmp_path, small_files):
+    predictor = open_exported_file(detector_file)
+    out = tmp_path / 'out'
+    predict_images(predictor, images, out)
+    whole = {path.name for path in out.iterdir()}
+    for path in out.iterdir():
+        path.write_text('old')
+    refused = pytest.raises(InputError, match=r'1\.png cannot be written .File too lar')
+    with small_files(100), refused:
+        predict_images(predictor, images, out)
+    assert {path.name: path.read_text() for path in out.iterdir()} == dict.fromkeys(
+        whole, 'old'
+    )
+    predict_images(predictor, images, out)
+    assert {path.name for path in out.iterdir() if path.stat().st_size > 3} == whole
+
+
 @pytest.fixture
 def renamed(checkpoints, tmp_path):
     """The checkpoints, with names of classes or without any."""

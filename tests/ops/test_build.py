@@ -1,5 +1,7 @@
 """Where the kernels come from, and what becomes of it if they cannot come."""
 
+import errno
+import fcntl
 import os
 import runpy
 import shutil
@@ -14,7 +16,7 @@ from conftest import ROOT
 
 from mmcdnv2.ops import build as build_module
 from mmcdnv2.ops import library, onnxruntime_library
-from mmcdnv2.ops.build import SOURCES, BuildError, build, kept_path, library_path
+from mmcdnv2.ops.build import SOURCES, BuildError, build, cache_folders, kept_name
 
 # Writes what it is asked for, and down that it ran.
 COMPILER = """#!/bin/sh
@@ -29,6 +31,7 @@ def cache(tmp_path, monkeypatch):
     """An empty cache and no compiler but those that a test brings."""
     folder = tmp_path / 'cache'
     monkeypatch.setenv('XDG_CACHE_HOME', str(folder))
+    monkeypatch.setenv('TMPDIR', str(tmp_path / 'tmp'))
     monkeypatch.setenv('CXX', 'no-such-compiler')
     monkeypatch.delenv(library.VARIABLE, raising=False)
     return folder
@@ -51,7 +54,7 @@ def compiler(tmp_path, monkeypatch):
 def test_builds_once(compiler):
     log = compiler(COMPILER)
     path = build()
-    assert path == library_path()
+    assert path.parents[1] == cache_folders()[0]
     assert b'made this' in path.read_bytes()
     assert os.listdir(path.parent) == [path.name]
     log.unlink()
@@ -64,12 +67,12 @@ def test_a_library_is_of_all_sources(tmp_path, monkeypatch):
     shutil.copytree(SOURCES, copies)
     monkeypatch.setattr(build_module, 'SOURCES', copies)
     for folder in ('torch', 'onnxruntime'):
-        paths = [kept_path('library', folder)]
+        paths = [kept_name('library', folder)]
         sources = [*copies.glob('core/*'), *copies.glob(f'{folder}/*')]
         for source in sources:
             with source.open('a') as file:
                 file.write('// changed\n')
-            paths.append(kept_path('library', folder))
+            paths.append(kept_name('library', folder))
         assert len(set(paths)) == len(sources) + 1 > 10
 
 
@@ -78,12 +81,12 @@ def test_the_operators_for_onnxruntime_are_kept_for_any_pytorch(compiler, monkey
     path = onnxruntime_library.library_path()
     assert b'made this' in path.read_bytes()
     assert os.listdir(path.parent) == [path.name]
-    other = library_path()
+    other = build()
     log.unlink()
     monkeypatch.setattr('torch.__version__', '9.9')
     assert onnxruntime_library.library_path() == path
-    assert library_path() != other
     assert not log.exists()
+    assert build() != other
 
 
 def test_the_compiling_needs_only_the_standard_library(compiler, tmp_path):
@@ -150,18 +153,25 @@ def test_a_whole_library_needs_neither_compiler_nor_folder(compiler, monkeypatch
 
 
 def test_builds_at_the_same_time_do_not_meet(compiler):
-    compiler(COMPILER)
+    log = compiler(COMPILER)
+    path = build()
+    once = log.read_text()
+    path.unlink()
+    log.unlink()
     with ThreadPoolExecutor(8) as pool:
         paths = list(pool.map(lambda _: build(), range(16)))
-    compiler('#!/bin/sh\nexit 1\n')
-    assert set(paths) == {build()}
-    assert os.listdir(paths[0].parent) == [paths[0].name]
+    # The others waited for the first.
+    assert log.read_text() == once
+    assert set(paths) == {path}
+    assert os.listdir(path.parent) == [path.name]
+    assert sorted(os.listdir(path.parents[1])) == ['.lock', path.parent.name]
 
 
-def test_a_damaged_library_is_not_loaded(cache):
+def test_a_damaged_library_is_not_loaded(cache, compiler, monkeypatch):
     # The loader maps it and dies of what is missing.
-    path = library_path()
-    path.parent.mkdir(parents=True)
+    compiler(COMPILER)
+    path = build()
+    monkeypatch.setenv('CXX', 'no-such-compiler')
     reference = Path(sys.modules['torch'].__file__).parent / 'lib' / 'libc10.so'
     path.write_bytes(reference.read_bytes()[:8192])
     program = 'from mmcdnv2 import ops; print(ops.describe())'
@@ -189,7 +199,11 @@ def test_a_damaged_library_is_not_loaded(cache):
         (dict(CXX='', PATH=''), 'there is no C\\+\\+ compiler c\\+\\+'),
         (dict(CXX='true'), 'cannot be built in'),
         (dict(CXX='false'), 'false .* failed'),
-        (dict(XDG_CACHE_HOME='/dev/null', CXX='true'), 'cannot be built in /dev/null'),
+        (
+            dict(XDG_CACHE_HOME='/dev/null', TMPDIR='/dev/zero', CXX='true'),
+            r'cannot be built in /dev/null/mmcdnv2/ops \(other users may write to '
+            r'/dev/null\) or in /dev/zero/mmcdnv2-\d+/ops \(',
+        ),
     ],
 )
 def test_falls_back_and_says_why(monkeypatch, variables, sentence):
@@ -202,15 +216,200 @@ def test_falls_back_and_says_why(monkeypatch, variables, sentence):
     assert len(all) == 1
 
 
-def test_falls_back_without_a_home(monkeypatch):
+@pytest.mark.parametrize('home', [None, '', 'here'])
+def test_no_home_and_one_that_depends_on_where_one_stands(
+    home, cache, compiler, tmp_path, monkeypatch
+):
+    compiler(COMPILER)
+    # As someone may have left it in the current folder.
+    planted = plant(tmp_path / '.cache' / 'mmcdnv2' / 'ops')
+    shutil.copytree(tmp_path / '.cache', tmp_path / 'here' / '.cache')
+    monkeypatch.chdir(tmp_path)
     monkeypatch.delenv('XDG_CACHE_HOME')
+    if home is None:
+        monkeypatch.delenv('HOME')
+    else:
+        monkeypatch.setenv('HOME', home)
 
-    def home():
-        raise RuntimeError('Could not determine home directory.')
+    def unknown(user):
+        raise KeyError(user)
 
-    monkeypatch.setattr(Path, 'home', home)
-    with pytest.warns(UserWarning, match='there is no home .*set XDG_CACHE_HOME'):
-        assert library._try_to_load()
+    # A user without an entry, as in some containers.
+    monkeypatch.setattr('pwd.getpwuid', unknown)
+    *others, temporary = cache_folders()
+    assert temporary == tmp_path / 'tmp' / f'mmcdnv2-{os.geteuid()}' / 'ops'
+    assert others == ([Path('/.cache/mmcdnv2/ops')] if home == '' else [])
+    monkeypatch.setattr(build_module, 'cache_folders', lambda: [temporary])
+    assert build().parents[1] == temporary
+    assert planted.read_bytes() == EVIL
+
+
+EVIL = b'evil' + build_module._checksum(b'evil')
+
+
+def plant(folder):
+    """Put a library there that would be loaded if nothing else spoke against it."""
+    library = folder / build_module._library_name()
+    library.parent.mkdir(0o700, parents=True)
+    for each in (library.parents[2], library.parents[1]):
+        each.chmod(0o700)
+    library.write_bytes(EVIL)
+    library.chmod(0o600)
+    return library
+
+
+def another_users(path, monkeypatch):
+    """Let a path belong to a user that is neither this one nor root."""
+    real = Path.lstat
+
+    def lstat(self):
+        info = list(real(self))
+        if self == path:
+            info[4] = os.geteuid() + 1
+        return os.stat_result(info)
+
+    monkeypatch.setattr(Path, 'lstat', lstat)
+
+
+def test_what_others_cannot_write_is_trusted(cache, monkeypatch):
+    library = plant(cache / 'mmcdnv2' / 'ops')
+    assert build() == library
+    # As /tmp is.
+    cache.chmod(0o1777)
+    assert build() == library
+    monkeypatch.setattr(os, 'geteuid', lambda: 12345)
+    if library.stat().st_uid == 0:
+        assert build() == library
+    else:
+        with pytest.raises(BuildError, match='cache belongs to another user; there is'):
+            build()
+
+
+@pytest.mark.parametrize('way', ['group', 'others', 'owner'])
+@pytest.mark.parametrize('depth', range(5))
+def test_what_others_may_write_is_not_loaded(
+    depth, way, cache, compiler, tmp_path, monkeypatch
+):
+    library = plant(cache / 'mmcdnv2' / 'ops')
+    assert build() == library
+    path = [library, *library.parents][depth]
+    if way == 'owner':
+        another_users(path, monkeypatch)
+        reason = f'{path} belongs to another user'
+    else:
+        path.chmod(path.stat().st_mode | (0o020 if way == 'group' else 0o002))
+        reason = f'other users may write to {path}'
+    with pytest.warns(UserWarning, match='native kernels cannot') as warned:
+        assert library_reason() == f'{reason}; there is no C++ compiler ' + (
+            'no-such-compiler (set CXX or install c++)'
+        )
+    assert len(warned) == 1
+    compiler(COMPILER)
+    own = build()
+    assert b'made this' in own.read_bytes()
+    # A file can be replaced; what is in a folder of others cannot be protected.
+    assert (own == library) == (depth == 0)
+    if depth:
+        assert own.parents[3] == tmp_path / 'tmp'
+        assert library.read_bytes() == EVIL
+    assert build() == own
+
+
+def library_reason():
+    return library._try_to_load()
+
+
+def test_links_are_followed_with_care(cache, tmp_path, monkeypatch):
+    real = tmp_path / 'real'
+    library = plant(real / 'mmcdnv2' / 'ops')
+    # By way of another one, relative to its own folder.
+    (tmp_path / 'links').mkdir(0o700)
+    middle = tmp_path / 'links' / 'middle'
+    middle.symlink_to('../real')
+    cache.symlink_to(middle)
+    name = library.relative_to(real)
+    assert build() == cache / name
+    real.chmod(0o777)
+    with pytest.raises(BuildError, match='other users may write to .*real; there'):
+        build()
+    real.chmod(0o700)
+    middle.parent.chmod(0o777)
+    with pytest.raises(BuildError, match='other users may write to .*links; there'):
+        build()
+    middle.parent.chmod(0o700)
+    with monkeypatch.context() as patch:
+        another_users(middle, patch)
+        with pytest.raises(BuildError, match='middle belongs to another user; there'):
+            build()
+    assert build() == cache / name
+    middle.unlink()
+    middle.symlink_to('middle')
+    with pytest.raises(BuildError, match='^there is no C'):
+        build()
+
+
+def test_folders_and_files_are_for_one_user_alone(cache, compiler):
+    compiler(COMPILER)
+    before = os.umask(0)
+    try:
+        path = build()
+    finally:
+        os.umask(before)
+    modes = [each.stat().st_mode & 0o777 for each in (path, *path.parents)][:5]
+    assert modes == [0o600, *[0o700] * 4]
+    assert path.parents[3] == cache
+
+
+def test_what_killed_builds_left_is_removed(cache, compiler, monkeypatch):
+    compiler(COMPILER)
+    path = build()
+    left = path.parents[1] / '.build-killed'
+    for locks in (False, True):
+        path.unlink()
+        left.mkdir(exist_ok=True)
+        (left / 'kernels.o').write_text('half')
+        with monkeypatch.context() as patch:
+            if not locks:
+                # It may be of a build that goes on, on another machine.
+                error = OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+                patch.setattr(fcntl, 'flock', raising(error))
+            assert build() == path
+        assert left.exists() != locks
+
+
+def raising(error):
+    def function(*args, **kwargs):
+        raise error
+
+    return function
+
+
+def test_a_folder_that_is_removed_meanwhile(cache, compiler):
+    compiler(f'#!/bin/sh\nrm -r {cache}\nexit 1\n')
+    with pytest.raises(BuildError, match='failed'):
+        build()
+    assert not cache.exists()
+    compiler(f'#!/bin/sh\nrm -r {cache} 2>/dev/null\nexit 0\n')
+    with pytest.raises(BuildError, match='cannot be built in .* or in .*No such file'):
+        build()
+    compiler(COMPILER)
+    assert b'made this' in build().read_bytes()
+
+
+def test_a_full_disk(cache, compiler, tmp_path, monkeypatch):
+    compiler(COMPILER)
+    with monkeypatch.context() as patch:
+        error = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        patch.setattr(Path, 'write_bytes', raising(error))
+        with pytest.raises(BuildError) as raised:
+            build()
+    first, second = cache_folders()
+    assert str(raised.value) == (
+        f'they cannot be built in {first} ({error}) or in {second} ({error})'
+    )
+    files = [path.name for path in tmp_path.rglob('*') if path.is_file()]
+    assert sorted(files) == ['.lock', '.lock', 'compiler', 'compiler.log']
+    assert build().parents[1] == first
 
 
 def test_a_compiler_may_speak_another_encoding(compiler):

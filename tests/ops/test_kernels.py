@@ -30,7 +30,7 @@ from mmcdnv2.layers import (
 )
 from mmcdnv2.necks import SEGlobalAveragePooling
 from mmcdnv2.ops import library
-from mmcdnv2.ops.build import library_path
+from mmcdnv2.ops.build import build
 
 pytestmark = pytest.mark.skipif(
     not ops.load(), reason=f'no kernels here: {ops.describe()}'
@@ -524,7 +524,7 @@ def test_compile_recomputation():
 
 def test_threads_are_pytorchs():
     # at::parallel_for is serial if its user is compiled without OpenMP.
-    content = library_path().read_bytes()
+    content = build().read_bytes()
     assert b'GOMP_parallel' in content or b'__kmpc_fork_call' in content
 
 

@@ -156,6 +156,81 @@ def test_official_checkpoint(run, tmp_path, capsys):
     )
 
 
+def contents(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize(
+    ('script', 'arguments', 'sizes', 'names'),
+    [
+        (
+            'condense.py',
+            ['{config}', '{checkpoint}', '{out}', '--json', '{out}/c.json'],
+            {2500: 'classifier_condensed.py', 20000: 'classifier_condensed.pth'},
+            ['c.json', 'classifier_condensed.pth', 'classifier_condensed.py'],
+        ),
+        (
+            'model_converters/official_to_mmcdnv2.py',
+            ['{official}', '{out}/a.pth'],
+            {100000: 'a.pth'},
+            ['a.pth'],
+        ),
+        (
+            'analysis_tools/connection_map.py',
+            ['{config}', '{checkpoint}', '--out', '{out}/a.png'],
+            {20000: 'a.png'},
+            ['a.png'],
+        ),
+    ],
+)
+def test_a_full_disk(
+    run,
+    tiny_configs,
+    checkpoints,
+    tmp_path,
+    script,
+    arguments,
+    sizes,
+    names,
+    small_files,
+):
+    official, out = tmp_path / 'official.pth', tmp_path / 'out'
+    if 'official' in script:
+        torch.save(dict(state_dict=official_state_dict('a')), official)
+    out.mkdir()
+    for name in names:
+        (out / name).write_text('old')
+    before = contents(out)
+    paths = dict(
+        config=tiny_configs['classifier'],
+        checkpoint=checkpoints['classifier'],
+        official=official,
+        out=out,
+    )
+    arguments = [argument.format_map(paths) for argument in arguments]
+    for size, name in sizes.items():
+        with small_files(size):
+            status = run(script, *arguments)
+        assert status == (
+            f'error: {out}/{name} cannot be written (File too large): make room there, '
+            'or choose another folder.'
+        )
+        assert contents(out) == before
+    assert run(script, *arguments) == 0
+    after = contents(out)
+    assert sorted(after) == names
+    assert b'old' not in after.values()
+
+
+def test_condense_looks_whether_it_can_write(run, tiny_configs, tmp_path, monkeypatch):
+    (tmp_path / 'file').write_text('old')
+    arguments = [tiny_configs['classifier'], 'not-read.pth']
+    for options in ([tmp_path / 'file'], [tmp_path, '--json', tmp_path / 'file/x']):
+        status = run('condense.py', *arguments, *options)
+        assert status.startswith(f'error: {tmp_path}/file cannot be a folder: ')
+    assert contents(tmp_path) == {'file': b'old'}
+
+
 @pytest.mark.parametrize(
     ('script', 'arguments', 'sentence'),
     [

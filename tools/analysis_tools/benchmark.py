@@ -25,7 +25,7 @@ from mmcdnv2.benchmark import (
 )
 from mmcdnv2.cli import command_line, report_console, track_progress
 from mmcdnv2.errors import InputError
-from mmcdnv2.files import replace_when_done
+from mmcdnv2.files import check_writable, replace_all_when_done
 
 ROOT = Path(__file__).resolve().parents[2]
 COLUMNS = (
@@ -207,13 +207,15 @@ def main(args: argparse.Namespace) -> None:
     settings = settings_of(args)
     reports = []
     for size in args.size or [settings.size]:
+        name = '{}_{}x{}.png'.format(args.part, *size)
+        targets = [args.out / name, args.out / f'{args.part}.json']
+        for target in targets:
+            check_writable(target)
         report = measure(replace(settings, size=tuple(size)), ROOT, track_progress)
         show(report)
         reports.append(report)
-        name = '{}_{}x{}.png'.format(args.part, *size)
-        with replace_when_done(args.out / name) as path:
-            draw(report).savefig(path)
-        with replace_when_done(args.out / f'{args.part}.json') as path:
+        with replace_all_when_done(targets) as (picture, path):
+            draw(report).savefig(picture)
             path.write_text(json.dumps([asdict(r) for r in reports], indent=1) + '\n')
 
 

@@ -15,7 +15,7 @@ from mmcdnv2.benchmark.training_cost import (
     measure_training,
 )
 from mmcdnv2.cli import add_input_shape_argument, command_line
-from mmcdnv2.files import replace_when_done
+from mmcdnv2.files import check_writable, replace_when_done
 
 CONFIG = Path(__file__).resolve().parents[2] / 'configs' / 'cdnv2_c_8xb128_in1k.py'
 
@@ -62,6 +62,8 @@ def main(args: argparse.Namespace) -> None:
     setup = TrainingSetup(
         args.config, args.part, args.batch, shape, args.threads, args.channels_last
     )
+    if args.json:
+        check_writable(args.json)
     with Progress(console=Console(stderr=True), transient=True) as progress:
         total = (2 * args.rounds + 1) * len(VARIANTS)
         task = progress.add_task('Training', total=total)

@@ -2,7 +2,7 @@
 
 import argparse
 
-import torch
+from mmengine.runner import save_checkpoint
 
 from mmcdnv2.checkpoint import load_checkpoint
 from mmcdnv2.cli import add_trust_argument, command_line
@@ -26,7 +26,7 @@ def main(args: argparse.Namespace) -> None:
         load_checkpoint(args.src, args.trust_checkpoint)
     )
     with replace_when_done(args.dst) as path:
-        torch.save(dict(meta={}, state_dict=state_dict), path)
+        save_checkpoint(dict(meta={}, state_dict=state_dict), str(path))
     options = []
     if condensed:
         options.append('model.backbone.deploy=True')
