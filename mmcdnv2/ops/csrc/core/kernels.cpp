@@ -297,8 +297,7 @@ bool is_finite(const Plane& plane, int64_t channel, Range pixels) {
   int64_t p = pixels.begin;
   for (; p + 4 * kLanes <= pixels.end; p += 4 * kLanes)
     for (int v = 0; v < 4; ++v) sums[v] += load(row + p + v * kLanes) * 0.0f;
-  for (; p + kLanes <= pixels.end; p += kLanes)
-    sums[0] += load(row + p) * 0.0f;
+  for (; p + kLanes <= pixels.end; p += kLanes) sums[0] += load(row + p) * 0.0f;
   float lanes[kLanes];
   store(lanes, (sums[0] + sums[1]) + (sums[2] + sums[3]));
   float total = 0.0f;

@@ -36,14 +36,20 @@ class Convolutions {
                       : 0) {}
 
   void gather(const Plane& h, Range pixels, Range groups) const {
-    kernels_->gather_conv(layer_->lgc.conv, features_, h, pixels, groups,
-                          panel_.get());
+    layer_->lgc.apply(features_, h, pixels, groups, panel_.get());
   }
 
   void convolve3x3(const Plane& h, const Plane& out, Range pixels,
                    Range groups) const {
-    if (!layer_->winograd || !is_cut_at_rows(pixels))
-      return convolve_by_taps(h, out, pixels, groups);
+    if (layer_->winograd && is_cut_at_rows(pixels))
+      convolve_by_winograd(h, out, pixels, groups);
+    else
+      convolve_by_taps(h, out, pixels, groups);
+  }
+
+ private:
+  void convolve_by_winograd(const Plane& h, const Plane& out, Range pixels,
+                            Range groups) const {
     const bool is_last = pixels.end == map_->padded;
     kernels_->winograd_conv3x3(
         *layer_->winograd, map_->height, map_->width, h, out,
@@ -56,7 +62,6 @@ class Convolutions {
         convolve_by_taps(h, out, pixels, {j, j + 1});
   }
 
- private:
   void convolve_by_taps(const Plane& h, const Plane& out, Range pixels,
                         Range groups) const {
     kernels_->group_conv3x3(layer_->conv, map_->masks, h, out, pixels, groups,
