@@ -50,9 +50,10 @@ wheel-check: ## the built wheel, by mim's commands
 wheel-check-upstream: ## the same on mmdet 3.3 and torch 2.1
 	@.dev/check_wheel.sh $(STACKS)/upstream.txt .venv-wheel-upstream
 
-# The kernels' core under AddressSanitizer and UBSan, and on an emulated ARM.
+# The kernels' core under three sanitizers, and on an emulated ARM.
 kernels-check: setup ## the kernels under sanitizers
 	$(PY) .dev/check_kernels.py
+	$(PY) .dev/check_kernels.py threads
 
 kernels-check-aarch64: setup ## the kernels on an emulated ARM
 	$(PY) .dev/check_kernels.py aarch64

@@ -15,6 +15,15 @@ from .build import BuildError, build
 VARIABLE = 'MMCDNV2_KERNELS'
 
 _lock = threading.Lock()
+
+
+def _renew_lock() -> None:
+    """Open the lock in a forked process, which lacks the thread that has it."""
+    global _lock
+    _lock = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_renew_lock)
 # Holds the fake implementations, which go with it. torch.library.register_fake
 # does the same, but not in torch 2.1.
 _library = torch.library.Library('mmcdnv2', 'FRAGMENT')

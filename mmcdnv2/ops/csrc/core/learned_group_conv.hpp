@@ -39,7 +39,9 @@ class LearnedGroupConv {
         out_channels(w.out_channels),
         kernels_(&kernels) {
     const int64_t members = w.out_channels / w.groups;
-    const ScaleShift before(w.norm_before, w.in_channels);
+    // Without a norm, nothing tells that memory for so many channels is there.
+    std::optional<ScaleShift> before;
+    if (w.norm_before) before.emplace(w.norm_before, w.in_channels);
     ScaleShift after(w.norm_after, w.out_channels);
     bool folds = true;
     for (int64_t o = 0; o < w.out_channels; ++o)
@@ -54,8 +56,8 @@ class LearnedGroupConv {
     weight_.reserve(w.out_channels * w.kept);
     for (int64_t i = 0; i < w.groups * w.kept; ++i) {
       index_.push_back(static_cast<int32_t>(w.index[i]));
-      scale_.push_back(before.scale[w.index[i]]);
-      shift_.push_back(before.shift[w.index[i]]);
+      scale_.push_back(before ? before->scale[w.index[i]] : 1.0f);
+      shift_.push_back(before ? before->shift[w.index[i]] : 0.0f);
     }
     for (int64_t j = 0; j < w.groups; ++j) {
       for (int64_t m = 0; m < members; ++m)

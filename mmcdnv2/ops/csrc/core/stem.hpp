@@ -42,7 +42,7 @@ class Stem {
         });
   }
 
-  static int64_t halved(int64_t size) { return (size + 1) / 2; }
+  static int64_t halved(int64_t size) { return size / 2 + size % 2; }
 
   // x: (count, in_channels, height, width); out: (count, out_channels,
   // halved(height), halved(width)).
