@@ -14,7 +14,7 @@ FAST := $(addprefix tests/,layers backbones heads necks deploy converters datase
 	test_architecture.py test_builder.py test_recipes.py)
 
 .PHONY: help setup demo test test-fast lint test-upstream wheel-check wheel-check-upstream \
-	kernels-check kernels-check-aarch64 kernels-profile onnxruntime-check \
+	kernels-check kernels-check-aarch64 kernels-fuzz kernels-profile onnxruntime-check \
 	onnxruntime-check-sanitizers runtime-wheels runtime-check-aarch64
 
 help: ## list the targets
@@ -54,6 +54,12 @@ wheel-check-upstream: ## the same on mmdet 3.3 and torch 2.1
 kernels-check: setup ## the kernels under sanitizers
 	$(PY) .dev/check_kernels.py
 	$(PY) .dev/check_kernels.py threads
+
+# Wrong arguments; MINUTES is for each host.
+kernels-fuzz: MINUTES := 5
+kernels-fuzz: setup ## both hosts' operators, called wrongly, under sanitizers
+	$(PY) -W ignore .dev/fuzz_operators.py --minutes $(MINUTES)
+	$(PY) -W ignore .dev/fuzz_operators.py --minutes $(MINUTES) --host onnxruntime
 
 kernels-check-aarch64: setup ## the kernels on an emulated ARM
 	$(PY) .dev/check_kernels.py aarch64

@@ -142,6 +142,7 @@ std::shared_ptr<const Packed> packed_from(at::TensorList params,
 at::Tensor checked(const at::Tensor& x) {
   TORCH_CHECK(x.dim() == 4 && x.scalar_type() == at::kFloat,
               "mmcdnv2: a float32 tensor (N, C, H, W) was expected");
+  check_storage(x);
   return x.contiguous();
 }
 
