@@ -605,7 +605,8 @@ bool can_share(const Kernels& kernels) {
       backbone.blocks()[1].out_channels * sizes[1].height * sizes[1].width;
   const std::vector<float> x = random.floats(count * 3 * height * width, -1, 1);
   const auto run = [&](int64_t i, const Parallel& parallel) {
-    const Buffer out(size);
+    // As large as what the pool keeps, at least.
+    const Buffer out(std::max<int64_t>(size, MemoryPool::kSmallest));
     backbone.run(x.data() + i * 3 * height * width, 1, height, width,
                  {nullptr, out.get()}, parallel);
     return std::vector<float>(out.get(), out.get() + size);
