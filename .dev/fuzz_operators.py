@@ -77,12 +77,16 @@ def calls_to_spoil() -> List[Call]:
     return calls
 
 
+def has_memory(tensor: Any) -> bool:
+    """Whether all of a tensor, laid out in any way, can be read."""
+    return not tensor.is_meta and tensor.untyped_storage().nbytes() >= tensor.nbytes
+
+
 def spoil_tensor(tensor: Any, dice: random.Random) -> Any:
     """Make another tensor of one."""
     import torch
 
-    # What has no memory any more cannot be read.
-    if tensor.is_meta or tensor.untyped_storage().nbytes() < tensor.nbytes:
+    if not has_memory(tensor):
         return tensor
     values = tensor.clone()
     dims = list(values.shape)
@@ -225,7 +229,7 @@ def fuzz_onnxruntime(
                 at = dice.randrange(len(node.params))
                 tensor = torch.from_numpy(np.ascontiguousarray(node.params[at]))
                 tensor = spoil(tensor, dice)
-                if tensor.is_meta or not tensor.untyped_storage().nbytes():
+                if not has_memory(tensor):
                     continue
                 # What NumPy has no array of stays as it is.
                 if tensor.dtype != torch.bfloat16 and max(tensor.shape, default=0) < 99:
@@ -236,7 +240,7 @@ def fuzz_onnxruntime(
             else:
                 at = dice.randrange(len(inputs))
                 tensor = spoil(inputs[at], dice)
-                if not tensor.is_meta and tensor.untyped_storage().nbytes():
+                if has_memory(tensor):
                     inputs[at] = tensor.detach().contiguous()
         say(f'{node.kind} {node.attributes} {[p.shape for p in node.params]}')
         try:
