@@ -14,8 +14,9 @@ FAST := $(addprefix tests/,layers backbones heads necks deploy converters datase
 	test_architecture.py test_builder.py test_recipes.py)
 
 .PHONY: help setup demo test test-fast test-long lint test-upstream wheel-check \
-	wheel-check-upstream kernels-check kernels-check-aarch64 kernels-profile onnxruntime-check \
-	onnxruntime-check-sanitizers runtime-wheels runtime-check-aarch64 trainings-check mutations
+	wheel-check-upstream kernels-check kernels-check-aarch64 kernels-fuzz kernels-profile \
+	onnxruntime-check onnxruntime-check-sanitizers runtime-wheels runtime-check-aarch64 \
+	trainings-check mutations
 
 help: ## list the targets
 	@sed -n 's/^\([a-z0-9-]*\):.* ## /\1 /p' $(MAKEFILE_LIST) | \
@@ -62,9 +63,16 @@ trainings-check: setup ## trainings killed and resumed, and on several processes
 mutations: setup ## break the code in many ways and see whether tests notice
 	$(PY) .dev/mutations.py
 
-# The kernels' core under AddressSanitizer and UBSan, and on an emulated ARM.
+# The kernels' core under three sanitizers, and on an emulated ARM.
 kernels-check: setup ## the kernels under sanitizers
 	$(PY) .dev/check_kernels.py
+	$(PY) .dev/check_kernels.py threads
+
+# Wrong arguments; MINUTES is for each host.
+kernels-fuzz: MINUTES := 5
+kernels-fuzz: setup ## both hosts' operators, called wrongly, under sanitizers
+	$(PY) -W ignore .dev/fuzz_operators.py --minutes $(MINUTES)
+	$(PY) -W ignore .dev/fuzz_operators.py --minutes $(MINUTES) --host onnxruntime
 
 kernels-check-aarch64: setup ## the kernels on an emulated ARM
 	$(PY) .dev/check_kernels.py aarch64

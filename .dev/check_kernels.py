@@ -3,6 +3,7 @@
     python .dev/check_kernels.py            # AddressSanitizer and UBSan
     python .dev/check_kernels.py aarch64    # cross-compiled, run by qemu-aarch64
     python .dev/check_kernels.py native     # as users compile it
+    python .dev/check_kernels.py threads    # ThreadSanitizer
 
 Needs g++; the second one Debian's g++-aarch64-linux-gnu and qemu-user.
 """
@@ -26,12 +27,14 @@ SANITIZERS = ('-fsanitize=address,undefined', '-fno-sanitize-recover=all', '-g')
 def main() -> None:
     """Compile and run the test."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('target', nargs='?', choices=['aarch64', 'native'])
+    parser.add_argument('target', nargs='?', choices=['aarch64', 'native', 'threads'])
     parser.add_argument('--blocks', type=int, default=100)
     args = parser.parse_args()
     compiler, emulator, machine, flags = 'g++', [], platform.machine(), SANITIZERS
     if args.target == 'native':
         compiler, flags = 'c++', ()
+    elif args.target == 'threads':
+        flags = ('-fsanitize=thread', '-g')
     elif args.target == 'aarch64':
         compiler, machine, flags = 'aarch64-linux-gnu-g++', args.target, ('-static',)
         emulator = ['qemu-aarch64']

@@ -48,6 +48,16 @@ ARCHS = dict(
         sparse_factor=None,
         se_from=1,
     ),
+    # Winograd's convolution, and no mean of all pixels.
+    wide=dict(
+        depths=(2, 2),
+        growth_rates=(16, 24),
+        groups=2,
+        condense_factor=2,
+        sparse_factor=3,
+        hswish_from=1,
+        se_from=None,
+    ),
 )
 MODERN = hasattr(torch.compiler, 'is_compiling')
 

@@ -15,6 +15,15 @@ from .build import BuildError, build
 VARIABLE = 'MMCDNV2_KERNELS'
 
 _lock = threading.Lock()
+
+
+def _renew_lock() -> None:
+    """Open the lock in a forked process, which lacks the thread that has it."""
+    global _lock
+    _lock = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_renew_lock)
 # Holds the fake implementations, which go with it. torch.library.register_fake
 # does the same, but not in torch 2.1.
 _library = torch.library.Library('mmcdnv2', 'FRAGMENT')
@@ -23,6 +32,15 @@ _in_exports = False
 _tried = False
 # Why the kernels cannot be used; None once they are loaded.
 _failure: Optional[str] = 'not loaded yet'
+
+
+def _new_empty(x: Tensor, *sizes: int) -> Tensor:
+    """Make the output that tells a shape, of an input that does the same."""
+    if x.device.type != 'meta':
+        raise RuntimeError(
+            f'mmcdnv2: parameters are on the meta device, the input is on {x.device}'
+        )
+    return x.new_empty(sizes)
 
 
 def _fake_dense_block(
@@ -35,21 +53,21 @@ def _fake_dense_block(
 ) -> Tensor:
     """Tell a dense block's output without computing it."""
     height, width = (size // 2 if pool else size for size in x.shape[2:])
-    return x.new_empty(x.size(0), x.size(1) + new_channels, height, width)
+    return _new_empty(x, x.size(0), x.size(1) + new_channels, height, width)
 
 
 def _fake_reactivate(
     old: Tensor, new: Tensor, params: List[Tensor], spec: List[int], eps: List[float]
 ) -> Tensor:
     """Tell a reactivation's output without computing it."""
-    return old.new_empty(old.shape)
+    return _new_empty(old, *old.shape)
 
 
 def _fake_pool_excite(
     x: Tensor, params: List[Tensor], spec: List[int], eps: List[float]
 ) -> Tensor:
     """Tell a neck's output without computing it."""
-    return x.new_empty(x.size(0), x.size(1))
+    return _new_empty(x, x.size(0), x.size(1))
 
 
 def _fake_learned_group_conv(
@@ -60,7 +78,7 @@ def _fake_learned_group_conv(
     out_channels: int,
 ) -> Tensor:
     """Tell a learned group convolution's output without computing it."""
-    return x.new_empty(x.size(0), out_channels, *x.shape[2:])
+    return _new_empty(x, x.size(0), out_channels, *x.shape[2:])
 
 
 def _fake_stem(
@@ -72,7 +90,7 @@ def _fake_stem(
 ) -> Tensor:
     """Tell a stem's output without computing it."""
     height, width = ((size + 1) // 2 for size in x.shape[2:])
-    return x.new_empty(x.size(0), out_channels, height, width)
+    return _new_empty(x, x.size(0), out_channels, height, width)
 
 
 def _fake_backbone(
@@ -91,7 +109,7 @@ def _fake_backbone(
         if pool:
             height, width = height // 2, width // 2
         if i in out_indices:
-            outs.append(x.new_empty(x.size(0), count, height, width))
+            outs.append(_new_empty(x, x.size(0), count, height, width))
     return outs
 
 

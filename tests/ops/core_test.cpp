@@ -2,7 +2,11 @@
 // implementation, on random blocks. Prints a line for each; exits with 1 at
 // the first difference.
 
+#include <sys/wait.h>
+#include <unistd.h>
+
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
@@ -578,6 +582,82 @@ double backbone_difference(Random& random, const Kernels& kernels,
   return worst / std::max(largest, 1e-30);
 }
 
+// Threads that call one backbone at the same time, with memory that goes round
+// between them. Returns whether all get what one alone does.
+bool can_share(const Kernels& kernels) {
+  Random random{std::mt19937(0)};
+  const std::vector<float> stem_weight = random.floats(8 * 3 * 9, -1, 1);
+  std::vector<std::vector<OwnedLayer>> owned;
+  std::vector<DenseBlock> blocks;
+  int64_t channels = 8;
+  for (int64_t b = 0; b < 2; ++b) {
+    owned.push_back(random_layers(random, 2, channels, 2));
+    blocks.emplace_back(kernels, weights_of(owned.back()), channels,
+                        std::nullopt);
+    channels += new_channels(owned.back());
+  }
+  const Backbone backbone(kernels,
+                          Stem(kernels, stem_weight.data(), 3, 8, std::nullopt),
+                          std::move(blocks), {false, true});
+  const int64_t height = 160, width = 208, count = 3;
+  const auto sizes = backbone.sizes(height, width);
+  const int64_t size =
+      backbone.blocks()[1].out_channels * sizes[1].height * sizes[1].width;
+  const std::vector<float> x = random.floats(count * 3 * height * width, -1, 1);
+  const auto run = [&](int64_t i, const Parallel& parallel) {
+    // As large as what the pool keeps, at least.
+    const Buffer out(std::max<int64_t>(size, MemoryPool::kSmallest));
+    backbone.run(x.data() + i * 3 * height * width, 1, height, width,
+                 {nullptr, out.get()}, parallel);
+    return std::vector<float>(out.get(), out.get() + size);
+  };
+  std::vector<std::vector<float>> expected;
+  for (int64_t i = 0; i < count; ++i)
+    expected.push_back(run(i, Parallel::serial()));
+  std::atomic<bool> same(true);
+  real_threads(4).run(4, [&](int64_t thread) {
+    for (int64_t i = 0; i < 6; ++i) {
+      const int64_t image = (thread + i) % count;
+      // Threads of its own, too; these sum in another order.
+      const bool alone = i % 2 == 0;
+      const auto out = run(image, alone ? Parallel::serial() : real_threads(2));
+      for (int64_t p = 0; p < size; ++p) {
+        const float wanted = expected[image][p];
+        const float most = alone ? 0 : 1e-3f * (1 + std::abs(wanted));
+        if (!(std::abs(out[p] - wanted) <= most)) same = false;
+      }
+    }
+  });
+  return same;
+}
+
+// Forks while other threads take memory from the pool and give it back. Returns
+// whether all children can take some, too.
+bool can_fork() {
+  std::atomic<bool> stop(false);
+  std::vector<std::thread> threads;
+  for (int i = 0; i < 3; ++i)
+    threads.emplace_back([&] {
+      while (!stop) const Buffer buffer(1 << 20);
+    });
+  bool can = true;
+  for (int i = 0; i < 200 && can; ++i) {
+    const pid_t child = fork();
+    if (child == 0) {
+      alarm(10);
+      {
+        const Buffer buffer(1 << 20);
+      }
+      _exit(0);
+    }
+    int status = 1;
+    can = child > 0 && waitpid(child, &status, 0) == child && status == 0;
+  }
+  stop = true;
+  for (std::thread& thread : threads) thread.join();
+  return can;
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -604,5 +684,15 @@ int main(int argc, char** argv) {
     }
     std::printf("%s: %d random blocks, largest relative difference %.1e\n",
                 kernels->name, blocks, worst);
+    if (!can_share(*kernels)) {
+      std::printf("%s: threads disturb each other\n", kernels->name);
+      return 1;
+    }
   }
+#ifndef __SANITIZE_THREAD__  // which does not go on in a child
+  if (!can_fork()) {
+    std::printf("a forked process cannot go on\n");
+    return 1;
+  }
+#endif
 }

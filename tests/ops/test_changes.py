@@ -1,15 +1,19 @@
 """What changes under the kernels: weights, code, modes, threads."""
 
+import copy
 import os
+import random
 import subprocess
 import sys
 import threading
 from collections import OrderedDict
+from types import SimpleNamespace
 
 import pytest
 import torch
 from conftest import ROOT
 from kernel_networks import MODERN, assert_same, condensed, fallback, uses_kernels
+from mmengine.hooks import EMAHook
 from mmpretrain.models.utils import SELayer
 from torch import nn
 from torch.nn.utils import parametrize
@@ -17,7 +21,7 @@ from torch.nn.utils import parametrize
 from mmcdnv2 import ops
 from mmcdnv2.backbones import CondenseNetV2
 from mmcdnv2.backbones.dense_block import DenseBlock, DenseLayer
-from mmcdnv2.layers import kernel_report
+from mmcdnv2.layers import CondensedLGC, kernel_report
 
 pytestmark = pytest.mark.skipif(
     not ops.load(), reason=f'no kernels here: {ops.describe()}'
@@ -379,3 +383,189 @@ def test_blocks_of_another_structure():
         backbone.out_indices = (len(blocks) - 1,)
         assert_same(backbone(x), fallback(backbone, x))
     assert uses_kernels(backbone, x)
+
+
+def swap_averages(backbone, average):
+    """Swap as EMAHook does before and after it validates."""
+    hook = EMAHook()
+    hook.src_model, hook.ema_model = backbone, SimpleNamespace(module=average)
+    hook.ema_model.update_buffers = False
+    hook._swap_ema_parameters()
+
+
+CHANGES = {}
+
+
+def change(function):
+    CHANGES[function.__name__] = function
+    return function
+
+
+def pick(backbone, dice, kind=torch.Tensor):
+    """A random parameter or buffer, of those that float, by its module and name."""
+    found = [
+        (module, name)
+        for module in backbone.modules()
+        for name, tensor in (*module._parameters.items(), *module._buffers.items())
+        if isinstance(tensor, kind) and tensor.is_floating_point()
+    ]
+    module, name = dice.choice(found)
+    return module, name, getattr(module, name)
+
+
+def other_values(tensor):
+    # Variances stay positive.
+    return tensor * (0.75 + 0.5 * torch.rand_like(tensor))
+
+
+@change
+def in_place(backbone, dice):
+    pick(backbone, dice)[2].mul_(1.25)
+
+
+@change
+def one_number(backbone, dice):
+    tensor = pick(backbone, dice)[2]
+    tensor[tuple(map(dice.randrange, tensor.shape))] += 0.25
+
+
+@change
+def all_at_once(backbone, dice):
+    torch._foreach_mul_(list(backbone.parameters()), 1.0625)
+
+
+@change
+def content_of_data(backbone, dice):
+    pick(backbone, dice)[2].data.mul_(0.875)
+
+
+@change
+def all_of_data(backbone, dice):
+    for parameter in backbone.parameters():
+        parameter.data.copy_(other_values(parameter))
+
+
+@change
+def other_data(backbone, dice):
+    tensor = pick(backbone, dice)[2]
+    tensor.data = other_values(tensor)
+
+
+@change
+def other_parameter(backbone, dice):
+    module, name, tensor = pick(backbone, dice, nn.Parameter)
+    setattr(module, name, nn.Parameter(other_values(tensor)))
+
+
+@change
+def numpy_array(backbone, dice):
+    tensor = pick(backbone, dice)[2].detach().numpy()
+    tensor *= 1.125
+
+
+@change
+def one_vector(backbone, dice):
+    parameters = list(backbone.parameters())
+    vector = other_values(torch.cat([each.flatten() for each in parameters]))
+    torch.nn.utils.vector_to_parameters(vector, parameters)
+
+
+@change
+def loaded(backbone, dice):
+    state = backbone.state_dict()
+    backbone.load_state_dict(
+        {
+            key: other_values(value) if value.is_floating_point() else value.clone()
+            for key, value in state.items()
+        },
+        **dict(assign=dice.random() < 0.5) if MODERN else {},
+    )
+
+
+@change
+def average(backbone, dice):
+    other = copy.deepcopy(backbone)
+    all_of_data(other, dice)
+    swap_averages(backbone, other)
+
+
+@change
+def optimised(backbone, dice):
+    # Norms keep their statistics, as where they are frozen.
+    kind = dice.choice([torch.optim.SGD, torch.optim.AdamW])
+    options = dict(fused=True) if MODERN and dice.random() < 0.5 else {}
+    optimizer = kind(backbone.parameters(), 1e-2, **options)
+    with torch.enable_grad():
+        backbone(torch.rand(1, 3, 32, 32))[0].square().mean().backward()
+    optimizer.step()
+    if dice.random() < 0.5:
+        optimizer.zero_grad()
+
+
+@change
+def clipped(backbone, dice):
+    for parameter in backbone.parameters():
+        parameter.clamp_(-1, 1)
+
+
+@change
+def other_eps(backbone, dice):
+    norms = [each for each in backbone.modules() if isinstance(each, nn.BatchNorm2d)]
+    dice.choice(norms).eps *= 2
+
+
+@change
+def other_index(backbone, dice):
+    layers = [each for each in backbone.modules() if isinstance(each, CondensedLGC)]
+    layer = dice.choice(layers)
+    layer.index.copy_((layer.index + 1) % layer.columns)
+
+
+@change
+def other_layout(backbone, dice):
+    formats = torch.channels_last, torch.contiguous_format
+    backbone.to(memory_format=dice.choice(formats))
+
+
+@change
+def there_and_back(backbone, dice):
+    backbone.train()
+    backbone.eval()
+
+
+@change
+def shared(backbone, dice):
+    backbone.share_memory()
+
+
+@change
+def doubled_and_back(backbone, dice):
+    backbone.double().float()
+
+
+@change
+def trained_statistics(backbone, dice):
+    with torch.no_grad():
+        backbone.train()(torch.rand(2, 3, 32, 32))
+    backbone.eval()
+
+
+# More of them: MMCDNV2_SEQUENCES=300 python -m pytest tests/ops/test_changes.py -k seq
+@torch.no_grad()
+@pytest.mark.parametrize('seed', range(int(os.environ.get('MMCDNV2_SEQUENCES', 20))))
+def test_sequences_of_changes(seed):
+    dice = random.Random(seed)
+    arch = dice.choice(['many_sfr_groups', 'conv_first', 'wide'])
+    backbone, x = condensed(arch, out_indices=(0, 1)), torch.rand(1, 3, 32, 32)
+    done = []
+    for name in dice.choices(sorted(CHANGES), k=8):
+        before = backbone(x)
+        CHANGES[name](backbone, dice)
+        done.append(name)
+        assert all(uses_kernels(block, x[:, :1]) for block in backbone.blocks), done
+        after, expected = backbone(x), fallback(backbone, x)
+        try:
+            assert_same(after, expected)
+        except AssertionError as error:
+            stale = all(map(torch.equal, after, before))
+            raise AssertionError(f'{done}, nothing seen: {stale}') from error

@@ -17,6 +17,7 @@ from kernel_networks import ARCHS, condensed
 from mmcdnv2.errors import InputError
 from mmcdnv2.layers import LGCModule, SFRModule
 from mmcdnv2.necks import SEGlobalAveragePooling
+from mmcdnv2.ops import library
 from mmcdnv2.ops.build import BuildError
 from mmcdnv2.ops.onnxruntime_library import THREADS, library_path, session_options
 
@@ -243,6 +244,27 @@ def test_sessions_at_the_same_time():
         outputs = list(pool.map(lambda i: run(sessions[i], inputs[i]), order))
     for i, actual in zip(order, outputs):
         assert_same(actual, expected[i])
+
+
+@torch.no_grad()
+def test_threads_of_both_hosts():
+    # Maps of more than a megabyte, whose memory goes round in the pool of each host.
+    node = block(0, 'wide')
+    session, images = node.session(), [node.inputs(1, 96, 112) for _ in range(3)]
+    expected = [node.expected(x) for x in images]
+    weight = node.module._kernel_arguments().tensors()[0]
+
+    def call(i):
+        if i % 2:
+            return run(session, images[i % 3])
+        if i % 4:
+            library.forget(weight)
+        return node.expected(images[i % 3])
+
+    with ThreadPoolExecutor(5) as pool:
+        outputs = list(pool.map(call, range(120)))
+    for i, actual in enumerate(outputs):
+        assert_same(actual, expected[i % 3])
 
 
 def test_sessions_of_the_same_options():

@@ -69,17 +69,26 @@ void check(bool condition, const Parts&... parts) {
 
 enum class ElementType { kFloat, kInt64, kOther };
 
+// Elements of a tensor of this shape.
+inline int64_t product(const std::vector<int64_t>& dims) {
+  int64_t size = 1;
+  bool fits = true;
+  for (const int64_t dim : dims) {
+    if (dim == 0) return 0;
+    fits = fits && !__builtin_mul_overflow(size, dim, &size);
+  }
+  // So does the number of their bytes.
+  check(fits && size <= INT64_MAX / 8, "a tensor is too large");
+  return size;
+}
+
 // A contiguous tensor of the host's.
 struct TensorView {
   const void* data;
   ElementType type;
   std::vector<int64_t> dims;
 
-  int64_t size() const {
-    int64_t size = 1;
-    for (const int64_t dim : dims) size *= dim;
-    return size;
-  }
+  int64_t size() const { return product(dims); }
 };
 
 // An operator's arguments besides its inputs.
@@ -263,6 +272,8 @@ class ArgumentReader {
     const TensorView& found = tensor(ElementType::kInt64);
     check(found.size() == count, "an index must have ", count,
           " elements, has ", found.size());
+    // They are packed as 32 bits.
+    check(channels <= INT32_MAX, channels, " channels are too many");
     const int64_t* values = static_cast<const int64_t*>(found.data);
     for (int64_t i = 0; i < count; ++i)
       check<std::out_of_range>(values[i] >= 0 && values[i] < channels, "index ",

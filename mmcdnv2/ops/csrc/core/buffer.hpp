@@ -11,6 +11,7 @@
 #include <new>
 #include <vector>
 
+#include "core/fork_lock.hpp"
 #include "core/kernels.hpp"
 
 namespace mmcdnv2 {
@@ -58,6 +59,7 @@ class MemoryPool {
 
   // At least so many bytes at the start of a cache line; throws std::bad_alloc.
   Piece acquire(size_t bytes) {
+    if (bytes > SIZE_MAX / 4) throw std::bad_alloc();
     bytes = std::max(kLine, (bytes + kLine - 1) / kLine * kLine);
     if (bytes >= kSmallest) bytes = rounded(bytes);
     Piece piece = {bytes >= kSmallest ? take(bytes) : nullptr, bytes};
@@ -69,7 +71,7 @@ class MemoryPool {
   void release(const Piece& piece) noexcept {
     if (piece.bytes < kSmallest || piece.bytes > kKept)
       return std::free(piece.data);
-    const std::lock_guard<std::mutex> lock(mutex_);
+    const std::lock_guard<std::mutex> lock(fork_lock<MemoryPool>());
     try {
       free_.push_back(piece);
     } catch (const std::bad_alloc&) {
@@ -97,7 +99,7 @@ class MemoryPool {
 
   // What was handed back last is most likely in a cache.
   void* take(size_t bytes) {
-    const std::lock_guard<std::mutex> lock(mutex_);
+    const std::lock_guard<std::mutex> lock(fork_lock<MemoryPool>());
     for (size_t i = free_.size(); i-- > 0;) {
       if (free_[i].bytes != bytes) continue;
       void* data = free_[i].data;
@@ -108,7 +110,6 @@ class MemoryPool {
     return nullptr;
   }
 
-  std::mutex mutex_;
   // What was handed back first comes first.
   std::vector<Piece> free_;
   size_t kept_ = 0;
@@ -119,6 +120,8 @@ class Buffer {
  public:
   // Null if there are none.
   explicit Buffer(int64_t size = 0) : piece_{nullptr, 0} {
+    // No machine has an eighth of the memory that numbers can count.
+    if (size < 0 || size > INT64_MAX / 8) throw std::bad_alloc();
     if (size) piece_ = MemoryPool::instance().acquire(size * sizeof(float));
   }
   Buffer(Buffer&& other) noexcept : piece_(other.piece_) {

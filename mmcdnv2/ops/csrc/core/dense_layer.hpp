@@ -2,6 +2,8 @@
 
 #pragma once
 
+#include <algorithm>
+#include <cmath>
 #include <cstdint>
 #include <optional>
 #include <vector>
@@ -34,7 +36,10 @@ class DenseLayer {
         width(w.width),
         lgc(kernels, w.lgc) {
     pack_conv(w, kernels.max_block);
-    if (conv.members >= kernels.winograd_members) {
+    // Winograd's would mix the outputs of weights that are infinite or NaN.
+    if (conv.members >= kernels.winograd_members &&
+        std::all_of(conv_weight_.begin(), conv_weight_.end(),
+                    [](float weight) { return std::isfinite(weight); })) {
       winograd_weight_ =
           pack_winograd(w.conv_weight, conv.groups, conv.in_members,
                         conv.members, kernels.max_block);

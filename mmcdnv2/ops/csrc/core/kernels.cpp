@@ -290,6 +290,22 @@ void affine(const Affine& a, const Plane& src, const Plane& dst, Range pixels,
   }
 }
 
+bool is_finite(const Plane& plane, int64_t channel, Range pixels) {
+  const float* row = at(plane, channel, 0);
+  // Products with zero are NaN where a pixel is not finite.
+  V sums[4] = {};
+  int64_t p = pixels.begin;
+  for (; p + 4 * kLanes <= pixels.end; p += 4 * kLanes)
+    for (int v = 0; v < 4; ++v) sums[v] += load(row + p + v * kLanes) * 0.0f;
+  for (; p + kLanes <= pixels.end; p += kLanes) sums[0] += load(row + p) * 0.0f;
+  float lanes[kLanes];
+  store(lanes, (sums[0] + sums[1]) + (sums[2] + sums[3]));
+  float total = 0.0f;
+  for (int i = 0; i < kLanes; ++i) total += lanes[i];
+  for (; p < pixels.end; ++p) total += row[p] * 0.0f;
+  return total == 0.0f;
+}
+
 void clear(const Plane& plane, Range channels, Range pixels) {
   for (int64_t c = channels.begin; c < channels.end; ++c) {
     float* row = at(plane, c, 0);
@@ -361,6 +377,7 @@ const Kernels kernels = {MMCDNV2_STRING(MMCDNV2_ISA),
                          winograd_scratch,
                          scatter_conv,
                          row_conv,
+                         is_finite,
                          affine,
                          clear,
                          mean,

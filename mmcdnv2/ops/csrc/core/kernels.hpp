@@ -68,8 +68,10 @@ struct GroupConv3x3 {
 };
 
 // The same by Winograd's F(2x2, 3x3): 16 products for four outputs, not 36.
-// Inputs of a 4x4 window are mixed, so an infinite one makes the other outputs
-// of its 2x2 tile NaN, and values near the largest float overflow earlier.
+// Inputs of a 4x4 window are mixed, so one that is infinite or NaN reaches all
+// outputs of its 2x2 tile, and values near the largest float overflow earlier.
+// No sum of them is finite again: where a group's first output is finite, all
+// its inputs were.
 struct WinogradConv3x3 {
   int64_t groups, in_members, members;
   // Transformed, G w G^T, with the last row and the last column negated:
@@ -141,6 +143,8 @@ struct Kernels {
                        Range pixels, float* panel);
   void (*row_conv)(const RowConv&, const float* const* rows, const Plane& out,
                    Range pixels);
+  // Whether pixels of a channel, in any range, are neither infinite nor NaN.
+  bool (*is_finite)(const Plane&, int64_t channel, Range pixels);
   // dst = affine(src), or dst += affine(src).
   void (*affine)(const Affine&, const Plane& src, const Plane& dst,
                  Range pixels, bool accumulate);

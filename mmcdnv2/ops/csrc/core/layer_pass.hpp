@@ -36,26 +36,38 @@ class Convolutions {
                       : 0) {}
 
   void gather(const Plane& h, Range pixels, Range groups) const {
-    kernels_->gather_conv(layer_->lgc.conv, features_, h, pixels, groups,
-                          panel_.get());
+    layer_->lgc.apply(features_, h, pixels, groups, panel_.get());
   }
 
   void convolve3x3(const Plane& h, const Plane& out, Range pixels,
                    Range groups) const {
-    if (layer_->winograd && is_cut_at_rows(pixels)) {
-      const bool is_last = pixels.end == map_->padded;
-      kernels_->winograd_conv3x3(
-          *layer_->winograd, map_->height, map_->width, h, out,
-          {pixels.begin / map_->width,
-           is_last ? map_->height : pixels.end / map_->width},
-          groups, winograd_.get());
-    } else {
-      kernels_->group_conv3x3(layer_->conv, map_->masks, h, out, pixels, groups,
-                              sums_.get());
-    }
+    if (layer_->winograd && is_cut_at_rows(pixels))
+      convolve_by_winograd(h, out, pixels, groups);
+    else
+      convolve_by_taps(h, out, pixels, groups);
   }
 
  private:
+  void convolve_by_winograd(const Plane& h, const Plane& out, Range pixels,
+                            Range groups) const {
+    const bool is_last = pixels.end == map_->padded;
+    kernels_->winograd_conv3x3(
+        *layer_->winograd, map_->height, map_->width, h, out,
+        {pixels.begin / map_->width,
+         is_last ? map_->height : pixels.end / map_->width},
+        groups, winograd_.get());
+    // What is infinite or NaN has reached pixels that it may not.
+    for (int64_t j = groups.begin; j < groups.end; ++j)
+      if (!kernels_->is_finite(out, j * layer_->conv.members, pixels))
+        convolve_by_taps(h, out, pixels, {j, j + 1});
+  }
+
+  void convolve_by_taps(const Plane& h, const Plane& out, Range pixels,
+                        Range groups) const {
+    kernels_->group_conv3x3(layer_->conv, map_->masks, h, out, pixels, groups,
+                            sums_.get());
+  }
+
   // Winograd's convolution takes two rows at a time.
   bool is_cut_at_rows(Range pixels) const {
     const int64_t pair = 2 * map_->width;

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <optional>
+#include <utility>
 #include <vector>
 
 #include "core/buffer.hpp"
@@ -38,13 +39,25 @@ class LearnedGroupConv {
         out_channels(w.out_channels),
         kernels_(&kernels) {
     const int64_t members = w.out_channels / w.groups;
-    const ScaleShift before(w.norm_before, w.in_channels);
-    const ScaleShift after(w.norm_after, w.out_channels);
+    // Without a norm, nothing tells that memory for so many channels is there.
+    std::optional<ScaleShift> before;
+    if (w.norm_before) before.emplace(w.norm_before, w.in_channels);
+    ScaleShift after(w.norm_after, w.out_channels);
+    bool folds = true;
+    for (int64_t o = 0; o < w.out_channels; ++o)
+      folds =
+          folds && can_fold(w.weight + o * w.kept, w.kept,
+                            after.scale[o % members * w.groups + o / members]);
+    if (!folds) {
+      late_norm_ = std::move(after);
+      late_act_ = w.act_after;
+      after = ScaleShift(std::nullopt, w.out_channels);
+    }
     weight_.reserve(w.out_channels * w.kept);
     for (int64_t i = 0; i < w.groups * w.kept; ++i) {
       index_.push_back(static_cast<int32_t>(w.index[i]));
-      scale_.push_back(before.scale[w.index[i]]);
-      shift_.push_back(before.shift[w.index[i]]);
+      scale_.push_back(before ? before->scale[w.index[i]] : 1.0f);
+      shift_.push_back(before ? before->shift[w.index[i]] : 0.0f);
     }
     for (int64_t j = 0; j < w.groups; ++j) {
       for (int64_t m = 0; m < members; ++m)
@@ -57,9 +70,28 @@ class LearnedGroupConv {
                                   after.scale[m * w.groups + j]);
           });
     }
-    conv = {w.groups,          w.kept,        members,      index_.data(),
-            scale_.data(),     shift_.data(), w.act_before, weight_.data(),
-            out_shift_.data(), w.act_after};
+    conv = {w.groups,          w.kept,
+            members,           index_.data(),
+            scale_.data(),     shift_.data(),
+            w.act_before,      weight_.data(),
+            out_shift_.data(), folds ? w.act_after : Act::kNone};
+  }
+
+  // Some groups' outputs of some pixels. `panel` has room for kTile pixels of
+  // each input that a group kept.
+  void apply(const Plane& x, const Plane& out, Range pixels, Range groups,
+             float* panel) const {
+    kernels_->gather_conv(conv, x, out, pixels, groups, panel);
+    if (!late_norm_) return;
+    for (int64_t m = 0; m < conv.members; ++m)
+      for (int64_t j = groups.begin; j < groups.end; ++j) {
+        const int64_t o = m * conv.groups + j;
+        const Plane channel = {out.data + o * out.stride, out.stride,
+                               out.origin};
+        kernels_->affine(
+            {1, &late_norm_->scale[o], &late_norm_->shift[o], late_act_},
+            channel, channel, pixels, false);
+      }
   }
 
   // x: (count, in_channels, pixels); out: (count, out_channels, pixels).
@@ -73,8 +105,7 @@ class LearnedGroupConv {
       const Plane source = {const_cast<float*>(from), pixels, 0};
       split(parallel, whole, kAlign, [&](Range range) {
         const Buffer panel(conv.kept * kTile);
-        kernels_->gather_conv(conv, source, {to, pixels, 0}, range,
-                              {0, conv.groups}, panel.get());
+        apply(source, {to, pixels, 0}, range, {0, conv.groups}, panel.get());
       });
       if (whole < pixels) run_rest(from, whole, pixels, to);
     }
@@ -95,8 +126,8 @@ class LearnedGroupConv {
       std::fill(row + rest, row + kAlign, 0.0f);
     }
     const Buffer panel(conv.kept * kTile);
-    kernels_->gather_conv(conv, {from.get(), kAlign, 0}, {to.get(), kAlign, 0},
-                          {0, kAlign}, {0, conv.groups}, panel.get());
+    apply({from.get(), kAlign, 0}, {to.get(), kAlign, 0}, {0, kAlign},
+          {0, conv.groups}, panel.get());
     for (int64_t c = 0; c < out_channels; ++c)
       std::copy_n(to.get() + c * kAlign, rest, out + c * pixels + first);
   }
@@ -104,6 +135,9 @@ class LearnedGroupConv {
   const Kernels* kernels_;
   std::vector<int32_t> index_;
   std::vector<float> scale_, shift_, weight_, out_shift_;
+  // The norm behind, where it cannot go into the weights.
+  std::optional<ScaleShift> late_norm_;
+  Act late_act_ = Act::kNone;
 };
 
 }  // namespace mmcdnv2

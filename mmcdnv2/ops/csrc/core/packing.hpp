@@ -41,6 +41,16 @@ struct ScaleShift {
   }
 };
 
+// Whether a norm may go into the weights before it. Weights that are infinite
+// only then would be summed to NaN.
+inline bool can_fold(const float* weight, int64_t count, float scale) {
+  for (int64_t i = 0; i < count; ++i)
+    if (!std::isfinite(scale) ||
+        (std::isfinite(weight[i]) && !std::isfinite(weight[i] * scale)))
+      return false;
+  return true;
+}
+
 // Calls f(first, size) for the blocks that the kernels compute `count` outputs
 // in: the order of the packed weights.
 template <class F>

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <optional>
+#include <utility>
 #include <vector>
 
 #include "core/buffer.hpp"
@@ -23,9 +24,16 @@ class Stem {
       : in_channels(in_channels),
         out_channels(out_channels),
         kernels_(&kernels) {
-    const ScaleShift packed(norm, out_channels);
-    shift_ = packed.shift;
+    ScaleShift packed(norm, out_channels);
     const int64_t inputs = 9 * in_channels;
+    bool folds = true;
+    for (int64_t o = 0; o < out_channels; ++o)
+      folds = folds && can_fold(weight + o * inputs, inputs, packed.scale[o]);
+    if (!folds) {
+      late_norm_ = std::move(packed);
+      packed = ScaleShift(std::nullopt, out_channels);
+    }
+    shift_ = packed.shift;
     for_packed_blocks(
         out_channels, kernels.max_block, [&](int64_t first, int64_t size) {
           for (int64_t k = 0; k < inputs; ++k)
@@ -34,7 +42,7 @@ class Stem {
         });
   }
 
-  static int64_t halved(int64_t size) { return (size + 1) / 2; }
+  static int64_t halved(int64_t size) { return size / 2 + size % 2; }
 
   // x: (count, in_channels, height, width); out: (count, out_channels,
   // halved(height), halved(width)).
@@ -101,13 +109,15 @@ class Stem {
       const RowConv conv = {9 * stem_.in_channels, stem_.out_channels,
                             stem_.weight_.data(), stem_.shift_.data()};
       float* target = out.data + row * out_width_ - out.origin;
-      if (padded_ == out_width_) {
-        stem_.kernels_->row_conv(conv, taps.data(), {target, out.stride, 0},
-                                 {0, padded_});
-        return;
-      }
-      stem_.kernels_->row_conv(conv, taps.data(), {out_.get(), padded_, 0},
-                               {0, padded_});
+      const bool in_place = padded_ == out_width_;
+      const Plane place = in_place ? Plane{target, out.stride, 0}
+                                   : Plane{out_.get(), padded_, 0};
+      const Range pixels = {0, padded_};
+      stem_.kernels_->row_conv(conv, taps.data(), place, pixels);
+      if (stem_.late_norm_)
+        stem_.kernels_->affine(stem_.late_norm_->affine(Act::kNone), place,
+                               place, pixels, false);
+      if (in_place) return;
       for (int64_t c = 0; c < stem_.out_channels; ++c)
         std::copy_n(out_.get() + c * padded_, out_width_,
                     target + c * out.stride);
@@ -130,6 +140,8 @@ class Stem {
 
   const Kernels* kernels_;
   std::vector<float> shift_, weight_;
+  // The norm, where it cannot go into the weights.
+  std::optional<ScaleShift> late_norm_;
 };
 
 }  // namespace mmcdnv2

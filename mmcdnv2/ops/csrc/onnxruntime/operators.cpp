@@ -19,6 +19,7 @@
 
 #include "core/argument_reader.hpp"
 #include "core/dispatch.hpp"
+#include "core/fork_lock.hpp"
 #include "core/parallel.hpp"
 #include "onnxruntime/c_api.hpp"
 
@@ -182,7 +183,7 @@ struct Images {
   const float* data;
   int64_t count, channels, height, width;
 
-  int64_t pixels() const { return height * width; }
+  int64_t pixels() const { return product({height, width}); }
 };
 
 // A call of an operator.
@@ -390,8 +391,9 @@ class DenseBlockKernel {
   static Inference::Shape infer(const Inference& node) {
     Inference::Shape shape = node.input(0);
     const int64_t channels = shape[1].size;
-    shape[1] = {channels < 0 ? -1 : channels + node.attribute("new_channels"),
-                ""};
+    const int64_t added = node.attribute("new_channels");
+    check(channels <= INT32_MAX, "the input has too many channels");
+    shape[1] = {channels < 0 ? -1 : channels + added, ""};
     if (!node.attribute("pool")) return shape;
     return {shape[0], shape[1], halved(shape[2], false),
             halved(shape[3], false)};
@@ -589,10 +591,9 @@ class Domain {
 // The runtime asks that a domain outlives all sessions, and does not tell when
 // the last one ends. So each is made once and kept.
 const Domain& domain_for(const OrtFunctions& ort, int64_t threads) {
-  static std::mutex* mutex = new std::mutex;
   static auto* domains =
       new std::map<std::pair<OrtFunctions, int64_t>, std::unique_ptr<Domain>>;
-  const std::lock_guard<std::mutex> lock(*mutex);
+  const std::lock_guard<std::mutex> lock(fork_lock<Domain>());
   std::unique_ptr<Domain>& domain = (*domains)[{ort, threads}];
   if (!domain)
     domain = std::make_unique<Domain>(

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <ATen/ATen.h>
+#include <ATen/EmptyTensor.h>
 
 #include <algorithm>
 #include <cstdint>
@@ -12,6 +13,15 @@
 // inlined.
 namespace mmcdnv2 {
 namespace {
+
+// A tensor's storage may have been freed or shrunk under it.
+void check_storage(const at::Tensor& tensor) {
+  const size_t needed = at::detail::computeStorageNbytes(
+      tensor.sizes(), tensor.strides(), tensor.itemsize(),
+      tensor.storage_offset());
+  TORCH_CHECK(tensor.unsafeGetTensorImpl()->unsafe_storage().nbytes() >= needed,
+              "mmcdnv2: a tensor's storage is too small for it");
+}
 
 // A number that differs, with a chance of 2^-64 otherwise, if parameters do.
 //
@@ -51,6 +61,7 @@ class Fingerprint {
   static constexpr uint64_t kFactor = 0x9e3779b97f4a7c15;  // odd
 
   void add(const at::Tensor& param) {
+    check_storage(param);
     const bool counts = !param.is_inference();
     const bool whole = !counts || param.unsafeGetTensorImpl()->grad().defined();
     uint64_t place = reinterpret_cast<uintptr_t>(param.const_data_ptr());

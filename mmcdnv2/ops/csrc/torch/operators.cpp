@@ -142,6 +142,7 @@ std::shared_ptr<const Packed> packed_from(at::TensorList params,
 at::Tensor checked(const at::Tensor& x) {
   TORCH_CHECK(x.dim() == 4 && x.scalar_type() == at::kFloat,
               "mmcdnv2: a float32 tensor (N, C, H, W) was expected");
+  check_storage(x);
   return x.contiguous();
 }
 
@@ -160,9 +161,7 @@ void check_output(int64_t channels, int64_t stated) {
 // would have to be made anew each time.
 at::Tensor empty_like_input(const at::Tensor& x, at::IntArrayRef sizes) {
   static PooledAllocator* allocator = new PooledAllocator;
-  int64_t count = 1;
-  for (const int64_t size : sizes) count *= size;
-  const size_t bytes = count * sizeof(float);
+  const size_t bytes = product(sizes.vec()) * sizeof(float);
   if (bytes < MemoryPool::kSmallest) return at::empty(sizes, x.options());
   return at::detail::empty_generic(sizes, allocator,
                                    c10::DispatchKeySet(c10::DispatchKey::CPU),
@@ -176,6 +175,9 @@ at::Tensor dense_block(const at::Tensor& input, at::TensorList params,
   const auto block =
       packed_from<DenseBlock>(params, spec, eps, read_dense_block);
   check_channels(x, block->in_channels);
+  TORCH_CHECK(new_channels >= 0 && new_channels <= block->out_channels,
+              "mmcdnv2: the parameters do not give ", new_channels,
+              " new channels");
   check_output(block->out_channels, x.size(1) + new_channels);
   const int64_t shrink = pool ? 2 : 1;
   TORCH_CHECK(x.size(2) >= shrink && x.size(3) >= shrink,
@@ -244,9 +246,10 @@ at::Tensor reactivate(const at::Tensor& old_features,
   check_channels(old, reactivation->out_channels);
   check_channels(features, reactivation->in_channels);
   at::Tensor out = empty_like_input(old, old.sizes());
-  reactivation->run(old.data_ptr<float>(), features.data_ptr<float>(),
-                    old.size(0), old.size(2) * old.size(3),
-                    out.data_ptr<float>(), at_parallel());
+  if (out.numel())
+    reactivation->run(old.data_ptr<float>(), features.data_ptr<float>(),
+                      old.size(0), old.size(2) * old.size(3),
+                      out.data_ptr<float>(), at_parallel());
   return out;
 }
 
@@ -263,8 +266,9 @@ at::Tensor learned_group_conv(const at::Tensor& input, at::TensorList params,
   check_output(conv->out_channels, out_channels);
   at::Tensor out = empty_like_input(
       x, {x.size(0), conv->out_channels, x.size(2), x.size(3)});
-  conv->run(x.data_ptr<float>(), x.size(0), x.size(2) * x.size(3),
-            out.data_ptr<float>(), at_parallel());
+  if (out.numel())
+    conv->run(x.data_ptr<float>(), x.size(0), x.size(2) * x.size(3),
+              out.data_ptr<float>(), at_parallel());
   return out;
 }
 
@@ -290,11 +294,12 @@ at::Tensor pool_excite(const at::Tensor& input, at::TensorList params,
   const auto excitation =
       packed_from<Excitation>(params, spec, eps, read_excitation);
   check_channels(x, excitation->channels);
-  TORCH_CHECK(x.size(2) * x.size(3) > 0, "mmcdnv2: the map has no pixels");
+  TORCH_CHECK(x.size(2) > 0 && x.size(3) > 0, "mmcdnv2: the map has no pixels");
   at::Tensor out = at::empty({x.size(0), x.size(1)}, x.options());
-  excitation->pool_and_gate(x.data_ptr<float>(), x.size(0),
-                            x.size(2) * x.size(3), out.data_ptr<float>(),
-                            at_parallel());
+  if (out.numel())
+    excitation->pool_and_gate(x.data_ptr<float>(), x.size(0),
+                              x.size(2) * x.size(3), out.data_ptr<float>(),
+                              at_parallel());
   return out;
 }
 

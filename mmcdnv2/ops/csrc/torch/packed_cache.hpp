@@ -9,6 +9,7 @@
 #include <mutex>
 #include <utility>
 
+#include "core/fork_lock.hpp"
 #include "core/kernels.hpp"
 
 // Only for operators.cpp. Unnamed, so that what runs before each call is
@@ -42,7 +43,7 @@ class PackedCache {
   }
 
   std::shared_ptr<const Entry> find(const Key& key) {
-    const std::lock_guard<std::mutex> lock(mutex_);
+    const std::lock_guard<std::mutex> lock(fork_lock<PackedCache>());
     const auto found = entries_.find(key);
     // Once the storage is gone, another tensor may have its address.
     const bool lives =
@@ -51,21 +52,20 @@ class PackedCache {
   }
 
   void keep(const Key& key, std::shared_ptr<const Entry> entry) {
-    const std::lock_guard<std::mutex> lock(mutex_);
+    const std::lock_guard<std::mutex> lock(fork_lock<PackedCache>());
     for (auto i = entries_.begin(); i != entries_.end();)
       i = i->second->storage.expired() ? entries_.erase(i) : std::next(i);
     entries_[key] = std::move(entry);
   }
 
   void forget(const void* param) {
-    const std::lock_guard<std::mutex> lock(mutex_);
+    const std::lock_guard<std::mutex> lock(fork_lock<PackedCache>());
     auto i = entries_.lower_bound({param, nullptr});
     while (i != entries_.end() && i->first.first == param)
       i = entries_.erase(i);
   }
 
  private:
-  std::mutex mutex_;
   std::map<Key, std::shared_ptr<const Entry>> entries_;
 };
 
