@@ -193,7 +193,9 @@ def build_runner(
     runner = runner_type.from_cfg(cfg)
     runner.trust_checkpoint = trust_checkpoint
     if content is not None and isinstance(runner, TrainingRunner):
-        _check_weights(unwrap_model(runner.model), content, cfg.load_from, cfg.get('resume'))
+        _check_weights(
+            unwrap_model(runner.model), content, cfg.load_from, cfg.get('resume')
+        )
     saving = (cfg.get('default_hooks') or {}).get('checkpoint') or {}
     if isinstance(runner, TrainingRunner) and saving.get('max_keep_ckpts') == 1:
         print_log(
