@@ -895,7 +895,9 @@ def test_the_first_process_of_a_machine_looks(
         @classmethod
         def from_cfg(cls, cfg):
             seen.append(cfg.launcher)
+            return cls()
 
+    monkeypatch.setattr('mmcdnv2.engine.runner.join_processes', lambda *args: None)
     options = dict(launcher=launcher, runner_type=Runner)
     if expected:
         with pytest.raises(DataError, match='a.json is empty'):
