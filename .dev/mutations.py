@@ -202,8 +202,8 @@ MUTATIONS = (
     ),
     Mutation(
         'engine/sparsification_hook.py',
-        '            _zero_pruned(layer, runner.optim_wrapper)\n',
-        '',
+        '                _zero_pruned(layer, runner.optim_wrapper)\n',
+        '                pass\n',
         ENGINE,
     ),
     Mutation(
@@ -275,8 +275,8 @@ MUTATIONS = (
     ),
     Mutation(
         'deploy/norms.py',
-        'bad = int((~(variance >= 0)).sum())',
         'bad = int((variance < 0).sum())',
+        'bad = int((variance < -1e-3).sum())',
         'deploy',
     ),
     # Converters.

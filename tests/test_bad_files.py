@@ -391,6 +391,9 @@ def test_tools_refuse_them(use, table, good, tmp_path, script, names):
     for case, content in cases.items():
         if names and case not in names:
             continue
+        if script == 'resume auto' and case in ('half', 'flipped'):
+            # An earlier one is taken, or none: see engine/test_resume.py.
+            continue
         path.write_bytes(content)
         said = use(script, path)
         table.add(f'checkpoint, in {script}', case, '')

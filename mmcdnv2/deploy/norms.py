@@ -20,18 +20,17 @@ def check_norms(model: nn.Module, source: Union[str, Path]) -> None:
         source (str | Path): Where they come from, for the message.
 
     Raises:
-        InputError: If a running variance is negative or NaN.
+        InputError: If a running variance is negative.
     """
     zeros = []
     for name, norm in model.named_modules():
         if not isinstance(norm, _BatchNorm) or norm.running_var is None:
             continue
         variance = norm.running_var
-        # A NaN is not at least zero either.
-        bad = int((~(variance >= 0)).sum())
+        bad = int((variance < 0).sum())
         if bad:
             raise InputError(
-                f'{source} is bad: the running variance of {name} is negative or NaN '
+                f'{source} is bad: the running variance of {name} is negative '
                 f'in {bad} of {variance.numel()} channels, which no training gives; '
                 'use an earlier checkpoint or train again.'
             )

@@ -252,7 +252,8 @@ class SparsificationHook(Hook):
             # Ranks prune alike as long as their weights are equal to the last
             # bit; one set of masks does not rest on that.
             broadcast(layer.mask)
-            _zero_pruned(layer, runner.optim_wrapper)
+            if layer.weight.requires_grad:
+                _zero_pruned(layer, runner.optim_wrapper)
         # Averaging copies buffers late or, as with update_buffers, not at all.
         for average, original in self._originals.items():
             average.mask.copy_(original.mask)

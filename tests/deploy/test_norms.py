@@ -22,12 +22,12 @@ def norm_of(checkpoints, tmp_path):
     return save
 
 
-@pytest.mark.parametrize('value', [-1e-9, -1.0, float('nan'), -float('inf')])
+@pytest.mark.parametrize('value', [-1e-9, -1.0, -float('inf')])
 def test_variances_that_no_training_gives(run, tiny_configs, norm_of, tmp_path, value):
     name, path = norm_of(value, 2)
     out = tmp_path / 'out'
     error = run('condense.py', tiny_configs['classifier'], path, out)
-    assert f'the running variance of {name} is negative or NaN in 2 of ' in error
+    assert f'the running variance of {name} is negative in 2 of ' in error
     assert not out.exists()
 
 

@@ -211,7 +211,14 @@ def test_classifier_takes_what_mmcv_loads(path, order, dtype):
 
 def test_a_static_file_pads_smaller_images(path):
     preprocess = [
-        dict(op='resize', mode='fit', long=64, short=48, interpolation='bilinear'),
+        dict(
+            op='resize',
+            mode='fit',
+            long=64,
+            short=48,
+            interpolation='bilinear',
+            antialias=False,
+        ),
         dict(op='pad', size=[48, 64], value=[114, 14, 4]),
     ]
     detector(path, dynamic=('batch',), preprocess=preprocess)

@@ -166,7 +166,8 @@ def test_lone_layers(outputs, bias):
     standard = check(model, torch.randn(2, 20, 7, 8, dtype=torch.double))
     assert isinstance(standard[0], nn.Conv2d) == (outputs == 24)
     # A model may be a layer.
-    check(condensed(LGC(20, outputs, groups=4)), torch.randn(2, 20, 5, 5).double())
+    alone = condensed(nn.Sequential(LGC(20, outputs, groups=4)))[0]
+    check(alone, torch.randn(2, 20, 5, 5).double())
 
 
 def test_modules_of_detectors_and_heads():

@@ -22,6 +22,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from mmcdnv2 import ops
 from mmcdnv2.backbones import CondenseNetV2, SFRShuffleNetV2
+from mmcdnv2.errors import InputError
 from mmcdnv2.layers import (
     SFRModule,
     condense_layers,
@@ -142,7 +143,7 @@ def test_backbones_check_their_input():
     assert backbone(torch.rand(0, 3, 64, 64))[0].shape == (0, 111, 4, 4)
     with pytest.raises(RuntimeError, match='3 channels were expected, got 4'):
         backbone(torch.rand(1, 4, 64, 64))
-    with pytest.raises(RuntimeError, match='an input of 8 x 64 pixels is too small'):
+    with pytest.raises(InputError, match='needs images of at least 15 x 15 pixels'):
         backbone(torch.rand(1, 3, 8, 64))
 
 

@@ -113,7 +113,8 @@ def test_what_is_printed_and_where_data_lies_is_no_other_training(
     options = {'default_hooks.logger.interval': 7}
     (second,) = plan_study(settings('s4', data_root=str(moved), options=options))
     assert second.fingerprint == first.fingerprint
-    next(moved.rglob('*.png')).write_bytes(b'')
+    one, other = list(moved.rglob('*.png'))[:2]
+    one.write_bytes(other.read_bytes())
     (third,) = plan_study(settings('s4', data_root=str(moved), options=options))
     assert third.fingerprint != first.fingerprint
 
@@ -131,7 +132,8 @@ def test_links_in_the_data_are_followed(settings, digits, tmp_path):
     (tmp_path / 'data' / 'train').symlink_to(tmp_path / 'train')
     (third,) = plan_study(study)
     assert third.fingerprint == first.fingerprint
-    next((tmp_path / 'train').rglob('*.png')).write_bytes(b'')
+    one, other = list((tmp_path / 'train').rglob('*.png'))[:2]
+    one.write_bytes(other.read_bytes())
     (fourth,) = plan_study(study)
     assert fourth.fingerprint != first.fingerprint
 
@@ -173,7 +175,7 @@ def test_a_config_without_hooks_keeps_checkpoints(settings, tiny_config, tmp_pat
         (
             ['s4'],
             dict(options={'model.head.num_classes': 7}),
-            'has 10 classes and the head 7: set model.head.num_classes',
+            'has labels out of range, 10 of 30, for example 7 of 7/',
         ),
         (
             ['g2'],
@@ -218,11 +220,11 @@ def test_bad_data_is_refused_before_training(settings, tmp_path):
         run_study(settings('s4', data_root=str(tmp_path / 'none')))
     for split in ('train', 'val'):
         (tmp_path / 'empty' / split).mkdir(parents=True)
-    with pytest.raises(ConfigError, match='Entry s4 cannot be built: the data of'):
+    with pytest.raises(ConfigError, match='Entry s4 cannot be built: .* has no images'):
         run_study(settings('s4', data_root=str(tmp_path / 'empty')))
     for split in ('train', 'val'):
         (tmp_path / 'empty' / split / 'cat').mkdir()
-    with pytest.raises(ConfigError, match='Entry s4 cannot be built: the data of'):
+    with pytest.raises(ConfigError, match='Entry s4 cannot be built: .* has no images'):
         run_study(settings('s4', data_root=str(tmp_path / 'empty')))
     assert not (tmp_path / 'out').exists()
 
