@@ -2,7 +2,7 @@
 
 import logging
 from pathlib import Path
-from typing import Any, Dict, Iterator, Optional, Union
+from typing import Any, Dict, Iterator, Optional, Tuple, Union
 
 from mmengine.config import Config
 from mmengine.logging import print_log
@@ -30,9 +30,10 @@ def prepare_resume(cfg: Config, trust: bool = False) -> Optional[Dict[str, Any]]
         ConfigError: If no training can be resumed from the checkpoint.
         InputError: If the checkpoint cannot be used.
     """
+    content = None
     if cfg.get('resume') and not cfg.get('load_from'):
-        cfg.load_from = find_last_checkpoint(cfg.work_dir, trust)
-        if cfg.load_from is None:
+        cfg.load_from, content = find_last_checkpoint(cfg.work_dir, trust)
+        if content is None:
             print_log(
                 f'{cfg.work_dir} has no checkpoint to resume from, so the training '
                 'starts from the beginning.',
@@ -42,7 +43,8 @@ def prepare_resume(cfg: Config, trust: bool = False) -> Optional[Dict[str, Any]]
     path = cfg.get('load_from')
     if not path or '://' in path:
         return None
-    content = load_checkpoint(path, trust)
+    if content is None:
+        content = load_checkpoint(path, trust)
     if not cfg.get('resume'):
         return content
     _check_resumable(content, path, trust)
@@ -55,7 +57,7 @@ def prepare_resume(cfg: Config, trust: bool = False) -> Optional[Dict[str, Any]]
 
 def find_last_checkpoint(
     work_dir: Union[str, Path], trust: bool = False
-) -> Optional[str]:
+) -> Tuple[Optional[str], Optional[Dict[str, Any]]]:
     """Find the last checkpoint of a training that is whole.
 
     MMEngine notes in ``last_checkpoint`` which one it wrote last. If that is not
@@ -67,15 +69,16 @@ def find_last_checkpoint(
             Defaults to False.
 
     Returns:
-        str: Its path. None if there is none.
+        tuple[str, dict]: Its path and its content. None and None if there is none.
 
     Raises:
         UntrustedError: If a checkpoint holds more and ``trust`` is not set.
     """
     for path in _candidates(Path(work_dir)):
         try:
-            if _can_be_resumed(load_checkpoint(path, trust)):
-                return str(path)
+            content = load_checkpoint(path, trust)
+            if _can_be_resumed(content):
+                return str(path), content
         except UntrustedError:
             raise
         except InputError as error:
@@ -84,7 +87,7 @@ def find_last_checkpoint(
                 logger='current',
                 level=logging.WARNING,
             )
-    return None
+    return None, None
 
 
 def _candidates(work_dir: Path) -> Iterator[Path]:

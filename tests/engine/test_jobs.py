@@ -50,7 +50,7 @@ def test_ranks(tiny_configs, tmp_path):
     assert ranks[0]['stages'] == ranks[1]['stages']
     assert len(ranks[0]['stages']) == 4
     assert not set(ranks[0]['seen'][:2]) & set(ranks[1]['seen'][:2])
-    assert find_last_checkpoint(work_dir) == str(work_dir / 'epoch_4.pth')
+    assert find_last_checkpoint(work_dir)[0] == str(work_dir / 'epoch_4.pth')
 
     config = write_config(tmp_path / 'resumed.py', base, hooks[:1], **settings)
     status, output = train(config, work_dir, '--resume')
