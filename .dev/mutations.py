@@ -282,8 +282,8 @@ MUTATIONS = (
     # Converters.
     Mutation(
         'converters/official.py',
-        'return layer.to_matrix(mask)[:groups] > 0.5',
-        'return layer.to_matrix(mask)[:groups] > 0',
+        'kept = layer.to_matrix(mask) > 0.5',
+        'kept = layer.to_matrix(mask) > 0',
         'converters',
     ),
     Mutation(
@@ -333,7 +333,7 @@ MUTATIONS = (
         'export/preparation.py',
         'height, width = (-(-side // self.divisor) * self.divisor for side in size)',
         'height, width = (side // self.divisor * self.divisor for side in size)',
-        'export/test_export.py export/test_detectors.py',
+        'export/test_preparation.py export/test_export.py',
     ),
     Mutation(
         'export/standard_form.py',

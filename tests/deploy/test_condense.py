@@ -90,11 +90,13 @@ def test_condensed_config(tiny_configs):
     cfg.custom_hooks.append(dict(type='EMAHook'))
     cfg.custom_hooks.append(dict(type='EmptyCacheHook'))
     cfg.load_from = 'somewhere.pth'
+    cfg.model.backbone.init_cfg = dict(type='Pretrained', checkpoint='a.pth')
     cfg.model.neck.conv_cfg = dict(type='SFR', sparse_factor=2)
     before = copy.deepcopy(cfg)
     condensed = condensed_config(cfg)
     assert cfg.to_dict() == before.to_dict()
     assert condensed.model.backbone.deploy
+    assert 'init_cfg' not in condensed.model.backbone
     assert condensed.model.neck.conv_cfg.type == CondensedSFR.__name__
     assert condensed.custom_hooks == [dict(type='EmptyCacheHook')]
     assert condensed.load_from is None

@@ -5,13 +5,15 @@ import math
 import pytest
 import torch
 from mmdet.apis import init_detector
+from mmengine.model import BaseModel
 from torch import nn
 
 import mmcdnv2.deploy.condense as module
 from mmcdnv2.builder import make_inputs
 from mmcdnv2.deploy import condense_checkpoint
-from mmcdnv2.deploy.proof import Call, largest_difference
+from mmcdnv2.deploy.proof import Call, largest_difference, record_calls
 from mmcdnv2.errors import InputError
+from mmcdnv2.layers import LGC
 
 # The layer of the backbone whose output is the last to be computed.
 LAST = 'backbone.blocks.2.1.sfr'
@@ -100,6 +102,23 @@ def test_condensed_model_that_is_not_finite(condense, wrong_copy, name, value):
     assert 'The condensed model gives NaN' in message
     assert 'bug of mmcdnv2' in message
     assert f'first in {name} (' in message
+
+
+class ChangesInPlace(BaseModel):
+    """Changes what its part has returned."""
+
+    def __init__(self):
+        super().__init__()
+        self.lgc = LGC(4, 4, groups=2)
+
+    def forward(self, inputs, data_samples=None, mode='tensor'):
+        return self.lgc(inputs).zero_()
+
+
+def test_outputs_are_recorded_as_they_were():
+    model, x = ChangesInPlace(), torch.randn(1, 4, 3, 3)
+    (call,), _ = record_calls(model, x, [], 'a.pth')
+    assert torch.equal(call.outputs[0], model.lgc(x))
 
 
 def zero_a_map(weights):

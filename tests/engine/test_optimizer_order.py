@@ -7,6 +7,7 @@ from mmengine.model import BaseModel
 from torch import nn
 from toy import make_runner
 
+from mmcdnv2.engine.optimizer_order import renumber_checkpoint
 from mmcdnv2.layers import OrderedConvModule, SFRModule
 
 OPTIMIZERS = dict(
@@ -69,3 +70,14 @@ def test_resumes(tmp_path, monkeypatch, optimizer, paramwise_cfg, before):
     for name, value in resumed.model.state_dict().items():
         assert torch.equal(value, expected[name]), name
     assert resumed.optim_wrapper.get_lr() == straight.optim_wrapper.get_lr()
+
+
+def test_what_fits_as_it_is_stays():
+    parameters = [nn.Parameter(torch.zeros(2)) for _ in range(2)]
+    # One group each, in another order than the model's.
+    optimizer = torch.optim.SGD([dict(params=[p]) for p in parameters[::-1]], lr=0.1)
+    groups = [dict(lr=0.1, params=[0]), dict(lr=0.2, params=[1])]
+    state = {i: dict(momentum_buffer=torch.ones(2)) for i in range(2)}
+    checkpoint = dict(optimizer=dict(state=state, param_groups=list(groups)))
+    renumber_checkpoint(checkpoint, optimizer, parameters)
+    assert checkpoint['optimizer']['param_groups'] == groups

@@ -77,6 +77,16 @@ def test_what_a_missing_box_would_have_suppressed_is_excused():
     assert differences([first, (60.0, 60, 80, 80, 0.7, 1)], [first, second])
 
 
+def test_what_that_box_would_have_suppressed_in_turn_is_excused():
+    # The fourth is suppressed by the third alone, which the second suppresses.
+    first = (10.0, 10, 30, 30, 0.9, 1)
+    second = (10.0, 10, 30, 20, 0.8, 1)
+    third = (10.0, 13, 30, 22, 0.7, 1)
+    fourth = (10.0, 16, 30, 24.5, 0.6, 1)
+    assert not differences([first, third], [first, second, fourth])
+    assert differences([first, third], [first, fourth])
+
+
 def test_differences_are_relative_to_the_largest_value():
     expected = np.array([0.0, -200.0])
     assert relative_difference(np.array([0.1, -200.0]), expected) == 0.1 / 200

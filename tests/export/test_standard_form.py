@@ -156,6 +156,17 @@ def test_depthwise_sum(groups, outputs):
     )
 
 
+def test_a_bias_between_the_convolutions_is_folded():
+    torch.manual_seed(0)
+    arch = dict(
+        depths=(1,), growth_rates=(8,), groups=2, condense_factor=2, sparse_factor=2
+    )
+    model = condensed(CondenseNetV2(arch, out_indices=(0,)))
+    lgc = model.blocks[0].dense_layers()[0].lgc.conv
+    lgc.bias = nn.Parameter(torch.randn(lgc.out_channels, dtype=torch.double))
+    check(model, torch.randn(1, 3, 14, 18, dtype=torch.double))
+
+
 @pytest.mark.parametrize('bias', [True, False])
 @pytest.mark.parametrize('outputs', [24, 96])
 def test_lone_layers(outputs, bias):

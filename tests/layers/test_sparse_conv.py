@@ -136,6 +136,43 @@ def test_pruning_takes_the_smallest_l1_norms():
     assert torch.equal(sfr.mask, lgc.mask)
 
 
+def test_the_norm_is_l1_and_no_other():
+    lgc = LGC(2, 2, groups=1, condense_factor=2, bias=False)
+    # Of the same sum of squares or less, but of a larger sum.
+    lgc.weight.data[:, :, 0, 0] = torch.tensor([[3.0, 2], [0, 2]])
+    lgc.set_progress(1)
+    assert lgc.mask.int().tolist() == [[0, 1]]
+
+
+def test_what_is_pruned_becomes_zero_whatever_it_was():
+    for layer in (LGC(4, 6, groups=2), SFR(4, 6, groups=2)):
+        layer.set_progress(1)
+        kept = layer.masked_weight().detach() != 0
+        values = torch.where(kept, 2.0, float('nan'))
+        layer.zero_pruned(values)
+        assert torch.equal(values, 2.0 * kept)
+
+
+@pytest.mark.parametrize('kind', [LGC, SFR])
+def test_an_index_ascends(kind):
+    layer = kind(8, 8, groups=2)
+    layer.set_progress(1)
+    # Another pruning took more of the first group.
+    layer.mask[0, layer.mask[0].nonzero()[-1]] = False
+    rows = layer.condense().index.view(2, -1)
+    assert (rows.diff(dim=1) > 0).all()
+
+
+@pytest.mark.parametrize('kind', [LGC, SFR])
+def test_one_unfinished_group_is_enough_to_refuse(kind):
+    layer = kind(8, 8, groups=2)
+    layer.set_progress(1)
+    layer.mask[1] = True
+    condensed = kind.condensed_type(8, 8, groups=2)
+    with pytest.raises(InputError, match='finish the sparsification'):
+        condensed.load_state_dict(layer.state_dict())
+
+
 def test_pruned_never_returns():
     layer = LGC(16, 8, groups=2, condense_factor=8)
     masks = []

@@ -138,6 +138,13 @@ def test_a_backbone_is_one_operator_or_its_parts(monkeypatch):
 
 
 @torch.no_grad()
+def test_norms_without_statistics_are_named():
+    norm_cfg = dict(type='BN', track_running_stats=False)
+    module = SFRModule(8, 8, 2, norm_cfg=norm_cfg, deploy=True).eval()
+    assert 'its norm lacks parameters or running statistics' in module.runs_on()
+
+
+@torch.no_grad()
 def test_backbones_check_their_input():
     backbone = condensed()
     assert backbone(torch.rand(0, 3, 64, 64))[0].shape == (0, 111, 4, 4)
