@@ -138,6 +138,18 @@ def test_a_backbone_is_one_operator_or_its_parts(monkeypatch):
 
 
 @torch.no_grad()
+def test_convolutions_that_differ_in_groups_run_on_pytorch():
+    backbone, x = condensed(), torch.rand(1, 3, 64, 64)
+    conv = backbone.blocks[0].dense_layers()[0].conv
+    old = conv.conv
+    conv.conv = torch.nn.Conv2d(
+        old.in_channels, old.out_channels, 3, padding=1, bias=False
+    )
+    assert 'differ in groups' in backbone.blocks[0].runs_on()
+    assert_same(backbone(x), fallback(backbone, x))
+
+
+@torch.no_grad()
 def test_norms_without_statistics_are_named():
     norm_cfg = dict(type='BN', track_running_stats=False)
     module = SFRModule(8, 8, 2, norm_cfg=norm_cfg, deploy=True).eval()
