@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from kernel_networks import assert_same, fallback
 from mmengine.model import revert_sync_batchnorm
-from mmengine.registry import MODELS
+from mmengine.registry import MODELS, DefaultScope
 from torch import nn
 
 from mmcdnv2 import ops
@@ -127,7 +127,10 @@ class Case:
 
     def build(self, **backbone):
         torch.manual_seed(self.seed)
-        return Network([MODELS.build(dict(part, **backbone)) for part in self.parts])
+        # A classifier looks for its parts where the last runner, if any, looked.
+        with DefaultScope.overwrite_default_scope('mmpretrain'):
+            parts = [MODELS.build(dict(part, **backbone)) for part in self.parts]
+        return Network(parts)
 
     def images(self, channels=None):
         """Random images, laid out in memory in one of several ways."""
