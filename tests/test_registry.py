@@ -7,8 +7,8 @@ from mmengine.registry import HOOKS, init_default_scope
 from mmpretrain import ModelHub, get_model, list_models
 
 import mmcdnv2
+from lab.zoo import read_zoo
 from mmcdnv2 import registry
-from mmcdnv2.analysis import read_zoo
 from mmcdnv2.backbones import CondenseNetV2
 from mmcdnv2.engine import ChannelsLastHook, SparsificationHook
 

@@ -97,7 +97,7 @@ def call(script: str, *arguments: object) -> None:
 
 def make_data(folder: Path) -> Dict:
     """Make the data set."""
-    call('dataset_converters/digits.py', folder)
+    call('analysis_tools/digits.py', folder)
     return dict(path=str(folder))
 
 
@@ -136,7 +136,7 @@ def export(config: str, checkpoint: str, folder: Path) -> Dict:
 
 def draw(config: str, checkpoint: str, folder: Path) -> Dict:
     """Draw ground truth next to detections."""
-    from mmcdnv2.analysis.detections import draw_detections
+    from mmcdnv2.inference.detections import draw_detections
 
     picture = WORK_DIR / 'detections.png'
     draw_detections(config, checkpoint, picture)

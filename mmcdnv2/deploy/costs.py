@@ -8,8 +8,8 @@ from typing import Callable, Dict, Iterable, List, Optional, Tuple
 import torch
 from torch import Tensor, nn
 
-from ..analysis import count_macs, count_params, median_latency
 from ..builder import TensorMode
+from ..complexity import count_macs, count_params, median_latency
 from ..errors import in_one_line
 
 

@@ -19,8 +19,8 @@ from reference import (
 )
 
 from mmcdnv2 import ops
-from mmcdnv2.analysis import count_macs, count_params
 from mmcdnv2.backbones import CondenseNetV2
+from mmcdnv2.complexity import count_macs, count_params
 from mmcdnv2.converters import convert_official
 from mmcdnv2.errors import InputError
 from mmcdnv2.layers import LGC, condense_layers, sparse_layers

@@ -13,10 +13,10 @@ from mmengine.logging import HistoryBuffer
 from mmpretrain.apis import ImageClassificationInferencer, get_model
 
 import mmcdnv2.deploy.condense as module
-from mmcdnv2.analysis import count_params
 from mmcdnv2.backbones import CondenseNetV2
 from mmcdnv2.builder import build_model
 from mmcdnv2.checkpoint import load_checkpoint
+from mmcdnv2.complexity import count_params
 from mmcdnv2.deploy import condense_checkpoint
 from mmcdnv2.deploy.condense import condensed_config
 from mmcdnv2.engine import SparsificationHook

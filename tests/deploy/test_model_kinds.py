@@ -5,7 +5,7 @@ import torch
 from conftest import TINY_BACKBONE, randomise
 from mmengine.config import Config
 
-from mmcdnv2.analysis import measure
+from lab.zoo import measure
 from mmcdnv2.builder import build_model
 from mmcdnv2.deploy import condense_checkpoint
 from mmcdnv2.errors import InputError

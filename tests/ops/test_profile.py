@@ -8,7 +8,7 @@ import pytest
 import torch
 from conftest import ROOT
 
-from mmcdnv2.analysis import count_macs
+from mmcdnv2.complexity import count_macs
 from mmcdnv2.errors import InputError
 from mmcdnv2.ops.compiler import find_compiler
 

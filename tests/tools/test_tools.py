@@ -312,7 +312,7 @@ def test_condense_looks_whether_it_can_write(run, tiny_configs, tmp_path, monkey
             ['{out}', 'minival.txt'],
             'There is no annotation file',
         ),
-        ('dataset_converters/digits.py', ['{digits}'], 'exists already'),
+        ('analysis_tools/digits.py', ['{digits}'], 'exists already'),
         ('analysis_tools/complexity.py', ['none.py'], 'There is no config file'),
         (
             'analysis_tools/complexity.py',

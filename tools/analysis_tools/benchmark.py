@@ -6,9 +6,10 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Callable, Dict, Union
 
+from clone import ROOT
 from rich.table import Table
 
-from mmcdnv2.benchmark import (
+from lab.benchmark import (
     DETECTORS,
     NETWORKS,
     PARTS,
@@ -27,7 +28,6 @@ from mmcdnv2.cli import command_line, report_console, track_progress
 from mmcdnv2.errors import InputError
 from mmcdnv2.files import check_writable, replace_all_when_done
 
-ROOT = Path(__file__).resolve().parents[2]
 COLUMNS = (
     'ms',
     'spread',

@@ -4,9 +4,10 @@ import argparse
 from pathlib import Path
 from typing import Dict, List, Optional
 
+from clone import ROOT
 from rich.table import Table
 
-from mmcdnv2.analysis import Comparison, ZooModel, measure, read_zoo
+from lab.zoo import Comparison, ZooModel, measure, read_zoo
 from mmcdnv2.cli import (
     add_input_shape_argument,
     command_line,
@@ -14,7 +15,6 @@ from mmcdnv2.cli import (
     track_progress,
 )
 
-ROOT = Path(__file__).resolve().parents[2]
 COLUMNS = (
     'params sparse',
     'condensed',

@@ -7,13 +7,14 @@ before.
 import argparse
 from typing import List, Optional
 
+import clone  # noqa: F401
 from rich.markup import escape
 from rich.table import Table
 
-from mmcdnv2.analysis import lgc_chains, measure_use
-from mmcdnv2.analysis.connection_map import BlockMap
-from mmcdnv2.analysis.connection_plot import draw_connection_maps
-from mmcdnv2.analysis.source_use import QUANTITIES
+from lab.connection_maps import lgc_chains, measure_use
+from lab.connection_maps.block_map import BlockMap
+from lab.connection_maps.plot import draw_connection_maps
+from lab.connection_maps.source_use import QUANTITIES
 from mmcdnv2.cli import add_trust_argument, command_line, report_console
 
 

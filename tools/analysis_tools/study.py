@@ -4,13 +4,12 @@ import argparse
 import sys
 from pathlib import Path
 
+from clone import ROOT
 from mmengine.config import DictAction
 from rich.console import Console
 from rich.table import Table
 
-from mmcdnv2.cli import command_line, report_console
-from mmcdnv2.errors import InputError
-from mmcdnv2.study import (
+from lab.study import (
     ENTRIES,
     QUICK,
     Connections,
@@ -21,7 +20,7 @@ from mmcdnv2.study import (
     run_study,
     study_connections,
 )
-from mmcdnv2.study.connections import (
+from lab.study.connections import (
     DIFFERENCES_TITLE,
     USE_COLUMNS,
     connections_heading,
@@ -29,7 +28,7 @@ from mmcdnv2.study.connections import (
     remarks,
     use_cells,
 )
-from mmcdnv2.study.tables import (
+from lab.study.tables import (
     DIFFERENCE_COLUMNS,
     ENTRY_COLUMNS,
     NOTE,
@@ -37,8 +36,10 @@ from mmcdnv2.study.tables import (
     entry_cells,
     heading,
 )
+from mmcdnv2.cli import command_line, report_console
+from mmcdnv2.errors import InputError
 
-CONFIG = Path(__file__).resolve().parents[2] / 'configs' / 'study' / 'digits.py'
+CONFIG = ROOT / 'configs' / 'study' / 'digits.py'
 
 
 def parse_args() -> argparse.Namespace:

@@ -3,13 +3,13 @@
 import argparse
 import json
 from dataclasses import asdict
-from pathlib import Path
 
+from clone import ROOT
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from mmcdnv2.benchmark.training_cost import (
+from lab.benchmark.training_cost import (
     VARIANTS,
     TrainingSetup,
     measure_training,
@@ -17,7 +17,7 @@ from mmcdnv2.benchmark.training_cost import (
 from mmcdnv2.cli import add_input_shape_argument, command_line
 from mmcdnv2.files import check_writable, replace_when_done
 
-CONFIG = Path(__file__).resolve().parents[2] / 'configs' / 'cdnv2_c_8xb128_in1k.py'
+CONFIG = ROOT / 'configs' / 'cdnv2_c_8xb128_in1k.py'
 
 
 def parse_args() -> argparse.Namespace:
