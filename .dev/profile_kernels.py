@@ -20,6 +20,7 @@ import platform
 import statistics
 import struct
 import subprocess
+import sys
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,6 +30,8 @@ import torch
 from kernel_program import build_program
 from rich.table import Table
 from torch import nn
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from lab.benchmark.latency import best_product_gflops, matrix_products, pinned
 from lab.benchmark.networks import randomise
