@@ -1,9 +1,8 @@
-"""Training a grid of small networks and comparing what they come to."""
+"""Train a grid of small networks and compare their errors."""
 
 from .connections import Connections, study_connections
 from .grid import COMPARISONS, ENTRIES, QUICK
 from .plan import Settings
-from .progress import ProgressDisplay
 from .report import Report
 from .study import report_study, run_study
 
@@ -12,7 +11,6 @@ __all__ = [
     'ENTRIES',
     'QUICK',
     'Connections',
-    'ProgressDisplay',
     'Report',
     'Settings',
     'report_study',

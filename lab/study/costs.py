@@ -1,4 +1,4 @@
-"""Parameters and MACs of the study's networks, and networks of equal MACs."""
+"""Count the study's networks and match their MACs."""
 
 import copy
 from itertools import product
@@ -12,19 +12,24 @@ from mmcdnv2.config import type_of
 from mmcdnv2.deploy.condense import condensed_config
 from mmcdnv2.errors import InputError
 
-# How much higher than the config's a growth rate may become.
+# Largest factor by which `widen` raises a growth rate.
 _LARGEST_GROWTH = 1.5
 
 
+def is_pruned(cfg: Config) -> bool:
+    """Return whether a training config prunes."""
+    return 'SparsificationHook' in map(type_of, cfg.get('custom_hooks') or [])
+
+
 def count_costs(cfg: Config, shape: Tuple[int, int]) -> Tuple[int, int]:
-    """Count a network as it is in the end: condensed, if it is pruned.
+    """Count a classifier in its final form: condensed if it is pruned.
 
     Args:
-        cfg (Config): Config of a classifier.
-        shape (tuple[int]): Height and width of an image.
+        cfg (Config): Config of the classifier.
+        shape (tuple[int]): Image height and width.
 
     Returns:
-        tuple[int]: Parameters, and MACs of one image.
+        tuple[int]: Parameters and MACs per image.
     """
     if is_pruned(cfg):
         cfg = condensed_config(cfg)
@@ -33,46 +38,33 @@ def count_costs(cfg: Config, shape: Tuple[int, int]) -> Tuple[int, int]:
     return count_params(model), count_macs(TensorMode(model, samples), inputs)
 
 
-def is_pruned(cfg: Config) -> bool:
-    """Tell whether a training prunes.
-
-    Args:
-        cfg (Config): Config of a classifier and its training.
-
-    Returns:
-        bool: Whether it has the hook that does.
-    """
-    return 'SparsificationHook' in map(type_of, cfg.get('custom_hooks') or [])
-
-
 def widen(cfg: Config, target: int, shape: Tuple[int, int]) -> None:
-    """Raise a CondenseNet's growth rates until it has a number of MACs.
+    """Raise a CondenseNet's growth rates until its MACs match a target.
 
     Args:
-        cfg (Config): Changed in place: of the growth rates that its groups
-            allow, it gets those with which it is nearest to the target.
-        target (int): MACs, condensed.
-        shape (tuple[int]): Height and width of an image.
+        cfg (Config): Changed in place.
+        target (int): Condensed MACs.
+        shape (tuple[int]): Image height and width.
 
     Raises:
-        InputError: If even the highest growth rates are too few.
+        InputError: If no growth rates come within 2 % of the target.
     """
     arch = cfg.model.backbone.arch
-    step = arch.groups
     *first, last = [
-        list(range(rate, int(rate * _LARGEST_GROWTH) + 1, step))
+        range(rate, int(rate * _LARGEST_GROWTH) + 1, arch.groups)
         for rate in arch.growth_rates
     ]
+    candidate = copy.deepcopy(cfg)
 
     def distance(rates: List[int]) -> int:
-        set_growth_rates(candidate, rates)
+        _set_growth_rates(candidate, rates)
         return count_costs(candidate, shape)[1] - target
 
-    candidate = copy.deepcopy(cfg)
     found = []
     for combination in product(*first):
         rates = list(combination)
-        # Of the last block's the smallest with enough MACs, and that before it.
+        # Bisect for the last block's smallest rate with enough MACs; the rate
+        # before it may be nearer.
         low, high = 0, len(last) - 1
         while low < high:
             middle = (low + high) // 2
@@ -86,19 +78,13 @@ def widen(cfg: Config, target: int, shape: Tuple[int, int]) -> None:
     nearest, rates = min(found)
     if nearest > 0.02 * target:
         raise InputError(
-            f'no growth rates give it {target / 1e6:.2f}M MACs within 2 %, '
-            f'{rates} are nearest'
+            f'no growth rates give {target / 1e6:.2f}M MACs within 2 %; the nearest '
+            f'are {rates}'
         )
-    set_growth_rates(cfg, rates)
+    _set_growth_rates(cfg, rates)
 
 
-def set_growth_rates(cfg: Config, rates: List[int]) -> None:
-    """Set a CondenseNet's growth rates and what follows from them.
-
-    Args:
-        cfg (Config): Config of a classifier; changed in place.
-        rates (list[int]): A growth rate for each block.
-    """
+def _set_growth_rates(cfg: Config, rates: List[int]) -> None:
     arch = cfg.model.backbone.arch
     arch.growth_rates = tuple(rates)
     grown = sum(depth * rate for depth, rate in zip(arch.depths, rates))

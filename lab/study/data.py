@@ -1,8 +1,6 @@
-"""The data that a study trains on."""
+"""Make and check a study's data."""
 
-import hashlib
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Dict, List, Optional, Sequence, Tuple
@@ -17,13 +15,13 @@ from mmcdnv2.errors import ConfigError, InputError, in_one_line
 
 @dataclass(frozen=True)
 class DataSet:
-    """What a data set holds.
+    """Size of a data set.
 
     Attributes:
         images (int): Number of images.
         classes (int): Number of classes.
-        shape (tuple[int]): Height and width of the first image, as a network
-            sees it.
+        shape (tuple[int]): Height and width of the first image after the
+            pipeline.
     """
 
     images: int
@@ -32,12 +30,11 @@ class DataSet:
 
 
 def make_missing_data(cfg: Config, data_root: Optional[str]) -> None:
-    """Make the digits, if the config says ``makes_digits`` and they are missing.
+    """Make the digits if the config sets ``makes_digits`` and they are missing.
 
     Args:
         cfg (Config): The study's config.
-        data_root (str, optional): The user's own folder, in which nothing is
-            made.
+        data_root (str, optional): The user's own folder; nothing is made then.
     """
     root = cfg.train_dataloader.dataset.get('data_root')
     if data_root or not cfg.get('makes_digits') or Path(root).exists():
@@ -45,35 +42,30 @@ def make_missing_data(cfg: Config, data_root: Optional[str]) -> None:
     try:
         from ..digits import make_classification
 
-        # It imports scikit-learn only when it is called.
+        # This imports scikit-learn only when it is called.
         make_classification(root)
     except ImportError as error:
         raise InputError(
-            f'{error.name} is missing, which has the digits to make data of: pip '
-            "install 'mmcdnv2[demo]', or name a folder with other data."
+            f'{error.name}, which contains the digits, is missing: pip install '
+            "'mmcdnv2[demo]', or set data_root to other data."
         ) from error
-    except (OSError, InputError):
-        # Another study may have made them in the meantime.
-        if not Path(root).exists():
-            raise
 
 
 def check_data_sets(
     cfg: Config, loaders: Sequence[str], known: Dict[str, DataSet]
 ) -> List[DataSet]:
-    """Look into a config's data sets.
+    """Check a config's data sets and return their sizes.
 
     Args:
         cfg (Config): Config of a classifier.
         loaders (Sequence[str]): Names of its data loaders.
-        known (dict[str, DataSet]): Data sets looked into before; extended.
+        known (dict[str, DataSet]): Data sets checked before; extended.
 
     Returns:
-        list[DataSet]: What they hold, one for each loader.
+        list[DataSet]: One per loader.
 
     Raises:
-        ConfigError: If data is missing or there are not as many classes as
-            the head tells apart.
+        ConfigError: If data is missing or the classes do not match the head.
     """
     found = []
     for loader in loaders:
@@ -101,49 +93,25 @@ def _look_into(cfg: Config, loader: str) -> DataSet:
         classes = len(built.metainfo.get('classes') or ())
         shape = tuple(built[0]['inputs'].shape[-2:]) if images else (0, 0)
     except Exception as error:
-        # Data sets of other packages raise anything at all.
+        # Data sets of other packages may raise anything.
         raise ConfigError(
-            f'the data of {loader} in {root} cannot be used, {in_one_line(error)}'
+            f'the data of {loader} in {root} cannot be loaded: {in_one_line(error)}'
         ) from error
     if not images or not classes:
         raise ConfigError(
             f'the data of {loader} in {root} has {classes} classes and {images} '
-            'images: a folder of images for each class was expected.'
+            'images: expected a folder of images for each class.'
         )
     return DataSet(images, classes, shape)
 
 
-def fingerprint_files(cfg: Config, loaders: Sequence[str]) -> str:
-    """Hash the names and sizes of the files in a config's data folders.
-
-    Args:
-        cfg (Config): Config of a classifier.
-        loaders (Sequence[str]): Names of its data loaders.
-
-    Returns:
-        str: The same as long as the data is, most likely.
-    """
+def count_bytes(cfg: Config, loaders: Sequence[str]) -> int:
+    """Return the size of all files in the data folders of a config's loaders."""
     roots = {
-        str(part['data_root'])
+        part['data_root']
         for loader in loaders
         for part in typed_dicts(cfg[loader].dataset)
         if part.get('data_root')
     }
-    digest = hashlib.sha256()
-    for root in sorted(roots):
-        seen = set()
-        for folder, folders, files in os.walk(root, followlinks=True):
-            # Links may go round in circles.
-            if os.path.realpath(folder) in seen:
-                folders.clear()
-                continue
-            seen.add(os.path.realpath(folder))
-            folders.sort()
-            for name in sorted(files):
-                path = os.path.join(folder, name)
-                if not os.path.exists(path):
-                    # A link to nothing.
-                    continue
-                relative = os.path.relpath(path, root)
-                digest.update(f'{relative} {os.path.getsize(path)}\n'.encode())
-    return digest.hexdigest()
+    files = [path for root in roots for path in Path(root).rglob('*')]
+    return sum(path.stat().st_size for path in files if path.is_file())

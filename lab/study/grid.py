@@ -1,4 +1,4 @@
-"""What the study trains, and what it compares."""
+"""The networks that a study trains and the comparisons that it makes."""
 
 from dataclasses import dataclass, field
 from typing import Any, Dict, Iterable, List, Optional, Tuple
@@ -8,43 +8,42 @@ from mmcdnv2.errors import InputError
 
 @dataclass(frozen=True)
 class Entry:
-    """A network and a recipe, as changes of the study's config.
+    """A network and a recipe, as changes to the study's config.
 
     Attributes:
-        name (str): What it is called in commands and folders.
-        title (str): What it is, in a table.
-        options (dict): Values by dotted keys, merged into the config.
-        hook (dict, optional): Settings of the SparsificationHook; None to train
-            without it, so that nothing is pruned.
-        schedule (str): How the learning rate falls: one of
-            :data:`~lab.study.recipes.SCHEDULES`, or '' for the config's own.
-        resize (int, optional): Width and height that images are scaled to.
-        label (str): What it is called in a picture, next to what it is compared
-            with. Defaults to the title.
-        as_costly_as (str): Entry whose MACs, condensed, this one's are brought
-            to by higher growth rates; '' for none.
+        name (str): Name in commands and folders.
+        title (str): Description in tables.
+        label (str): Name in the plot.
+        options (dict): Config values to merge, by dotted keys.
+        hook (dict, optional): Settings of the SparsificationHook; None trains
+            without the hook, so nothing is pruned.
+        schedule (str): Learning rate schedule, a key of
+            :data:`~lab.study.recipes.SCHEDULES`; '' keeps the config's.
+        resize (int, optional): Width and height to scale images to.
+        match_macs (str): Entry whose condensed MACs this one matches by higher
+            growth rates; '' for none.
     """
 
     name: str
     title: str
+    label: str
     options: Dict[str, Any] = field(default_factory=dict)
     hook: Optional[Dict[str, Any]] = field(default_factory=dict)
     schedule: str = ''
     resize: Optional[int] = None
-    as_costly_as: str = ''
-    label: str = ''
+    match_macs: str = ''
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Entries that answer a question together.
+    """Entries that answer one question.
 
     Attributes:
-        name (str): What it is called in files.
-        title (str): What is compared.
-        claim (str): What the paper says, in one sentence; or what we ask.
-        entries (tuple[str]): Names of the entries, in the order of the picture.
-        references (tuple[str]): Those that the others are held against.
+        name (str): Name in files.
+        title (str): Heading.
+        claim (str): The paper's claim, or our question, in one sentence.
+        entries (tuple[str]): Names of the entries, in the order of the plot.
+        references (tuple[str]): Entries that the others are compared with.
     """
 
     name: str
@@ -54,13 +53,10 @@ class Comparison:
     references: Tuple[str, ...]
 
     def pairs(self, trained: Iterable[str]) -> List[Tuple[str, str]]:
-        """Name the pairs to compare.
+        """Return each pair of entry and reference once.
 
         Args:
-            trained (Iterable[str]): The entries that there are.
-
-        Returns:
-            list[tuple[str]]: Entry and reference, no pair twice.
+            trained (Iterable[str]): Names of the entries in the study.
         """
         present = set(trained)
         pairs: List[Tuple[str, str]] = []
@@ -73,12 +69,12 @@ class Comparison:
 
 
 def _arch(**changes: Any) -> Dict[str, Any]:
-    """Change the base network's architecture."""
+    """Return options that change the base network's architecture."""
     return {f'model.backbone.arch.{key}': value for key, value in changes.items()}
 
 
 def _shufflenet(kind: str) -> Dict[str, Any]:
-    """Take a ShuffleNetV2 at half of its width in place of the base network."""
+    """Return options that replace the base network by a ShuffleNetV2 0.5x."""
     backbone = dict(_delete_=True, type=kind, widen_factor=0.5)
     return {'model.backbone': backbone, 'model.head.in_channels': 1024}
 
@@ -95,90 +91,74 @@ _ADAMW = {
 }
 _NONE = _arch(sparse_factor=None)
 
+_SE = _arch(se_from=1)
+_SE_HS = _arch(se_from=1, hswish_from=1)
+
 ENTRIES: Dict[str, Entry] = {
     entry.name: entry
     for entry in (
-        Entry('none', 'without SFR', _NONE, label='no SFR'),
+        Entry('none', 'without SFR', 'no SFR', _NONE),
         Entry(
-            'none-wide',
-            'without SFR, wider',
-            _NONE,
-            as_costly_as='s4',
-            label='no SFR,\nwider',
+            'none-wide', 'without SFR, wider', 'no SFR,\nwider', _NONE, match_macs='s4'
         ),
-        Entry('s4', 'SFR, base', label='SFR,\nbase'),
-        Entry(
-            's4-released',
-            'SFR, started as released',
-            _RELEASED,
-            label='SFR as\nreleased',
-        ),
-        # At stride 32 these leave but one pixel of CIFAR's images.
+        Entry('s4', 'SFR, base', 'SFR,\nbase'),
+        Entry('s4-released', 'SFR, released init', 'SFR as\nreleased', _RELEASED),
+        # Stride 32 would reduce CIFAR's images to one pixel.
         Entry(
             'shufflenetv2',
             'ShuffleNetV2 0.5x',
+            'ShuffleNetV2',
             _shufflenet('mmpretrain.ShuffleNetV2'),
             resize=64,
-            label='ShuffleNetV2',
         ),
         Entry(
             'sfr-shufflenetv2',
             'SFR-ShuffleNetV2 0.5x',
+            'SFR-\nShuffleNetV2',
             _shufflenet('SFRShuffleNetV2'),
             resize=64,
-            label='SFR-\nShuffleNetV2',
         ),
-        Entry('s1', 'SFR, S = 1', _arch(sparse_factor=1), label='S=1'),
-        Entry('s2', 'SFR, S = 2', _arch(sparse_factor=2), label='S=2'),
-        Entry('s8', 'SFR, S = 8', _arch(sparse_factor=8), label='S=8'),
-        Entry('g1', 'SFR, G = 1', _arch(sfr_groups=1), label='G=1'),
-        Entry('g2', 'SFR, G = 2', _arch(sfr_groups=2), label='G=2'),
-        Entry('g8', 'SFR, G = 8', _arch(sfr_groups=8), label='G=8'),
-        Entry('s4-se', 'SFR, SE', _arch(se_from=1), label='SFR, SE'),
-        Entry(
-            's4-se-hs',
-            'SFR, SE, hard-swish',
-            _arch(se_from=1, hswish_from=1),
-            label='SFR, SE,\nhard-swish',
-        ),
-        Entry('none-adamw', 'without SFR, AdamW', {**_NONE, **_ADAMW}, label='no SFR'),
-        Entry('s4-adamw', 'SFR, AdamW', _ADAMW, label='SFR,\nbase'),
+        Entry('s1', 'SFR, S = 1', 'S=1', _arch(sparse_factor=1)),
+        Entry('s2', 'SFR, S = 2', 'S=2', _arch(sparse_factor=2)),
+        Entry('s8', 'SFR, S = 8', 'S=8', _arch(sparse_factor=8)),
+        Entry('g1', 'SFR, G = 1', 'G=1', _arch(sfr_groups=1)),
+        Entry('g2', 'SFR, G = 2', 'G=2', _arch(sfr_groups=2)),
+        Entry('g8', 'SFR, G = 8', 'G=8', _arch(sfr_groups=8)),
+        Entry('s4-se', 'SFR, SE', 'SFR, SE', _SE),
+        Entry('s4-se-hs', 'SFR, SE, hard-swish', 'SFR, SE,\nhard-swish', _SE_HS),
+        Entry('none-adamw', 'without SFR, AdamW', 'no SFR', {**_NONE, **_ADAMW}),
+        Entry('s4-adamw', 'SFR, AdamW', 'SFR,\nbase', _ADAMW),
         Entry(
             's4-released-adamw',
-            'SFR, started as released, AdamW',
+            'SFR, released init, AdamW',
+            'SFR as\nreleased',
             {**_RELEASED, **_ADAMW},
-            label='SFR as\nreleased',
         ),
-        Entry('s4-nac', 'SFR, norm first', _NORM_FIRST, label='SFR, norm\nfirst'),
+        Entry('s4-nac', 'SFR, norm first', 'SFR, norm\nfirst', _NORM_FIRST),
         Entry(
             's4-nac-released',
-            'SFR, norm first, started as released',
+            'SFR, norm first, released init',
+            'norm first,\nreleased',
             {**_NORM_FIRST, **_RELEASED},
-            label='norm first,\nreleased',
         ),
-        Entry('s4-dense', 'SFR, never pruned', hook=None, label='never'),
+        Entry('s4-dense', 'SFR, never pruned', 'never', hook=None),
         Entry(
             's4-early',
             'SFR, pruned in the first quarter',
+            'first\nquarter',
             hook=dict(begin=0.0, end=0.25),
-            label='first\nquarter',
         ),
         Entry(
             's4-late',
             'SFR, pruned in the middle half',
+            'middle\nhalf',
             hook=dict(begin=0.25, end=0.75),
-            label='middle\nhalf',
         ),
         Entry(
-            's4-lasso',
-            'SFR, group lasso',
-            hook=dict(group_lasso=1e-5),
-            label='group\nlasso',
+            's4-lasso', 'SFR, group lasso', 'group\nlasso', hook=dict(group_lasso=1e-5)
         ),
-        Entry(
-            's4-linear', 'SFR, linear learning rate', schedule='linear', label='linear'
-        ),
-        Entry('s4-step', 'SFR, learning rate in steps', schedule='step', label='steps'),
+        Entry('s4-linear', 'SFR, linear learning rate', 'linear', schedule='linear'),
+        Entry('s4-step', 'SFR, learning rate in steps', 'steps', schedule='step'),
     )
 }
 
@@ -194,7 +174,7 @@ COMPARISONS = (
     Comparison(
         'figure-8b',
         'Sparse factor S of SFR, 4 in the base',
-        'S = 4 is best, S = 1, dense reactivation, worst (Figure 8b).',
+        'S = 4 is best; S = 1, dense reactivation, is worst (Figure 8b).',
         ('s1', 's2', 's4', 's8'),
         ('s4',),
     ),
@@ -208,7 +188,7 @@ COMPARISONS = (
     Comparison(
         'table-4',
         'SFR, squeeze-and-excite, hard-swish',
-        'SFR lowers the error, SE and hard-swish lower it further (Table 4).',
+        'SFR lowers the error; SE and hard-swish lower it further (Table 4).',
         ('none', 's4', 's4-se', 's4-se-hs'),
         ('none', 's4'),
     ),
@@ -221,22 +201,22 @@ COMPARISONS = (
     ),
     Comparison(
         'start-sgd',
-        'Start of SFR, SGD',
-        'Not in the paper: does the start of SFR decide?',
+        'Initialisation of SFR, SGD',
+        'Not in the paper: does the initialisation of SFR matter?',
         ('none', 's4-released', 's4'),
         ('none', 's4-released'),
     ),
     Comparison(
         'start-adamw',
-        'Start of SFR, AdamW',
-        'Not in the paper: does the start of SFR decide?',
+        'Initialisation of SFR, AdamW',
+        'Not in the paper: does the initialisation of SFR matter?',
         ('none-adamw', 's4-released-adamw', 's4-adamw'),
         ('none-adamw', 's4-released-adamw'),
     ),
     Comparison(
         'start-norm-first',
-        'Start of SFR, norm first',
-        'Not in the paper: and where the norm comes first?',
+        'Initialisation of SFR, norm first',
+        'Not in the paper: does it matter with the norm first?',
         ('none', 's4-nac-released', 's4-nac'),
         ('none', 's4-nac-released'),
     ),
@@ -249,8 +229,8 @@ COMPARISONS = (
     ),
     Comparison(
         'schedule',
-        'Fall of the learning rate',
-        'Not in the paper, which has the cosine alone.',
+        'Learning rate schedule',
+        'Not in the paper, which only uses the cosine.',
         ('s4', 's4-linear', 's4-step'),
         ('s4',),
     ),
@@ -260,16 +240,10 @@ QUICK = ('none', 's4', 's4-released', 'shufflenetv2', 'sfr-shufflenetv2')
 
 
 def select_entries(names: Iterable[str]) -> List[Entry]:
-    """Look entries up by their names.
-
-    Args:
-        names (Iterable[str]): Their names; all entries if there is none.
-
-    Returns:
-        list[Entry]: In the grid's order, none twice.
+    """Return entries in the grid's order, all of them if no name is given.
 
     Raises:
-        InputError: If there is no such entry.
+        InputError: If a name is unknown.
     """
     wanted = set(names) or set(ENTRIES)
     unknown = wanted - set(ENTRIES)

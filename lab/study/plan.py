@@ -1,40 +1,23 @@
-"""What a study will train, checked before anything is trained."""
+"""Plan a study's training runs and check them before training."""
 
-import copy
-import hashlib
-import json
 import logging
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, Optional, Tuple
 
+import torch
 from mmengine.config import Config
-from mmengine.optim import build_optim_wrapper
-from mmengine.registry import HOOKS, PARAM_SCHEDULERS, init_default_scope
+from mmengine.registry import init_default_scope
 
-from mmcdnv2.builder import build_model
 from mmcdnv2.config import load_config, type_of, typed_dicts
 from mmcdnv2.errors import ConfigError, InputError, in_one_line
+from mmcdnv2.version import __version__
 
 from .costs import count_costs, widen
-from .data import DataSet, check_data_sets, fingerprint_files, make_missing_data
+from .data import DataSet, check_data_sets, count_bytes, make_missing_data
 from .grid import ENTRIES, Entry, select_entries
-from .recipes import LOADERS, entry_config, schedulers, set_epochs
-
-# What a training comes from; the rest of a config says what it prints and keeps.
-_DECISIVE = (
-    'model',
-    'data_preprocessor',
-    'train_dataloader',
-    'val_dataloader',
-    'val_evaluator',
-    'optim_wrapper',
-    'param_scheduler',
-    'train_cfg',
-    'custom_hooks',
-    'load_from',
-)
+from .recipes import LOADERS, entry_config, set_epochs
 
 
 @dataclass(frozen=True)
@@ -42,15 +25,14 @@ class Settings:
     """Settings of a study.
 
     Attributes:
-        config (str): Config file of a classifier with a CondenseNetV2, whose
-            data and recipe all entries share.
-        out (Path): Folder for the trainings and the results.
-        entries (tuple[str]): Names of entries; empty for all there are.
-        seeds (tuple[int]): A training of each entry for each seed.
-        epochs (int, optional): Epochs of a training. Defaults to the config's.
-        data_root (str, optional): Folder with the data. Defaults to the
-            config's.
-        options (dict): Settings of the config to override, with dotted keys.
+        config (str): Config file of a CondenseNetV2 classifier; all entries
+            share its data and recipe.
+        out (Path): Folder for the runs and the report.
+        entries (tuple[str]): Names of entries; empty for all.
+        seeds (tuple[int]): Seeds to train each entry with.
+        epochs (int, optional): Epochs per run. Defaults to the config's.
+        data_root (str, optional): Data folder. Defaults to the config's.
+        options (dict): Config settings to override, by dotted keys.
     """
 
     config: str
@@ -63,76 +45,66 @@ class Settings:
 
     def __post_init__(self) -> None:
         if not self.seeds or min(self.seeds) < 0:
-            raise InputError('A study needs at least one seed, none of them negative.')
+            raise InputError('A study needs at least one seed, and none below 0.')
         if self.epochs is not None and self.epochs < 1:
-            raise InputError('A training needs at least one epoch.')
+            raise InputError('A training run needs at least one epoch.')
 
 
 @dataclass(frozen=True)
-class PlannedEntry:
-    """An entry that can be trained.
+class Run:
+    """A training run: an entry with a seed.
 
     Attributes:
-        entry (Entry): Which one.
-        cfg (Config): Its config, but for the seed.
+        entry (Entry): Network and recipe.
+        seed (int): Seed of all randomness.
+        folder (Path): MMEngine's work dir.
+        cfg (Config): Config without the seed.
         params (int): Parameters, condensed.
-        macs (int): MACs of one image, condensed.
-        images (int): Images in all epochs of a training.
+        macs (int): MACs per image, condensed.
+        images (int): Training images in all epochs.
+        config_text (str): Content of the config file.
     """
 
     entry: Entry
+    seed: int
+    folder: Path
     cfg: Config
     params: int
     macs: int
     images: int
-
-
-@dataclass(frozen=True)
-class Training:
-    """A training of an entry.
-
-    Attributes:
-        planned (PlannedEntry): What is trained.
-        seed (int): Seed of all its randomness.
-        folder (Path): Folder for what it leaves.
-        fingerprint (str): Hash of all in its config that decides what is learned
-            and of the names and sizes of its data's files.
-    """
-
-    planned: PlannedEntry
-    seed: int
-    folder: Path
-    fingerprint: str
+    config_text: str
 
     @property
     def name(self) -> str:
-        """str: Entry and seed, in words."""
-        return f'{self.planned.entry.name}, seed {self.seed}'
+        """str: Entry and seed."""
+        return f'{self.entry.name}, seed {self.seed}'
 
-    def config(self) -> Config:
-        """Return the whole config."""
-        cfg = Config(self.planned.cfg.to_dict())
-        cfg.randomness = dict(seed=self.seed)
-        # The study tests by top-1 error alone, whatever else a config would. Set
-        # here and not in the planned config, so that the fingerprint stays the same.
-        cfg.val_evaluator = dict(type='mmpretrain.Accuracy', topk=1)
-        cfg.val_cfg = dict()
-        return cfg
+    @property
+    def config_file(self) -> Path:
+        """Path: Config file, outside of the work dir: MMEngine writes its own there."""
+        return self.folder.with_suffix('.py')
+
+    @property
+    def epochs(self) -> int:
+        """int: Number of epochs."""
+        return self.cfg.train_cfg.max_epochs
+
+    @property
+    def checkpoint(self) -> Path:
+        """Path: Checkpoint of the last epoch."""
+        return self.folder / f'epoch_{self.epochs}.pth'
 
 
-def plan_study(settings: Settings) -> List[Training]:
-    """Find out what a study has to train, and whether it can.
-
-    Args:
-        settings (Settings): What is studied.
+def plan_study(settings: Settings) -> List[Run]:
+    """Plan the runs of a study, check that they can be trained, and train nothing.
 
     Returns:
-        list[Training]: All entries with the first seed, then with the second
-        and so on, so that a study that is interrupted has whole comparisons.
+        list[Run]: All entries with the first seed, then with the second and so
+        on: an interrupted study contains whole comparisons.
 
     Raises:
-        InputError: If an entry is unknown or cannot be built, or the data is
-            missing or does not fit the config.
+        InputError: If an entry is unknown or cannot be built, or data is missing
+            or does not fit the config.
     """
     entries = select_entries(settings.entries)
     try:
@@ -141,50 +113,33 @@ def plan_study(settings: Settings) -> List[Training]:
     except InputError:
         raise
     except Exception as error:
-        # A config and the settings to override may have anything anywhere.
+        # Overridden settings may have any type at any place.
         raise ConfigError(
             f'{settings.config} cannot be used: {in_one_line(error)}.'
         ) from error
     data_sets: Dict[str, DataSet] = {}
+    size = count_bytes(base, LOADERS)
+    planned = []
     with without_logs():
-        planned = [_plan_entry(base, entry, data_sets) for entry in entries]
-    data = fingerprint_files(base, LOADERS)
-    return [
-        Training(
-            one,
-            seed,
-            settings.out / one.entry.name / f'seed{seed}',
-            _fingerprint(one.cfg, seed, data),
-        )
-        for seed in dict.fromkeys(settings.seeds)
-        for one in planned
-    ]
+        for entry in entries:
+            planned.append(_plan_entry(settings, base, entry, data_sets, size))
+    return [run for by_seed in zip(*planned) for run in by_seed]
 
 
 def base_config(settings: Settings) -> Config:
-    """Read the study's config and make the settings' changes.
-
-    Args:
-        settings (Settings): What is studied.
-
-    Returns:
-        Config: With what all trainings of a study share.
+    """Return the config that all entries share.
 
     Raises:
-        ConfigError: If it is not the config of such a study.
+        ConfigError: If it is no config of a classifier and its training.
     """
     cfg = load_config(settings.config, settings.options)
     missing = [key for key in ('model', 'optim_wrapper', *LOADERS) if not cfg.get(key)]
     if missing:
         raise ConfigError(
-            f'{settings.config} has no {missing[0]}: the config of a classifier and '
-            'its training was expected.'
+            f'{settings.config} has no {missing[0]}: expected the config of a '
+            'classifier and its training.'
         )
     epochs = (cfg.get('train_cfg') or {}).get('max_epochs')
-    if not epochs:
-        raise ConfigError(
-            f'{settings.config} does not train for epochs: set train_cfg.max_epochs.'
-        )
     if not isinstance(epochs, int) or epochs < 1:
         raise ConfigError(
             f'{settings.config} trains for {epochs} epochs: set train_cfg.max_epochs '
@@ -192,77 +147,81 @@ def base_config(settings: Settings) -> Config:
         )
     if settings.epochs:
         set_epochs(cfg, settings.epochs)
-    if settings.data_root:
-        for loader in LOADERS:
-            cfg[loader].dataset.data_root = settings.data_root
     for loader in LOADERS:
+        if settings.data_root:
+            cfg[loader].dataset.data_root = settings.data_root
         for part in typed_dicts(cfg[loader].dataset):
             if type_of(part).startswith('CIFAR'):
-                # mmpretrain would fetch what is missing without asking.
+                # mmpretrain downloads missing data by default.
                 part.setdefault('download', False)
-    # The study tests at the end, and resumes from the last checkpoint: two are
-    # kept, as the last one may be half written.
-    cfg.train_cfg.val_begin = cfg.train_cfg.max_epochs + 1
+    # Test once, after the last epoch, by top-1 accuracy. Keep two checkpoints:
+    # the run resumes from the one before if the test was interrupted.
+    cfg.train_cfg.val_begin = 1
+    cfg.train_cfg.val_interval = cfg.train_cfg.max_epochs
+    cfg.val_cfg = dict()
+    cfg.val_evaluator = dict(type='mmpretrain.Accuracy', topk=1)
     cfg.default_hooks = dict(
         cfg.get('default_hooks') or {},
         checkpoint=dict(type='CheckpointHook', interval=1, max_keep_ckpts=2),
     )
-    # None of it is used, and it does not change what is trained.
-    for key in ('test_dataloader', 'test_cfg', 'test_evaluator', 'work_dir'):
+    unused = ('test_dataloader', 'test_cfg', 'test_evaluator', 'work_dir', 'resume')
+    for key in (*unused, 'randomness'):
         cfg.pop(key, None)
     return cfg
 
 
 def _plan_entry(
-    base: Config, entry: Entry, data_sets: Dict[str, DataSet]
-) -> PlannedEntry:
+    settings: Settings,
+    base: Config,
+    entry: Entry,
+    data_sets: Dict[str, DataSet],
+    size: int,
+) -> List[Run]:
+    """Plan an entry's runs, one per seed."""
     try:
         cfg = entry_config(base, entry)
         init_default_scope(cfg.get('default_scope', 'mmengine'))
         train, val = check_data_sets(cfg, LOADERS, data_sets)
-        if entry.as_costly_as:
-            model = entry_config(base, ENTRIES[entry.as_costly_as])
+        if entry.match_macs:
+            model = entry_config(base, ENTRIES[entry.match_macs])
             widen(cfg, count_costs(model, val.shape)[1], val.shape)
         params, macs = count_costs(cfg, val.shape)
-        # What else a config may have wrong, a runner would only find later.
-        wrapper = build_optim_wrapper(build_model(cfg), cfg.optim_wrapper)
-        for scheduler in schedulers(cfg):
-            scheduler = copy.deepcopy(scheduler)
-            if scheduler.get('by_epoch', True):
-                scheduler.setdefault('end', cfg.train_cfg.max_epochs)
-            PARAM_SCHEDULERS.build(
-                scheduler, default_args=dict(optimizer=wrapper, epoch_length=1)
-            )
-        for hook in cfg.get('custom_hooks') or []:
-            HOOKS.build(dict(hook))
-    except ConfigError as error:
-        raise ConfigError(f'Entry {entry.name} cannot be built: {error}') from error
     except InputError as error:
-        raise InputError(f'Entry {entry.name} cannot be built: {error}') from error
+        raise type(error)(f'Entry {entry.name} cannot be built: {error}') from error
     except Exception as error:
         # A config may make the code of any package raise anything.
         raise InputError(
             f'Entry {entry.name} cannot be built: {in_one_line(error)}'
         ) from error
-    images = train.images * cfg.train_cfg.max_epochs
-    return PlannedEntry(entry, cfg, params, macs, images)
+    # Results of other code or data have another config, so they are not reused.
+    cfg.study = dict(
+        mmcdnv2=__version__,
+        torch=torch.__version__,
+        images=[train.images, val.images],
+        bytes=size,
+    )
+    text = cfg.pretty_text
+    return [
+        Run(
+            entry=entry,
+            seed=seed,
+            folder=settings.out / entry.name / f'seed{seed}',
+            cfg=cfg,
+            params=params,
+            macs=macs,
+            images=train.images * cfg.train_cfg.max_epochs,
+            config_text=f'{text}randomness = dict(seed={seed})\n',
+        )
+        for seed in dict.fromkeys(settings.seeds)
+    ]
 
 
 @contextmanager
 def without_logs() -> Iterator[None]:
-    """Silence what MMEngine says of each parameter of each entry."""
+    """Silence MMEngine, which logs every parameter of every network."""
     before = logging.root.manager.disable
     logging.disable(logging.INFO)
     try:
         yield
     finally:
         logging.disable(before)
-
-
-def _fingerprint(cfg: Config, seed: int, data: str) -> str:
-    trained = copy.deepcopy({key: cfg.get(key) for key in _DECISIVE})
-    for part in typed_dicts(trained):
-        # Where the data is does not matter.
-        part.pop('data_root', None)
-    content = json.dumps([trained, seed, data], sort_keys=True, default=str)
-    return hashlib.sha256(content.encode()).hexdigest()[:16]

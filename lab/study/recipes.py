@@ -1,4 +1,4 @@
-"""From the study's config to an entry's."""
+"""Derive the config of an entry from the study's config."""
 
 import copy
 from typing import Any, Callable, Dict, List
@@ -12,7 +12,7 @@ from .grid import Entry
 
 LOADERS = ('train_dataloader', 'val_dataloader')
 
-# By their names, how the learning rate may fall, for a number of epochs.
+# Learning rate schedules by name, for a number of epochs.
 SCHEDULES: Dict[str, Callable[[int], Dict[str, Any]]] = {
     'linear': lambda epochs: dict(
         type='LinearLR',
@@ -29,26 +29,19 @@ SCHEDULES: Dict[str, Callable[[int], Dict[str, Any]]] = {
         by_epoch=True,
     ),
 }
-# The numbers of epochs in a scheduler.
-_EPOCHS = ('begin', 'end', 'T_max')
 
 
 def set_epochs(cfg: Config, epochs: int) -> None:
-    """Make a training longer or shorter, its schedules with it.
-
-    Args:
-        cfg (Config): Changed in place.
-        epochs (int): Number of epochs.
-    """
+    """Set the number of epochs and scale the schedules to it, in place."""
     share = epochs / cfg.train_cfg.max_epochs
     cfg.train_cfg.max_epochs = epochs
-    for scheduler in schedulers(cfg):
+    for scheduler in _schedulers(cfg):
         if not scheduler.get('by_epoch', True):
             continue
-        for key in _EPOCHS:
+        for key in ('begin', 'end', 'T_max'):
             if key in scheduler:
                 scheduler[key] = round(scheduler[key] * share)
-        # What is short may come to less than an epoch, which no scheduler takes.
+        # No scheduler accepts less than an epoch.
         if 'end' in scheduler:
             scheduler['end'] = max(scheduler['end'], scheduler.get('begin', 0) + 1)
         if 'T_max' in scheduler:
@@ -60,30 +53,33 @@ def set_epochs(cfg: Config, epochs: int) -> None:
 
 
 def entry_config(base: Config, entry: Entry) -> Config:
-    """Make an entry's config.
+    """Return an entry's config.
 
     Args:
-        base (Config): The study's config; left as it is.
+        base (Config): The study's config; not changed.
         entry (Entry): What to change.
 
-    Returns:
-        Config: All that trains it but the seed.
-
     Raises:
-        ConfigError: If the config has not what the entry would change.
+        ConfigError: If the config lacks a setting that the entry changes.
     """
     cfg = copy.deepcopy(base)
     try:
         cfg.merge_from_dict(copy.deepcopy(entry.options))
     except (TypeError, AttributeError) as error:
-        # An arch's name, for example, where its settings are to be changed.
+        # For example, arch is a name and not a dict of settings.
         raise ConfigError(
-            f'the config has not what it would change: {error}'
+            f'the config lacks settings that the entry changes: {error}'
         ) from error
-    _set_hook(cfg, entry)
+    hooks = list(cfg.get('custom_hooks') or [])
+    if entry.hook is None:
+        hooks = [hook for hook in hooks if type_of(hook) != 'SparsificationHook']
+    for hook in hooks:
+        if type_of(hook) == 'SparsificationHook':
+            hook.update(entry.hook or {})
+    cfg.custom_hooks = hooks
     if entry.schedule:
-        # What goes by iterations is the warm-up.
-        warm_up = [s for s in schedulers(cfg) if not s.get('by_epoch', True)]
+        # The warm-up counts iterations; keep it.
+        warm_up = [s for s in _schedulers(cfg) if not s.get('by_epoch', True)]
         decay = SCHEDULES[entry.schedule](cfg.train_cfg.max_epochs)
         cfg.param_scheduler = [*warm_up, decay]
     if entry.resize:
@@ -92,33 +88,16 @@ def entry_config(base: Config, entry: Entry) -> Config:
     return cfg
 
 
-def schedulers(cfg: Config) -> List[Dict]:
-    """List a config's schedulers, of which it may name one without a list.
-
-    Args:
-        cfg (Config): Config of a training.
-
-    Returns:
-        list[dict]: Those of the config, not copies.
-    """
+def _schedulers(cfg: Config) -> List[Dict]:
+    """Return the schedulers as a list; a config may have one without a list."""
     found = cfg.get('param_scheduler') or []
     return [found] if isinstance(found, dict) else list(found)
-
-
-def _set_hook(cfg: Config, entry: Entry) -> None:
-    hooks = list(cfg.get('custom_hooks') or [])
-    if entry.hook is None:
-        hooks = [hook for hook in hooks if type_of(hook) != 'SparsificationHook']
-    for hook in hooks:
-        if type_of(hook) == 'SparsificationHook':
-            hook.update(entry.hook or {})
-    cfg.custom_hooks = hooks
 
 
 def _resize(dataset: Any, size: int) -> None:
     for part in typed_dicts(dataset):
         if 'pipeline' in part:
             pipeline = list(part['pipeline'])
-            # Last but for the packing, so after all crops.
+            # After all crops, before packing.
             pipeline.insert(-1, dict(type='Resize', scale=size))
             part['pipeline'] = pipeline

@@ -1,39 +1,34 @@
-"""Means, spreads and verdicts of a study."""
+"""Means, standard deviations and verdicts of a study."""
 
 import math
 import statistics
 from dataclasses import dataclass
 from typing import Dict, List, Optional, Sequence, Tuple
 
-from mmcdnv2.errors import InputError
-
 from .grid import COMPARISONS, Comparison
-from .plan import PlannedEntry, Training
-from .run import Outcome
+from .plan import Run
+from .run import Result
 
-# Two-sided 95 % quantiles of Student's t by degrees of freedom, from 2; the last one
-# for all above, where it is a little too strict.
+# Two-sided 95 % quantiles of Student's t by degrees of freedom, from 2. The last one
+# is used for all larger numbers, where it is slightly too strict.
 _QUANTILES = (4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
-# With fewer seeds the spread of a difference says next to nothing.
+# Fewer seeds give no useful estimate of the spread.
 MIN_PAIRS = 3
 
 
 @dataclass(frozen=True)
 class Row:
-    """An entry's errors.
+    """Errors of an entry.
 
     Attributes:
         name (str): Name of the entry.
         title (str): Its title.
         params (int): Parameters, condensed.
-        macs (int): MACs of one image, condensed.
+        macs (int): MACs per image, condensed.
         errors (dict[int, float]): Top-1 errors in percent by seed.
-        diverged (tuple[int]): Seeds whose training ended in no numbers; they
-            are in no mean.
-        missing (tuple[int]): Seeds whose training failed or is yet to come.
-        images_per_second (float): Mean over the trainings, but for those of
-            which only the test was left when they were resumed; 0 if there is
-            none.
+        diverged (tuple[int]): Seeds that diverged; not in the mean.
+        missing (tuple[int]): Seeds that failed or are not trained yet.
+        images_per_second (float): Mean training speed; 0 without results.
     """
 
     name: str
@@ -47,17 +42,17 @@ class Row:
 
     @property
     def mean(self) -> Optional[float]:
-        """float: Mean error; None if there is none."""
+        """float: Mean error, if there is any."""
         return statistics.mean(self.errors.values()) if self.errors else None
 
     @property
     def deviation(self) -> Optional[float]:
-        """float: Standard deviation of a training; None of fewer than two."""
+        """float: Standard deviation, of two errors or more."""
         return statistics.stdev(self.errors.values()) if len(self.errors) > 1 else None
 
     @property
     def text(self) -> str:
-        """str: Mean, standard deviation and how many they are of."""
+        """str: Mean ± standard deviation (number of seeds)."""
         if self.mean is None:
             return 'none'
         spread = '' if self.deviation is None else f' ± {self.deviation:.2f}'
@@ -65,7 +60,7 @@ class Row:
 
     @property
     def left_out(self) -> str:
-        """str: Which seeds are in no mean, and why; '' if all are."""
+        """str: Seeds that are not in the mean, and why."""
         parts = []
         for reason, seeds in (('diverged', self.diverged), ('missing', self.missing)):
             if seeds:
@@ -75,18 +70,17 @@ class Row:
 
 @dataclass(frozen=True)
 class Difference:
-    """An entry's error, or another number, less that of a reference, seed by seed.
+    """Mean difference between an entry and a reference, paired by seed.
 
     Attributes:
         entry (str): Name of the entry.
         reference (str): Name of the reference.
-        mean (float): Mean difference, of errors in percentage points; there
-            the entry is better below 0.
-        standard_error (float, optional): Of that mean; None of one pair.
-        pairs (int): Seeds that both have.
-        verdict (str): 'better' or 'worse' (of other numbers other words) if a
-            t-test of the pairs tells the mean from 0 at 95 %, else 'level';
-            'too few seeds' below :data:`MIN_PAIRS`.
+        mean (float): Mean difference; of errors in percentage points.
+        standard_error (float, optional): Its standard error, of two pairs or more.
+        pairs (int): Number of seeds that both have.
+        verdict (str): 'better' or 'worse' (or other words for other numbers) if a
+            paired t-test finds a difference at 95 %, else 'level'; 'too few
+            seeds' below :data:`MIN_PAIRS`.
     """
 
     entry: str
@@ -97,19 +91,20 @@ class Difference:
     verdict: str
 
     @property
-    def text(self) -> str:
-        """str: Mean and standard error."""
+    def cells(self) -> List[str]:
+        """list[str]: Cells of a table."""
         spread = self.standard_error
-        return f'{self.mean:+.2f}' + ('' if spread is None else f' ± {spread:.2f}')
+        text = f'{self.mean:+.2f}' + ('' if spread is None else f' ± {spread:.2f}')
+        return [self.entry, self.reference, text, str(self.pairs), self.verdict]
 
 
 @dataclass(frozen=True)
 class Section:
-    """A comparison and what came of it.
+    """A comparison and its results.
 
     Attributes:
-        comparison (Comparison): What was compared.
-        rows (tuple[Row]): Its entries, as far as they were to be trained.
+        comparison (Comparison): The comparison.
+        rows (tuple[Row]): Its entries that the study contains.
         differences (tuple[Difference]): Those of entries with common seeds.
     """
 
@@ -120,17 +115,16 @@ class Section:
 
 @dataclass(frozen=True)
 class Report:
-    """What a study came to.
+    """Results of a study.
 
     Attributes:
         data (str): Name of the study's config.
-        epochs (int): Epochs of each training.
+        epochs (int): Epochs per run.
         seeds (tuple[int]): Seeds of each entry.
         rows (tuple[Row]): All entries.
-        sections (tuple[Section]): Comparisons of which two entries at least
-            were to be trained.
-        failures (dict[str, str]): Why trainings failed, by their names.
-        environments (tuple[str]): Machines and versions that trained.
+        sections (tuple[Section]): Comparisons with at least two entries.
+        failures (dict[str, str]): Reasons of failures by the runs' names.
+        environments (tuple[str]): Processors and versions used for training.
     """
 
     data: str
@@ -141,87 +135,75 @@ class Report:
     failures: Dict[str, str]
     environments: Tuple[str, ...]
 
+    @property
+    def heading(self) -> str:
+        """str: Config, epochs and seeds."""
+        seeds = ', '.join(map(str, self.seeds))
+        return f'{self.data}, {self.epochs} epochs, seeds {seeds}'
 
-def make_report(data: str, trainings: Sequence[Training], outcome: Outcome) -> Report:
-    """Average what trainings came to, and compare.
+
+def make_report(
+    data: str,
+    runs: Sequence[Run],
+    results: Dict[str, Result],
+    failures: Dict[str, str],
+) -> Report:
+    """Average and compare the results of a study.
 
     Args:
         data (str): Name of the study's config.
-        trainings (Sequence[Training]): All of the study.
-        outcome (Outcome): What became of them.
-
-    Returns:
-        Report: Of those that are finished; the others are named.
+        runs (Sequence[Run]): All runs; at least one.
+        results (dict[str, Result]): Results of the finished ones by name.
+        failures (dict[str, str]): Reasons of failures by name.
     """
-    if not trainings:
-        raise InputError('There is nothing to report without trainings.')
-    grouped: Dict[str, List[Training]] = {}
-    for training in trainings:
-        grouped.setdefault(training.planned.entry.name, []).append(training)
-    rows = {
-        name: _row(group[0].planned, group, outcome) for name, group in grouped.items()
-    }
+    grouped: Dict[str, List[Run]] = {}
+    for run in runs:
+        grouped.setdefault(run.entry.name, []).append(run)
+    rows = {name: _row(group, results) for name, group in grouped.items()}
     environments = [
         ', '.join(f'{key} {value}' for key, value in result.environment.items())
-        for result in outcome.results.values()
+        for result in results.values()
     ]
     sections = []
     for comparison in COMPARISONS:
         present = tuple(rows[name] for name in comparison.entries if name in rows)
         if len(present) > 1:
-            pairs = comparison.pairs(row.name for row in present)
-            found = [compare(rows[entry], rows[other]) for entry, other in pairs]
+            found = [_compare(rows, pair) for pair in comparison.pairs(rows)]
             differences = tuple(one for one in found if one)
             sections.append(Section(comparison, present, differences))
     return Report(
         data=data,
-        epochs=trainings[0].planned.cfg.train_cfg.max_epochs,
-        seeds=tuple(dict.fromkeys(training.seed for training in trainings)),
+        epochs=runs[0].epochs,
+        seeds=tuple(dict.fromkeys(run.seed for run in runs)),
         rows=tuple(rows.values()),
         sections=tuple(sections),
-        failures=outcome.failures,
+        failures=failures,
         environments=tuple(dict.fromkeys(environments)),
     )
 
 
-def _row(planned: PlannedEntry, trainings: List[Training], outcome: Outcome) -> Row:
-    errors: Dict[int, float] = {}
-    diverged, missing, speeds = [], [], []
-    for training in trainings:
-        result = outcome.results.get(training.name)
-        if result is None:
-            missing.append(training.seed)
-            continue
-        if result.images_per_second:
-            speeds.append(result.images_per_second)
-        if result.error is None or result.diverged:
-            diverged.append(training.seed)
-        else:
-            errors[training.seed] = result.error
+def _row(runs: List[Run], results: Dict[str, Result]) -> Row:
+    found = {run.seed: results[run.name] for run in runs if run.name in results}
+    speeds = [result.images_per_second for result in found.values()]
     return Row(
-        name=planned.entry.name,
-        title=planned.entry.title,
-        params=planned.params,
-        macs=planned.macs,
-        errors=errors,
-        diverged=tuple(diverged),
-        missing=tuple(missing),
+        name=runs[0].entry.name,
+        title=runs[0].entry.title,
+        params=runs[0].params,
+        macs=runs[0].macs,
+        errors={
+            seed: result.error
+            for seed, result in found.items()
+            if result.error is not None and not result.diverged
+        },
+        diverged=tuple(seed for seed, result in found.items() if result.diverged),
+        missing=tuple(run.seed for run in runs if run.seed not in found),
         images_per_second=statistics.mean(speeds) if speeds else 0.0,
     )
 
 
-def compare(row: Row, reference: Row) -> Optional[Difference]:
-    """Compare two entries seed by seed.
-
-    Args:
-        row (Row): The one.
-        reference (Row): The other.
-
-    Returns:
-        Difference | None: None if they have no seed in common.
-    """
-    names = (row.name, reference.name)
-    return compare_seeds(names, row.errors, reference.errors, ('better', 'worse'))
+def _compare(rows: Dict[str, Row], pair: Tuple[str, str]) -> Optional[Difference]:
+    errors, references = (rows[name].errors for name in pair)
+    return compare_seeds(pair, errors, references, ('better', 'worse'))
 
 
 def compare_seeds(
@@ -230,22 +212,24 @@ def compare_seeds(
     references: Dict[int, float],
     verdicts: Tuple[str, str],
 ) -> Optional[Difference]:
-    """Compare a number of two entries seed by seed.
+    """Compare a number of two entries, paired by seed.
 
     Args:
-        names (tuple[str]): Names of entry and reference.
-        numbers (dict[int, float]): The entry's by seed.
-        references (dict[int, float]): The reference's by seed.
-        verdicts (tuple[str]): What a mean that is below 0 and one that is
-            above 0 are called.
+        names (tuple[str]): Names of the entry and the reference.
+        numbers (dict[int, float]): The entry's, by seed.
+        references (dict[int, float]): The reference's, by seed.
+        verdicts (tuple[str]): Words for a mean below 0 and above 0.
 
     Returns:
-        Difference | None: None if they have no seed in common.
+        Difference | None: None without common seeds.
     """
-    seeds = [seed for seed in numbers if seed in references]
-    if not seeds:
+    differences = [
+        number - references[seed]
+        for seed, number in numbers.items()
+        if seed in references
+    ]
+    if not differences:
         return None
-    differences = [numbers[seed] - references[seed] for seed in seeds]
     mean = statistics.mean(differences)
     count = len(differences)
     spread = None
@@ -253,7 +237,7 @@ def compare_seeds(
         spread = statistics.stdev(differences) / math.sqrt(count)
     verdict = 'too few seeds'
     if spread is not None and count >= MIN_PAIRS:
-        quantile = _QUANTILES[min(count - 1 - 2, len(_QUANTILES) - 1)]
+        quantile = _QUANTILES[min(count - MIN_PAIRS, len(_QUANTILES) - 1)]
         verdict = 'level'
         if abs(mean) > quantile * spread:
             verdict = verdicts[0] if mean < 0 else verdicts[1]

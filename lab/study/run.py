@@ -1,290 +1,263 @@
-"""Run a study's trainings, several at once."""
+"""Train a study's runs: a loop over ``tools/train.py``, with resumable results."""
 
+import ctypes
+import fcntl
 import json
-import multiprocessing
+import math
 import os
 import shutil
+import signal
+import subprocess
+import sys
 import time
 from contextlib import contextmanager
-from dataclasses import dataclass
-from multiprocessing.connection import wait
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, List, Optional
+from typing import Callable, Dict, Iterator, List, NamedTuple, Optional
 
+import torch
+
+from mmcdnv2.checkpoint import load_checkpoint
 from mmcdnv2.errors import InputError
+from mmcdnv2.files import replace_when_done
+from mmcdnv2.version import __version__
 
-from .plan import Training
-from .results import Result, read_result
-from .worker import work
+from ..machine import processor_name
+from .plan import Run
 
-# Seconds between looks at the running trainings.
-_PERIOD = 0.5
+ROOT = Path(__file__).resolve().parents[2]
+TRAIN = ROOT / 'tools' / 'train.py'
+# Seconds between checks of the running processes.
+_PERIOD = 0.2
+# Lines of a failed run's log to show.
+_LOG_LINES = 8
+_LIBC = ctypes.CDLL(None) if sys.platform == 'linux' else None
+_PR_SET_PDEATHSIG = 1
 
 
 @dataclass(frozen=True)
-class Status:
-    """How far a study has come.
+class Result:
+    """Result of a finished run.
 
     Attributes:
-        finished (int): Trainings that are finished, now or before.
-        failed (int): Trainings that failed.
-        total (int): All trainings.
-        running (tuple[str]): Names of those that run.
-        images (int): Images that were learned from since the study began, for
-            now.
-        images_left (int): Images that are to come.
-        seconds (float): Time since then.
-        news (str): What has happened to a training, in a line; mostly ''.
+        error (float, optional): Top-1 error after the last epoch in percent;
+            None if it is NaN.
+        loss (float, optional): Mean training loss of the last epoch; None if it
+            is not finite.
+        kept_fraction (float): Fraction of the sparse layers' weights kept.
+        seconds (float): Time of all training iterations.
+        images_per_second (float): Training speed.
+        resumed (bool): Whether the run was interrupted and resumed; its
+            shuffling then differs from that of an uninterrupted run.
+        environment (dict[str, str]): Processor and versions.
     """
 
-    finished: int
-    failed: int
-    total: int
-    running: tuple
-    images: int
-    images_left: int
+    error: Optional[float]
+    loss: Optional[float]
+    kept_fraction: float
     seconds: float
-    news: str = ''
+    images_per_second: float
+    resumed: bool
+    environment: Dict[str, str]
 
     @property
-    def images_per_second(self) -> float:
-        """float: Of all trainings together; 0 if none has begun."""
-        return self.images / self.seconds if self.seconds else 0.0
+    def diverged(self) -> bool:
+        """bool: Whether the error or the loss is NaN."""
+        return self.error is None or self.loss is None
 
     @property
-    def seconds_left(self) -> Optional[float]:
-        """float: Estimated time to the end; None if nothing is known yet."""
-        speed = self.images_per_second
-        return self.images_left / speed if speed else None
+    def text(self) -> str:
+        """str: Error, time and speed."""
+        error = 'diverged' if self.diverged else f'error {self.error:.2f} %'
+        return f'{error}, {self.seconds:.0f} s, {self.images_per_second:.0f} images/s'
 
 
-@dataclass
-class Outcome:
-    """What became of a study's trainings.
-
-    Attributes:
-        results (dict[str, Result]): By the names of the trainings.
-        failures (dict[str, str]): The last line of the errors of those that
-            failed.
-    """
-
-    results: Dict[str, Result]
-    failures: Dict[str, str]
-
-
-def default_jobs() -> int:
-    """Return the number of cores that this process may use."""
-    if hasattr(os, 'sched_getaffinity'):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-def finished(trainings: List[Training]) -> Outcome:
-    """Look up which trainings are finished.
-
-    Args:
-        trainings (list[Training]): All of a study.
-
-    Returns:
-        Outcome: Results of those whose config and data are still the same.
-    """
-    found = {
-        training.name: read_result(training.folder, training.fingerprint)
-        for training in trainings
-    }
-    return Outcome({name: result for name, result in found.items() if result}, {})
-
-
-def run_trainings(
-    trainings: List[Training],
-    outcome: Outcome,
-    jobs: int,
-    show: Callable[[Status], object] = bool,
-) -> None:
-    """Run the trainings that have no result yet.
-
-    Each one runs in a process of its own, which ends with this one. One that fails
-    stops no other.
-
-    Args:
-        trainings (list[Training]): In this order.
-        outcome (Outcome): What they came to so far; completed in place.
-        jobs (int): How many run at once.
-        show (Callable): Called with the state of affairs, about twice a second.
-    """
-    waiting = [t for t in trainings if t.name not in outcome.results]
-    runner = _Runner(waiting, outcome, len(trainings), show)
-    try:
-        runner.run(jobs)
-    finally:
-        runner.stop()
+class _Job(NamedTuple):
+    run: Run
+    process: subprocess.Popen
+    core: Optional[int]
+    resumed: bool
 
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Keep a folder for this process.
-
-    Args:
-        folder (Path): Made if there is none.
+    """Make a folder and lock it until this process ends or leaves the context.
 
     Raises:
-        InputError: If another process that is alive keeps it, or it cannot be
-            a folder that this one may write to.
+        InputError: If another study runs in the folder, or it is not writable.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(folder / '.lock', os.O_RDWR | os.O_CREAT)
     except OSError as error:
-        raise InputError(f'{folder} cannot be a folder: {error}.') from error
-    path = folder / 'running.pid'
-    for _ in range(2):
-        try:
-            with open(path, 'x') as file:
-                file.write(str(os.getpid()))
-            break
-        except FileExistsError:
-            content = path.read_text()
-            if not content.isdigit() or _is_alive(int(content)):
-                raise InputError(
-                    f'Process {content} runs a study in {folder}: wait for it, choose '
-                    f'another folder, or remove {path} if it is no study.'
-                ) from None
-            # Left behind by a process that was killed.
-            path.unlink(missing_ok=True)
-        except OSError as error:
-            raise InputError(f'{path} cannot be written: {error}.') from error
+        raise InputError(f'{folder} is no writable folder: {error}.') from error
     try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(
+                f'Another study runs in {folder}: wait for it or choose another folder.'
+            ) from None
         yield
     finally:
-        path.unlink(missing_ok=True)
+        os.close(descriptor)
 
 
-def _is_alive(process: int) -> bool:
+def read_results(runs: List[Run]) -> Dict[str, Result]:
+    """Read the results of finished runs whose config has not changed, by name."""
+    results = {}
+    for run in runs:
+        path = run.folder / 'result.json'
+        if path.exists() and _is_unchanged(run):
+            results[run.name] = Result(**json.loads(path.read_text()))
+    return results
+
+
+def train_runs(
+    runs: List[Run],
+    results: Dict[str, Result],
+    failures: Dict[str, str],
+    jobs: Optional[int] = None,
+    log: Callable[[str], object] = print,
+) -> None:
+    """Train the runs that have no result. A failing run does not stop the others.
+
+    Args:
+        runs (list[Run]): All runs of the study.
+        results (dict[str, Result]): Results by name; completed in place.
+        failures (dict[str, str]): Reasons of failures by name; filled in place.
+        jobs (int, optional): Number of runs at once. Defaults to one per core.
+        log (Callable): Receives a line for each finished run.
+    """
+    free = _cores(jobs)
+    waiting = [run for run in runs if run.name not in results]
+    log(f'{len(runs)} runs, {len(waiting)} to train, {len(free)} at once')
+    running: List[_Job] = []
     try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
-    return True
+        while waiting or running:
+            while waiting and free:
+                running.append(_start(waiting.pop(0), free.pop(0), log))
+            time.sleep(_PERIOD)
+            for job in [job for job in running if job.process.poll() is not None]:
+                running.remove(job)
+                free.append(job.core)
+                news = _finish(job, results, failures)
+                log(f'[{len(results) + len(failures)}/{len(runs)}] {news}')
+    finally:
+        for job in running:
+            job.process.kill()
+            job.process.wait()
 
 
-@dataclass
-class _Job:
-    """A training that runs."""
-
-    training: Training
-    process: Any
-    images: Any
-    # Images of an interrupted training that it goes on from.
-    first: Optional[int] = None
-
-    def done(self) -> int:
-        """Images that it has learned from since it was started."""
-        if self.first is None:
-            if self.images.value < 0:
-                return 0
-            self.first = self.images.value
-        return self.images.value - self.first
+def _cores(jobs: Optional[int]) -> List[Optional[int]]:
+    """Return a core for each job; None where it is not to be pinned."""
+    if not hasattr(os, 'sched_getaffinity'):
+        return [None] * (jobs or os.cpu_count() or 1)
+    cores = sorted(os.sched_getaffinity(0))
+    # More jobs than cores have to share them.
+    return [*cores[:jobs]] if not jobs or jobs <= len(cores) else [None] * jobs
 
 
-class _Runner:
-    def __init__(
-        self,
-        waiting: List[Training],
-        outcome: Outcome,
-        total: int,
-        show: Callable[[Status], object],
-    ) -> None:
-        self.waiting = waiting
-        self.outcome = outcome
-        self.total = total
-        self.show = show
-        self.running: List[_Job] = []
-        self.images = 0
-        self.began = time.perf_counter()
-        # Where processes can be forked, those of the trainings are forked from one
-        # that has imported all that they need, which takes seconds.
-        methods = multiprocessing.get_all_start_methods()
-        name = 'forkserver' if 'forkserver' in methods else 'spawn'
-        self.context: Any = multiprocessing.get_context(name)
-        if name == 'forkserver':
-            self.context.set_forkserver_preload([work.__module__])
+def _is_unchanged(run: Run) -> bool:
+    path = run.config_file
+    return path.exists() and path.read_text() == run.config_text
 
-    def run(self, jobs: int) -> None:
-        """Run all that wait."""
-        while self.waiting or self.running:
-            while self.waiting and len(self.running) < jobs:
-                self._start(self.waiting.pop(0))
-            self._report()
-            wait([job.process.sentinel for job in self.running], _PERIOD)
-            for job in list(self.running):
-                if not job.process.is_alive():
-                    self._finish(job)
 
-    def stop(self) -> None:
-        """End what still runs."""
-        for job in self.running:
-            job.process.terminate()
-        for job in self.running:
-            job.process.join()
+def _start(run: Run, core: Optional[int], log: Callable[[str], object]) -> _Job:
+    if not _is_unchanged(run):
+        if run.folder.exists():
+            log(f'{run.name}: its config has changed, so it is trained again')
+            shutil.rmtree(run.folder)
+        run.config_file.parent.mkdir(exist_ok=True)
+        run.config_file.write_text(run.config_text)
+    run.folder.mkdir(exist_ok=True)
+    # The run ended between this checkpoint and its result. Only training an epoch
+    # leads to the test, so repeat the last one.
+    run.checkpoint.unlink(missing_ok=True)
+    # Its absolute path is wrong if the study was moved.
+    (run.folder / 'last_checkpoint').unlink(missing_ok=True)
+    command = [sys.executable, str(TRAIN), str(run.config_file)]
+    # The plan has checked the data.
+    command += ['--work-dir', str(run.folder), '--skip-data-check']
+    resumed = any(run.folder.glob('epoch_*.pth'))
+    if resumed:
+        command += ['--resume', '--trust-checkpoint']
+    # These networks are so small that one thread is fastest.
+    environment = dict(os.environ, OMP_NUM_THREADS='1')
+    paths = [str(ROOT), os.environ.get('PYTHONPATH')]
+    environment['PYTHONPATH'] = os.pathsep.join(filter(None, paths))
 
-    def _start(self, training: Training) -> None:
-        folder, fingerprint = training.folder, training.fingerprint
-        marker = folder / 'training.json'
-        content = json.dumps(dict(fingerprint=fingerprint))
-        if not marker.exists() or marker.read_text() != content:
-            # Of another training: nothing of it must be resumed from.
-            shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True, exist_ok=True)
-        marker.write_text(content)
-        training.config().dump(folder / 'config.py')
-        images = self.context.Value('q', -1)
-        name, seed = training.planned.entry.name, training.seed
-        process = self.context.Process(
-            target=work, args=(str(folder), name, seed, fingerprint, images)
+    def prepare() -> None:
+        if _LIBC:
+            # End the run when the study is killed.
+            _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if core is not None:
+            os.sched_setaffinity(0, {core})
+
+    with open(run.folder / 'log.txt', 'a') as file:
+        process = subprocess.Popen(
+            command,
+            env=environment,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            preexec_fn=prepare,
         )
-        process.start()
-        self.running.append(_Job(training, process, images))
-
-    def _finish(self, job: _Job) -> None:
-        self.running.remove(job)
-        self.images += job.done()
-        training = job.training
-        result = read_result(training.folder, training.fingerprint)
-        if result:
-            self.outcome.results[training.name] = result
-            error = 'diverged' if result.diverged else f'error {result.error:.2f} %'
-            self._report(
-                f'{training.name}: {error}, {result.seconds:.0f} s, '
-                f'{result.images_per_second:.0f} images/s'
-            )
-            return
-        reason = _last_line(training.folder / 'log.txt')
-        if job.process.exitcode < 0:
-            reason = f'it was ended by signal {-job.process.exitcode}'
-        self.outcome.failures[training.name] = reason
-        self._report(f'{training.name}: failed, {reason}')
-
-    def _report(self, news: str = '') -> None:
-        images = sum(job.done() for job in self.running)
-        planned = [t.planned.images for t in self.waiting]
-        for job in self.running:
-            planned.append(job.training.planned.images - max(job.images.value, 0))
-        self.show(
-            Status(
-                finished=len(self.outcome.results),
-                failed=len(self.outcome.failures),
-                total=self.total,
-                running=tuple(job.training.name for job in self.running),
-                images=self.images + images,
-                images_left=sum(planned),
-                seconds=time.perf_counter() - self.began,
-                news=news,
-            )
-        )
+    return _Job(run, process, core, resumed)
 
 
-def _last_line(path: Path) -> str:
-    lines = path.read_text().split('\n') if path.exists() else []
-    lines = [line.strip() for line in lines if line.strip()]
-    return lines[-1] if lines else 'it left no message'
+def _finish(job: _Job, results: Dict[str, Result], failures: Dict[str, str]) -> str:
+    """Record the result or the failure of a job and describe it."""
+    run, status = job.run, job.process.returncode
+    path = run.folder / 'log.txt'
+    lines = [line for line in path.read_text().splitlines() if line.strip()]
+    reason = lines[-1].strip() if lines else 'the log is empty'
+    if status < 0:
+        reason = f'ended by signal {-status}'
+    elif status == 0:
+        try:
+            results[run.name] = _collect_result(run, job.resumed)
+            return f'{run.name}: {results[run.name].text}'
+        except InputError as error:
+            reason = str(error)
+    failures[run.name] = reason
+    tail = '\n'.join(f'    {line}' for line in lines[-_LOG_LINES:])
+    return f'{run.name}: failed, {reason}; the end of {path}:\n{tail}'
+
+
+def _collect_result(run: Run, resumed: bool) -> Result:
+    """Read a run's result from checkpoint and logs; write ``result.json``."""
+    scalars = load_checkpoint(run.checkpoint)['message_hub']['log_scalars']
+    loss, times = scalars['train/loss'], scalars['train/time'].data[0]
+    kept = scalars.get('train/kept_fraction')
+    seconds = float(times.sum())
+    result = Result(
+        error=_finite(100 - _read_accuracy(run.folder)),
+        loss=_finite(loss.mean(len(times) // run.epochs)),
+        kept_fraction=float(kept.current()) if kept is not None else 1.0,
+        seconds=seconds,
+        images_per_second=run.images / seconds,
+        resumed=resumed,
+        environment=dict(
+            processor=processor_name(), torch=torch.__version__, mmcdnv2=__version__
+        ),
+    )
+    with replace_when_done(run.folder / 'result.json') as path:
+        path.write_text(json.dumps(asdict(result), indent=1) + '\n')
+    return result
+
+
+def _read_accuracy(folder: Path) -> float:
+    # MMEngine writes a folder, named by the time, each time it starts.
+    for path in sorted(folder.glob('*/vis_data/scalars.json'))[-1:]:
+        for line in path.read_text().splitlines():
+            scalars = json.loads(line)
+            if 'accuracy/top1' in scalars:
+                return scalars['accuracy/top1']
+    raise InputError(
+        f'{folder} has no scalars.json with an accuracy: the visualizer of the config '
+        'needs a LocalVisBackend.'
+    )
+
+
+def _finite(value: float) -> Optional[float]:
+    return float(value) if math.isfinite(value) else None

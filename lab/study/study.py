@@ -1,66 +1,59 @@
 """A whole study: plan, train, report."""
 
 from pathlib import Path
-from typing import Callable, Optional
+from typing import Callable, Dict, Optional
 
 from mmcdnv2.errors import InputError
 
 from .plan import Settings, plan_study
 from .report import Report, make_report
-from .run import Outcome, Status, default_jobs, finished, locked, run_trainings
+from .run import locked, read_results, train_runs
 from .tables import write_report
 
 
 def run_study(
     settings: Settings,
     jobs: Optional[int] = None,
-    show: Callable[[Status], object] = bool,
+    log: Callable[[str], object] = print,
 ) -> Report:
-    """Train what of a study is not trained yet, and write its report.
+    """Train the runs of a study that have no result yet, and write its report.
 
-    The report is written, too, when an exception such as KeyboardInterrupt ends
-    the study.
+    The report is also written if an exception such as KeyboardInterrupt ends the
+    study.
 
     Args:
-        settings (Settings): What is studied.
-        jobs (int, optional): How many trainings run at once. Defaults to the
-            number of cores that this process may use.
-        show (Callable): Called with the state of affairs, about twice a second.
+        settings (Settings): The study.
+        jobs (int, optional): Runs at once. Defaults to one per core.
+        log (Callable): Receives lines of progress.
 
     Returns:
-        Report: What it came to, trainings that failed included.
+        Report: Failed runs included.
 
     Raises:
-        InputError: If it cannot be run as the settings say; nothing is trained
-            then. Or if another process runs a study in the same folder.
+        InputError: If the settings cannot be used or another study runs in the
+            folder; nothing is trained then.
     """
     if jobs is not None and jobs < 1:
-        raise InputError('At least one training must run at once.')
-    trainings = plan_study(settings)
+        raise InputError('At least one run must be trained at once.')
+    runs = plan_study(settings)
     with locked(settings.out):
-        outcome = finished(trainings)
+        results = read_results(runs)
+        failures: Dict[str, str] = {}
         try:
-            run_trainings(trainings, outcome, jobs or default_jobs(), show)
+            train_runs(runs, results, failures, jobs, log)
         finally:
-            report = make_report(Path(settings.config).stem, trainings, outcome)
+            report = make_report(Path(settings.config).stem, runs, results, failures)
             write_report(report, settings.out)
     return report
 
 
 def report_study(settings: Settings) -> Report:
-    """Write the report of what is trained so far; train nothing.
-
-    Args:
-        settings (Settings): As those of :func:`run_study`.
-
-    Returns:
-        Report: What it came to.
+    """Write the report of the finished runs; train nothing.
 
     Raises:
         InputError: If the settings cannot be used.
     """
-    trainings = plan_study(settings)
-    outcome: Outcome = finished(trainings)
-    report = make_report(Path(settings.config).stem, trainings, outcome)
+    runs = plan_study(settings)
+    report = make_report(Path(settings.config).stem, runs, read_results(runs), {})
     write_report(report, settings.out)
     return report

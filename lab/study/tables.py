@@ -1,4 +1,4 @@
-"""A study's report as files."""
+"""Tables and files of a study's report."""
 
 import json
 from dataclasses import asdict
@@ -23,21 +23,14 @@ ENTRY_COLUMNS = (
 DIFFERENCE_COLUMNS = ('entry', 'against', 'difference', 'seeds', 'verdict')
 NOTE = (
     'Errors: top-1 in percent after the last epoch, mean ± standard deviation (number '
-    'of seeds). Differences: in percentage points, seed by seed, mean ± standard '
-    'error; below 0 the entry is better. Level: a t-test of the pairs does not tell '
-    'it from 0 at 95 %. MACs and parameters: condensed.'
+    'of seeds). Differences: in percentage points, paired by seed, mean ± standard '
+    'error; below 0 the entry is better. Level: a paired t-test finds no difference '
+    'at 95 %. MACs and parameters: condensed.'
 )
 
 
 def entry_cells(report: Report) -> List[List[str]]:
-    """Format the entries for a table.
-
-    Args:
-        report (Report): The study's report.
-
-    Returns:
-        list[list[str]]: A line for each entry, of ``ENTRY_COLUMNS``.
-    """
+    """Return a row of ``ENTRY_COLUMNS`` for each entry."""
     return [
         [
             row.name,
@@ -53,55 +46,35 @@ def entry_cells(report: Report) -> List[List[str]]:
     ]
 
 
-def difference_cells(report: Report, section: int) -> List[List[str]]:
-    """Format a comparison's differences for a table.
-
-    Args:
-        report (Report): The study's report.
-        section (int): Which one of its sections.
-
-    Returns:
-        list[list[str]]: A line for each, of ``DIFFERENCE_COLUMNS``.
-    """
-    return [
-        [one.entry, one.reference, one.text, str(one.pairs), one.verdict]
-        for one in report.sections[section].differences
-    ]
-
-
-def heading(report: Report) -> str:
-    """Say in a line what was studied."""
-    seeds = ', '.join(map(str, report.seeds))
-    return f'Study on {report.data}: {report.epochs} epochs, seeds {seeds}'
-
-
 def write_report(report: Report, folder: Path) -> None:
     """Write ``study.json``, ``study.md`` and, of two entries or more, ``study.png``.
 
+    A plot of earlier results is removed if there is nothing to plot.
+
     Args:
         report (Report): The study's report.
-        folder (Path): Where to; each file is there whole or not at all. A
-            picture of earlier results goes if there is none to replace it.
+        folder (Path): Folder to write to.
     """
     with replace_when_done(folder / 'study.json') as path:
         path.write_text(json.dumps(asdict(report), indent=1) + '\n')
     with replace_when_done(folder / 'study.md') as path:
         path.write_text('\n'.join(_markdown(report)) + '\n')
-    picture = folder / 'study.png'
+    plot = folder / 'study.png'
     if any(row.errors for section in report.sections for row in section.rows):
-        with replace_when_done(picture) as path:
+        with replace_when_done(plot) as path:
             study_figure(report).savefig(path)
     else:
-        picture.unlink(missing_ok=True)
+        plot.unlink(missing_ok=True)
 
 
 def _markdown(report: Report) -> List[str]:
-    lines = [f'# {heading(report)}', '']
+    lines = [f'# Study on {report.heading}', '']
     lines += [*table_lines(ENTRY_COLUMNS, entry_cells(report)), '', NOTE]
-    for number, section in enumerate(report.sections):
+    for section in report.sections:
         comparison = section.comparison
         lines += ['', f'## {comparison.title}', '', comparison.claim, '']
-        lines += table_lines(DIFFERENCE_COLUMNS, difference_cells(report, number))
+        cells = [one.cells for one in section.differences]
+        lines += table_lines(DIFFERENCE_COLUMNS, cells)
     if report.failures:
         lines += ['', '## Failed', '']
         lines += [f'- {name}: {reason}' for name, reason in report.failures.items()]
@@ -109,15 +82,7 @@ def _markdown(report: Report) -> List[str]:
 
 
 def table_lines(columns: Iterable[str], rows: List[List[str]]) -> List[str]:
-    """Format a table as Markdown.
-
-    Args:
-        columns (Iterable[str]): Their names.
-        rows (list[list[str]]): Their cells.
-
-    Returns:
-        list[str]: Its lines.
-    """
+    """Return the lines of a Markdown table."""
     columns = list(columns)
     cells = [columns, ['---'] * len(columns), *rows]
     return ['| ' + ' | '.join(row) + ' |' for row in cells]

@@ -3,39 +3,24 @@
 import argparse
 import sys
 from pathlib import Path
+from typing import Iterable, List, Optional
 
 from clone import ROOT
 from mmengine.config import DictAction
-from rich.console import Console
 from rich.table import Table
 
 from lab.study import (
     ENTRIES,
     QUICK,
     Connections,
-    ProgressDisplay,
     Report,
     Settings,
     report_study,
     run_study,
     study_connections,
 )
-from lab.study.connections import (
-    DIFFERENCES_TITLE,
-    USE_COLUMNS,
-    connections_heading,
-    early_use_cells,
-    remarks,
-    use_cells,
-)
-from lab.study.tables import (
-    DIFFERENCE_COLUMNS,
-    ENTRY_COLUMNS,
-    NOTE,
-    difference_cells,
-    entry_cells,
-    heading,
-)
+from lab.study.connections import DIFFERENCES_TITLE, USE_COLUMNS
+from lab.study.tables import DIFFERENCE_COLUMNS, ENTRY_COLUMNS, NOTE, entry_cells
 from mmcdnv2.cli import command_line, report_console
 from mmcdnv2.errors import InputError
 
@@ -51,34 +36,32 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--quick',
         action='store_true',
-        help=f'only {", ".join(QUICK)}, two seeds and two epochs, if not given',
+        help=f'{", ".join(QUICK)}, two seeds and two epochs, unless given',
     )
     parser.add_argument(
         '--entries',
         nargs='+',
         metavar='ENTRY',
-        help=f'what to train (default: all): {", ".join(ENTRIES)}',
+        help=f'networks to train (default: all): {", ".join(ENTRIES)}',
     )
     parser.add_argument('--seeds', type=int, nargs='+', help='default: 0 1 2')
     parser.add_argument('--epochs', type=int, help="default: the config's")
-    parser.add_argument(
-        '--jobs', type=int, help='trainings at once (default: one for each core)'
-    )
-    parser.add_argument('--data-root', help="folder of the data (default: config's)")
+    parser.add_argument('--jobs', type=int, help='runs at once (default: one per core)')
+    parser.add_argument('--data-root', help="data folder (default: the config's)")
     parser.add_argument(
         '--out',
         type=Path,
-        help='folder to write to (default: work_dirs/study/CONFIG_NAME)',
+        help='output folder (default: work_dirs/study/CONFIG_NAME)',
     )
     parser.add_argument(
         '--report-only',
         action='store_true',
-        help='train nothing, report what is trained so far',
+        help='train nothing, report the finished runs',
     )
     parser.add_argument(
         '--connections',
         action='store_true',
-        help='train nothing, measure how far back the layers of what is trained read',
+        help='train nothing, measure how far back the trained layers read',
     )
     parser.add_argument(
         '--cfg-options',
@@ -90,43 +73,43 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def show(report: Report) -> None:
-    """Print the report as tables."""
-    console = report_console(160)
-    table = Table(title=heading(report))
-    for column in ENTRY_COLUMNS:
-        table.add_column(column)
-    for cells in entry_cells(report):
+def print_table(
+    title: str,
+    columns: Iterable[str],
+    rows: List[List[str]],
+    caption: Optional[str] = None,
+) -> None:
+    """Print a table."""
+    table = Table(*columns, title=title, caption=caption)
+    for cells in rows:
         table.add_row(*cells)
-    console.print(table)
-    for number, section in enumerate(report.sections):
-        table = Table(title=section.comparison.title, caption=section.comparison.claim)
-        for column in DIFFERENCE_COLUMNS:
-            table.add_column(column)
-        for cells in difference_cells(report, number):
-            table.add_row(*cells)
-        console.print(table)
-    console.print(NOTE)
+    report_console(160).print(table)
+
+
+def show(report: Report) -> None:
+    """Print a report."""
+    title = f'Study on {report.heading}'
+    print_table(title, ENTRY_COLUMNS, entry_cells(report))
+    for section in report.sections:
+        title, claim = section.comparison.title, section.comparison.claim
+        cells = [one.cells for one in section.differences]
+        print_table(title, DIFFERENCE_COLUMNS, cells, claim)
+    report_console(160).print(NOTE)
 
 
 def show_connections(connections: Connections) -> None:
     """Print how far back the networks' layers read."""
-    console = report_console(160)
-    table = Table(title=connections_heading(connections))
-    for column in USE_COLUMNS:
-        table.add_column(column)
-    for cells in use_cells(connections):
-        table.add_row(*cells)
-    console.print(table)
+    print_table(connections.heading, USE_COLUMNS, connections.cells)
     if connections.differences:
-        table = Table(title=DIFFERENCES_TITLE)
-        for column in DIFFERENCE_COLUMNS:
-            table.add_column(column)
-        for cells in early_use_cells(connections):
-            table.add_row(*cells)
-        console.print(table)
-    for remark in remarks(connections):
-        console.print(remark)
+        cells = [one.cells for one in connections.differences]
+        print_table(DIFFERENCES_TITLE, DIFFERENCE_COLUMNS, cells)
+    for remark in connections.remarks:
+        report_console(160).print(remark)
+
+
+def log(line: str) -> None:
+    """Print progress to the standard error."""
+    print(line, file=sys.stderr, flush=True)
 
 
 @command_line(parse_args)
@@ -150,26 +133,21 @@ def main(args: argparse.Namespace) -> None:
     if args.report_only or args.connections:
         return
     try:
-        with ProgressDisplay(Console(stderr=True)) as progress:
-            report = run_study(settings, args.jobs, progress)
+        report = run_study(settings, args.jobs, log)
     except KeyboardInterrupt:
-        print(
-            f'Interrupted: {settings.out} keeps what is trained, and the same command '
-            'goes on.',
-            file=sys.stderr,
-        )
+        log(f'Interrupted. {settings.out} keeps the runs: the same command continues.')
         sys.exit(130)
     show(report)
     names = ['study.md', 'study.json']
-    # There is none of results that are not compared.
+    # Without a comparison there is no plot.
     if (settings.out / 'study.png').exists():
         names.append('study.png')
     print(f'Written to {settings.out}: {", ".join(names)}')
     if report.failures:
         name, reason = next(iter(report.failures.items()))
         raise InputError(
-            f'{len(report.failures)} trainings failed, and the same command tries only '
-            f'these again; the first is {name}: {reason}'
+            f'{len(report.failures)} runs failed; the same command tries only these '
+            f'again. The first is {name}: {reason}'
         )
 
 
