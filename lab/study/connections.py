@@ -23,19 +23,19 @@ from .grid import COMPARISONS
 from .plan import Run, Settings, plan_study, without_logs
 from .report import Difference, compare_seeds
 from .run import read_results
-from .tables import DIFFERENCE_COLUMNS, table_lines
+from .tables import Table, difference_table
 
 # Untrained networks per entry, pruned to show the effect of chance.
 UNTRAINED = 5
-DIFFERENCES_TITLE = 'Early use: with SFR minus without'
-USE_COLUMNS = ('entry', 'weights', *QUANTITIES)
 NOTE = (
     'Strength with which LGCs read a source, relative to the mean over all sources of '
     'a layer, by the number of layers between them; the input is the stem. Early use: '
     'of the first third of the layers by the last third. Mean ± standard deviation '
-    'over networks; untrained ones are pruned like the others. Differences: of early '
-    'use, with SFR minus without, paired by seed, mean ± standard error. Level: a '
-    'paired t-test finds no difference at 95 %.'
+    'over networks; untrained ones are pruned like the others.'
+)
+DIFFERENCES_NOTE = (
+    'Paired by seed, mean ± standard error. Level: a paired t-test finds no difference '
+    'at 95 %.'
 )
 
 # Numbers of a network by their names in QUANTITIES.
@@ -59,15 +59,6 @@ class EntryUse:
     trained: Dict[int, Numbers]
     untrained: Dict[int, Numbers]
 
-    @property
-    def cells(self) -> List[List[str]]:
-        """list[list[str]]: Two rows of ``USE_COLUMNS``."""
-        rows = []
-        for kind, numbers in (('trained', self.trained), ('untrained', self.untrained)):
-            cells = [_mean_text(_by_seed(numbers, key)) for key in QUANTITIES]
-            rows.append([self.name, f'{len(numbers)} {kind}', *cells])
-        return rows
-
 
 @dataclass(frozen=True)
 class Connections:
@@ -88,24 +79,6 @@ class Connections:
     entries: Tuple[EntryUse, ...]
     differences: Tuple[Difference, ...]
     left_out: Tuple[str, ...]
-
-    @property
-    def heading(self) -> str:
-        """str: Config and epochs."""
-        return f'Connections of the study on {self.data}: {self.epochs} epochs'
-
-    @property
-    def cells(self) -> List[List[str]]:
-        """list[list[str]]: Rows of ``USE_COLUMNS``."""
-        return [row for use in self.entries for row in use.cells]
-
-    @property
-    def remarks(self) -> List[str]:
-        """list[str]: Paragraphs that explain the tables."""
-        if not self.left_out:
-            return [NOTE]
-        names = ', '.join(self.left_out)
-        return [NOTE, f'Left out, as their dense blocks have no LGCs: {names}.']
 
 
 def study_connections(settings: Settings) -> Connections:
@@ -139,8 +112,10 @@ def study_connections(settings: Settings) -> Connections:
     )
     with replace_when_done(settings.out / 'connections.json') as path:
         path.write_text(json.dumps(asdict(connections), indent=1) + '\n')
+    uses, differences = connection_tables(connections)
+    lines = [*uses.markdown(1), *differences.markdown(2)]
     with replace_when_done(settings.out / 'connections.md') as path:
-        path.write_text('\n'.join(_markdown(connections)) + '\n')
+        path.write_text('\n'.join(lines))
     return connections
 
 
@@ -209,6 +184,29 @@ def _by_seed(numbers: Dict[int, Numbers], quantity: str) -> Dict[int, float]:
     return {seed: value for seed, value in found.items() if value is not None}
 
 
+def connection_tables(connections: Connections) -> List[Table]:
+    """Return a table of the networks and one of the differences of early use."""
+    rows = []
+    for use in connections.entries:
+        for kind, numbers in (('trained', use.trained), ('untrained', use.untrained)):
+            cells = [_mean_text(_by_seed(numbers, key)) for key in QUANTITIES]
+            rows.append([use.name, f'{len(numbers)} {kind}', *cells])
+    title = f'Connections of the study on {connections.data}'
+    text = NOTE
+    if connections.left_out:
+        names = ', '.join(connections.left_out)
+        text += f' Left out, as their dense blocks have no LGCs: {names}.'
+    columns = ('entry', 'weights', *QUANTITIES)
+    return [
+        Table(f'{title}: {connections.epochs} epochs', text, columns, rows),
+        difference_table(
+            'Early use: with SFR minus without',
+            DIFFERENCES_NOTE,
+            connections.differences,
+        ),
+    ]
+
+
 def _mean_text(values: Dict[int, float]) -> str:
     if not values:
         return '-'
@@ -216,13 +214,3 @@ def _mean_text(values: Dict[int, float]) -> str:
     if len(values) > 1:
         text += f' ± {statistics.stdev(values.values()):.2f}'
     return text
-
-
-def _markdown(connections: Connections) -> List[str]:
-    lines = [f'# {connections.heading}', '']
-    lines += table_lines(USE_COLUMNS, connections.cells)
-    for remark in connections.remarks:
-        lines += ['', remark]
-    lines += ['', f'## {DIFFERENCES_TITLE}', '']
-    cells = [one.cells for one in connections.differences]
-    return [*lines, *table_lines(DIFFERENCE_COLUMNS, cells)]

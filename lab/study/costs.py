@@ -2,7 +2,7 @@
 
 import copy
 from itertools import product
-from typing import List, Tuple
+from typing import Tuple
 
 from mmengine.config import Config
 
@@ -50,42 +50,30 @@ def widen(cfg: Config, target: int, shape: Tuple[int, int]) -> None:
         InputError: If no growth rates come within 2 % of the target.
     """
     arch = cfg.model.backbone.arch
-    *first, last = [
-        range(rate, int(rate * _LARGEST_GROWTH) + 1, arch.groups)
-        for rate in arch.growth_rates
-    ]
     candidate = copy.deepcopy(cfg)
 
-    def distance(rates: List[int]) -> int:
+    def distance(rates: Tuple[int, ...]) -> int:
         _set_growth_rates(candidate, rates)
-        return count_costs(candidate, shape)[1] - target
+        return abs(count_costs(candidate, shape)[1] - target)
 
-    found = []
-    for combination in product(*first):
-        rates = list(combination)
-        # Bisect for the last block's smallest rate with enough MACs; the rate
-        # before it may be nearer.
-        low, high = 0, len(last) - 1
-        while low < high:
-            middle = (low + high) // 2
-            if distance([*rates, last[middle]]) < 0:
-                low = middle + 1
-            else:
-                high = middle
-        for index in {max(low - 1, 0), low}:
-            wider = [*rates, last[index]]
-            found.append((abs(distance(wider)), wider))
-    nearest, rates = min(found)
-    if nearest > 0.02 * target:
+    candidates = product(
+        *(
+            range(rate, int(rate * _LARGEST_GROWTH) + 1, arch.groups)
+            for rate in arch.growth_rates
+        )
+    )
+    distances = {rates: distance(rates) for rates in candidates}
+    nearest = min(distances, key=distances.__getitem__)
+    if distances[nearest] > 0.02 * target:
         raise InputError(
             f'no growth rates give {target / 1e6:.2f}M MACs within 2 %; the nearest '
-            f'are {rates}'
+            f'are {nearest}'
         )
-    _set_growth_rates(cfg, rates)
+    _set_growth_rates(cfg, nearest)
 
 
-def _set_growth_rates(cfg: Config, rates: List[int]) -> None:
+def _set_growth_rates(cfg: Config, rates: Tuple[int, ...]) -> None:
     arch = cfg.model.backbone.arch
-    arch.growth_rates = tuple(rates)
+    arch.growth_rates = rates
     grown = sum(depth * rate for depth, rate in zip(arch.depths, rates))
     cfg.model.head.in_channels = 2 * rates[0] + grown

@@ -102,7 +102,7 @@ ENTRIES: Dict[str, Entry] = {
             'none-wide', 'without SFR, wider', 'no SFR,\nwider', _NONE, match_macs='s4'
         ),
         Entry('s4', 'SFR, base', 'SFR,\nbase'),
-        Entry('s4-released', 'SFR, released init', 'SFR as\nreleased', _RELEASED),
+        Entry('s4-released', 'SFR, started as released', 'SFR as\nreleased', _RELEASED),
         # Stride 32 would reduce CIFAR's images to one pixel.
         Entry(
             'shufflenetv2',
@@ -130,14 +130,14 @@ ENTRIES: Dict[str, Entry] = {
         Entry('s4-adamw', 'SFR, AdamW', 'SFR,\nbase', _ADAMW),
         Entry(
             's4-released-adamw',
-            'SFR, released init, AdamW',
+            'SFR, started as released, AdamW',
             'SFR as\nreleased',
             {**_RELEASED, **_ADAMW},
         ),
         Entry('s4-nac', 'SFR, norm first', 'SFR, norm\nfirst', _NORM_FIRST),
         Entry(
             's4-nac-released',
-            'SFR, norm first, released init',
+            'SFR, norm first, started as released',
             'norm first,\nreleased',
             {**_NORM_FIRST, **_RELEASED},
         ),
@@ -201,21 +201,21 @@ COMPARISONS = (
     ),
     Comparison(
         'start-sgd',
-        'Initialisation of SFR, SGD',
-        'Not in the paper: does the initialisation of SFR matter?',
+        'Start of SFR, SGD',
+        'Not in the paper: does the start of SFR matter?',
         ('none', 's4-released', 's4'),
         ('none', 's4-released'),
     ),
     Comparison(
         'start-adamw',
-        'Initialisation of SFR, AdamW',
-        'Not in the paper: does the initialisation of SFR matter?',
+        'Start of SFR, AdamW',
+        'Not in the paper: does the start of SFR matter?',
         ('none-adamw', 's4-released-adamw', 's4-adamw'),
         ('none-adamw', 's4-released-adamw'),
     ),
     Comparison(
         'start-norm-first',
-        'Initialisation of SFR, norm first',
+        'Start of SFR, norm first',
         'Not in the paper: does it matter with the norm first?',
         ('none', 's4-nac-released', 's4-nac'),
         ('none', 's4-nac-released'),
@@ -229,7 +229,7 @@ COMPARISONS = (
     ),
     Comparison(
         'schedule',
-        'Learning rate schedule',
+        'Fall of the learning rate',
         'Not in the paper, which only uses the cosine.',
         ('s4', 's4-linear', 's4-step'),
         ('s4',),

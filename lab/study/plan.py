@@ -107,16 +107,8 @@ def plan_study(settings: Settings) -> List[Run]:
             or does not fit the config.
     """
     entries = select_entries(settings.entries)
-    try:
-        base = base_config(settings)
-        make_missing_data(base, settings.data_root)
-    except InputError:
-        raise
-    except Exception as error:
-        # Overridden settings may have any type at any place.
-        raise ConfigError(
-            f'{settings.config} cannot be used: {in_one_line(error)}.'
-        ) from error
+    base = base_config(settings)
+    make_missing_data(base, settings.data_root)
     data_sets: Dict[str, DataSet] = {}
     size = count_bytes(base, LOADERS)
     planned = []

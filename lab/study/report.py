@@ -91,11 +91,10 @@ class Difference:
     verdict: str
 
     @property
-    def cells(self) -> List[str]:
-        """list[str]: Cells of a table."""
+    def text(self) -> str:
+        """str: Mean ± standard error."""
         spread = self.standard_error
-        text = f'{self.mean:+.2f}' + ('' if spread is None else f' ± {spread:.2f}')
-        return [self.entry, self.reference, text, str(self.pairs), self.verdict]
+        return f'{self.mean:+.2f}' + ('' if spread is None else f' ± {spread:.2f}')
 
 
 @dataclass(frozen=True)
@@ -223,11 +222,8 @@ def compare_seeds(
     Returns:
         Difference | None: None without common seeds.
     """
-    differences = [
-        number - references[seed]
-        for seed, number in numbers.items()
-        if seed in references
-    ]
+    seeds = [seed for seed in numbers if seed in references]
+    differences = [numbers[seed] - references[seed] for seed in seeds]
     if not differences:
         return None
     mean = statistics.mean(differences)

@@ -209,7 +209,8 @@ def _finish(job: _Job, results: Dict[str, Result], failures: Dict[str, str]) -> 
     """Record the result or the failure of a job and describe it."""
     run, status = job.run, job.process.returncode
     path = run.folder / 'log.txt'
-    lines = [line for line in path.read_text().splitlines() if line.strip()]
+    text = path.read_text(errors='replace')
+    lines = [line for line in text.splitlines() if line.strip()]
     reason = lines[-1].strip() if lines else 'the log is empty'
     if status < 0:
         reason = f'ended by signal {-status}'

@@ -3,12 +3,12 @@
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Iterable, List
+from typing import List, NamedTuple, Sequence
 
 from mmcdnv2.files import replace_when_done
 
 from .plot import study_figure
-from .report import Report
+from .report import Difference, Report
 
 ENTRY_COLUMNS = (
     'entry',
@@ -29,9 +29,33 @@ NOTE = (
 )
 
 
-def entry_cells(report: Report) -> List[List[str]]:
-    """Return a row of ``ENTRY_COLUMNS`` for each entry."""
-    return [
+class Table(NamedTuple):
+    """A table with a title and an explanation."""
+
+    title: str
+    text: str
+    columns: Sequence[str]
+    rows: List[List[str]]
+
+    def markdown(self, level: int) -> List[str]:
+        """Return its lines, below a heading of a level."""
+        cells = [self.columns, ['---'] * len(self.columns), *self.rows]
+        lines = ['| ' + ' | '.join(row) + ' |' for row in cells]
+        return [f'{"#" * level} {self.title}', '', self.text, '', *lines, '']
+
+
+def difference_table(title: str, text: str, differences: Sequence[Difference]) -> Table:
+    """Return a table of differences."""
+    rows = [
+        [one.entry, one.reference, one.text, str(one.pairs), one.verdict]
+        for one in differences
+    ]
+    return Table(title, text, DIFFERENCE_COLUMNS, rows)
+
+
+def report_tables(report: Report) -> List[Table]:
+    """Return a table of the entries and one for each comparison."""
+    rows = [
         [
             row.name,
             row.title,
@@ -44,45 +68,37 @@ def entry_cells(report: Report) -> List[List[str]]:
         ]
         for row in report.rows
     ]
+    return [
+        Table(f'Study on {report.heading}', NOTE, ENTRY_COLUMNS, rows),
+        *(
+            difference_table(
+                one.comparison.title, one.comparison.claim, one.differences
+            )
+            for one in report.sections
+        ),
+    ]
 
 
 def write_report(report: Report, folder: Path) -> None:
     """Write ``study.json``, ``study.md`` and, of two entries or more, ``study.png``.
 
     A plot of earlier results is removed if there is nothing to plot.
-
-    Args:
-        report (Report): The study's report.
-        folder (Path): Folder to write to.
     """
+    lines = []
+    for index, table in enumerate(report_tables(report)):
+        lines += table.markdown(2 if index else 1)
+    if report.failures:
+        lines += ['## Failed', '']
+        lines += [f'- {name}: {reason}' for name, reason in report.failures.items()]
+        lines.append('')
+    lines += [f'Trained on: {one}.' for one in report.environments]
+    with replace_when_done(folder / 'study.md') as path:
+        path.write_text('\n'.join(lines) + '\n')
     with replace_when_done(folder / 'study.json') as path:
         path.write_text(json.dumps(asdict(report), indent=1) + '\n')
-    with replace_when_done(folder / 'study.md') as path:
-        path.write_text('\n'.join(_markdown(report)) + '\n')
     plot = folder / 'study.png'
     if any(row.errors for section in report.sections for row in section.rows):
         with replace_when_done(plot) as path:
             study_figure(report).savefig(path)
     else:
         plot.unlink(missing_ok=True)
-
-
-def _markdown(report: Report) -> List[str]:
-    lines = [f'# Study on {report.heading}', '']
-    lines += [*table_lines(ENTRY_COLUMNS, entry_cells(report)), '', NOTE]
-    for section in report.sections:
-        comparison = section.comparison
-        lines += ['', f'## {comparison.title}', '', comparison.claim, '']
-        cells = [one.cells for one in section.differences]
-        lines += table_lines(DIFFERENCE_COLUMNS, cells)
-    if report.failures:
-        lines += ['', '## Failed', '']
-        lines += [f'- {name}: {reason}' for name, reason in report.failures.items()]
-    return [*lines, '', *(f'Trained on: {one}.' for one in report.environments)]
-
-
-def table_lines(columns: Iterable[str], rows: List[List[str]]) -> List[str]:
-    """Return the lines of a Markdown table."""
-    columns = list(columns)
-    cells = [columns, ['---'] * len(columns), *rows]
-    return ['| ' + ' | '.join(row) + ' |' for row in cells]

@@ -1,9 +1,12 @@
-"""A study so small that a training takes a second."""
+"""A study so small that a run takes seconds, most of them for imports."""
+
+import shutil
+from dataclasses import replace
 
 import pytest
 from conftest import ROOT
 
-from lab.study import Settings
+from lab.study import Settings, run_study
 
 ARCH = 'depths=(1, 1, 1), growth_rates=(8, 8, 16)'
 
@@ -33,3 +36,20 @@ def settings(tiny_config, tmp_path):
         return Settings(str(tiny_config), entries=entries, **changes)
 
     return make
+
+
+@pytest.fixture(scope='session')
+def trained(tiny_config, tmp_path_factory):
+    """Settings of a study of two runs, trained; what the study logged."""
+    out = tmp_path_factory.mktemp('trained') / 'out'
+    settings = Settings(str(tiny_config), out, entries=('none', 's4'), seeds=(0,))
+    lines = []
+    run_study(settings, 2, lines.append)
+    return settings, lines
+
+
+@pytest.fixture
+def moved(trained, tmp_path):
+    """Settings of a copy of the trained study."""
+    shutil.copytree(trained[0].out, tmp_path / 'moved')
+    return replace(trained[0], out=tmp_path / 'moved')

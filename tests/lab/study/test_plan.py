@@ -1,4 +1,4 @@
-"""What is refused before anything is trained, and what is planned."""
+"""The plan of a study, and what it rejects."""
 
 import shutil
 import sys
@@ -35,7 +35,7 @@ def test_comparisons_are_of_entries():
 
 
 @pytest.mark.parametrize('config', ['digits.py', 'study_cifar10.py'])
-def test_the_wider_network_costs_as_much_as_the_one_with_reactivation(config):
+def test_the_wider_network_matches_the_macs_of_the_base(config):
     shape = (32, 32)
     plain, with_sfr = configs_of('none', 's4', config=config)
     target = count_costs(with_sfr, shape)[1]
@@ -43,7 +43,7 @@ def test_the_wider_network_costs_as_much_as_the_one_with_reactivation(config):
     widen(plain, target, shape)
     assert count_costs(plain, shape)[1] == pytest.approx(target, rel=0.02)
     assert not any(isinstance(m, SFR) for m in build_model(plain).modules())
-    with pytest.raises(InputError, match='no growth rates give it'):
+    with pytest.raises(InputError, match='no growth rates give '):
         widen(plain, 10 * target, shape)
 
 
@@ -52,7 +52,7 @@ def test_sparsified_networks_are_counted_condensed():
     assert count_costs(dense, (32, 32))[1] > 2 * count_costs(sparse, (32, 32))[1]
 
 
-def test_entries_change_what_they_say():
+def test_entries_change_their_settings():
     late, lasso, dense, linear, step = configs_of(
         's4-late', 's4-lasso', 's4-dense', 's4-linear', 's4-step'
     )
@@ -82,7 +82,7 @@ def test_schedules_follow_the_epochs():
     (cfg,) = configs_of('s4')
     set_epochs(cfg, 3)
     assert (cfg.train_cfg.max_epochs, cfg.param_scheduler[1].T_max) == (3, 3)
-    # What takes a few of many epochs takes at least one.
+    # Schedules keep at least one epoch.
     cfg.train_cfg.max_epochs = 350
     cfg.param_scheduler = [
         dict(type='LinearLR', begin=0, end=5),
@@ -94,53 +94,45 @@ def test_schedules_follow_the_epochs():
     assert cfg.param_scheduler[1].T_max == 1
 
 
-def test_trainings_go_seed_by_seed(settings):
-    trainings = plan_study(settings('s4', 'none', seeds=(1, 0, 1)))
+def test_runs_go_seed_by_seed(settings):
+    runs = plan_study(settings('s4', 'none', seeds=(1, 0, 1)))
     names = ['none, seed 1', 's4, seed 1', 'none, seed 0', 's4, seed 0']
-    assert [training.name for training in trainings] == names
-    assert len({training.fingerprint for training in trainings}) == 4
-    assert trainings[0].config().randomness.seed == 1
+    assert [run.name for run in runs] == names
+    assert runs[0].config_text.endswith('\nrandomness = dict(seed=1)\n')
+    assert len({run.config_text for run in runs}) == 4
     # 30 images in each of two epochs.
-    assert trainings[0].planned.images == 60
+    assert runs[0].images == 60
 
 
-def test_what_is_printed_and_where_data_lies_is_no_other_training(
-    settings, digits, tmp_path
-):
-    (first,) = plan_study(settings('s4'))
-    moved = tmp_path / 'moved'
-    shutil.copytree(digits / 'classification', moved)
-    options = {'default_hooks.logger.interval': 7}
-    (second,) = plan_study(settings('s4', data_root=str(moved), options=options))
-    assert second.fingerprint == first.fingerprint
-    one, other = list(moved.rglob('*.png'))[:2]
-    one.write_bytes(other.read_bytes())
-    (third,) = plan_study(settings('s4', data_root=str(moved), options=options))
-    assert third.fingerprint != first.fingerprint
+def test_the_config_tells_code_and_data_apart(settings, digits, tmp_path, monkeypatch):
+    root = tmp_path / 'data'
+    shutil.copytree(digits / 'classification', root)
+
+    def text(**changes):
+        (run,) = plan_study(settings('s4', data_root=str(root), **changes))
+        return run.config_text
+
+    first = text()
+    assert text(out=tmp_path / 'elsewhere') == first
+    assert text(options={'optim_wrapper.optimizer.lr': 0.01}) != first
+    assert text(epochs=3) != first
+    monkeypatch.setattr('lab.study.plan.__version__', '9')
+    newer = text()
+    assert newer != first
+    # A link to nothing is no data.
+    (root / 'train' / 'nothing').symlink_to(tmp_path / 'nothing')
+    assert text() == newer
+    path = next(root.rglob('*.png'))
+    path.write_bytes(path.read_bytes() + b'0')
+    assert text() != newer
 
 
-def test_links_in_the_data_are_followed(settings, digits, tmp_path):
-    study = settings('s4', data_root=str(tmp_path / 'data'))
-    shutil.copytree(digits / 'classification', tmp_path / 'data')
-    (first,) = plan_study(study)
-    # A link to nothing and one round in a circle are no data.
-    (tmp_path / 'data' / 'train' / 'nothing').symlink_to(tmp_path / 'nothing')
-    (tmp_path / 'data' / 'circle').symlink_to(tmp_path / 'data')
-    (second,) = plan_study(study)
-    assert second.fingerprint == first.fingerprint
-    (tmp_path / 'data' / 'train').rename(tmp_path / 'train')
-    (tmp_path / 'data' / 'train').symlink_to(tmp_path / 'train')
-    (third,) = plan_study(study)
-    assert third.fingerprint == first.fingerprint
-    one, other = list((tmp_path / 'train').rglob('*.png'))[:2]
-    one.write_bytes(other.read_bytes())
-    (fourth,) = plan_study(study)
-    assert fourth.fingerprint != first.fingerprint
-
-
-def test_the_network_is_tested_once_after_the_last_epoch(settings):
-    cfg = base_config(settings('s4'))
-    assert cfg.train_cfg.val_begin > cfg.train_cfg.max_epochs
+def test_networks_are_tested_once_after_the_last_epoch(settings):
+    options = {'val_evaluator': [dict(type='SingleLabelMetric')], 'resume': True}
+    cfg = base_config(settings('s4', options=options))
+    assert cfg.train_cfg.val_interval == cfg.train_cfg.max_epochs
+    assert cfg.val_evaluator == dict(type='mmpretrain.Accuracy', topk=1)
+    assert 'resume' not in cfg
 
 
 def test_a_config_without_hooks_keeps_checkpoints(settings, tiny_config, tmp_path):
@@ -156,16 +148,12 @@ def test_a_config_without_hooks_keeps_checkpoints(settings, tiny_config, tmp_pat
     [
         (['s5'], {}, 'There is no entry s5 in the study: choose from none, '),
         (['s4'], dict(seeds=()), 'at least one seed'),
+        (['s4'], dict(seeds=(-1,)), 'none below 0'),
         (['s4'], dict(epochs=0), 'at least one epoch'),
         (
             ['none', 'g2'],
             dict(options={'model.backbone.arch.groups': 3}),
             'Entry none cannot be built: growth_rates must be divisible',
-        ),
-        (
-            ['s4-late'],
-            dict(options={'custom_hooks': [dict(type='NoHook')]}),
-            'Entry s4-late cannot be built: KeyError',
         ),
         (
             ['s4'],
@@ -175,28 +163,14 @@ def test_a_config_without_hooks_keeps_checkpoints(settings, tiny_config, tmp_pat
         (
             ['s4'],
             dict(options={'model.head.num_classes': 7}),
-            'has labels out of range, 10 of 30, for example 7 of 7/',
+            'has labels out of range, 10 of 30, for example 7 of ',
         ),
         (
             ['g2'],
             dict(options={'model.backbone.arch': 'a'}),
-            'Entry g2 cannot be built: the config has not what it would change',
+            'Entry g2 cannot be built: the config lacks settings that the entry',
         ),
-        (
-            ['s4'],
-            dict(options={'param_scheduler': [dict(type='LinearLR', begin=5, end=5)]}),
-            'Entry s4 cannot be built: ValueError: end should be larger than begin',
-        ),
-        *(
-            (['s4'], dict(options={key: value}), rf'tiny.py cannot be used: {error}')
-            for key, value, error in (
-                ('custom_hooks.5.begin', 1, 'KeyError'),
-                ('model.backbone.type.x', 1, 'TypeError'),
-                ('train_dataloader', 'x', 'AttributeError'),
-                ('train_cfg', 'x', 'AttributeError'),
-                ('train_dataloader.dataset.data_root', None, 'TypeError'),
-            )
-        ),
+        (['s4'], dict(options={'optim_wrapper': None}), 'tiny.py has no optim_wrapper'),
         *(
             (
                 ['s4'],
@@ -207,7 +181,7 @@ def test_a_config_without_hooks_keeps_checkpoints(settings, tiny_config, tmp_pat
         ),
     ],
 )
-def test_bad_input_is_refused_before_training(
+def test_bad_input_is_rejected_before_training(
     settings, tmp_path, entries, changes, message
 ):
     with pytest.raises(InputError, match=message):
@@ -215,21 +189,18 @@ def test_bad_input_is_refused_before_training(
     assert not (tmp_path / 'out').exists()
 
 
-def test_bad_data_is_refused_before_training(settings, tmp_path):
+def test_bad_data_is_rejected_before_training(settings, tmp_path):
     with pytest.raises(ConfigError, match='which does not exist'):
         run_study(settings('s4', data_root=str(tmp_path / 'none')))
     for split in ('train', 'val'):
-        (tmp_path / 'empty' / split).mkdir(parents=True)
-    with pytest.raises(ConfigError, match='Entry s4 cannot be built: .* has no images'):
-        run_study(settings('s4', data_root=str(tmp_path / 'empty')))
-    for split in ('train', 'val'):
-        (tmp_path / 'empty' / split / 'cat').mkdir()
-    with pytest.raises(ConfigError, match='Entry s4 cannot be built: .* has no images'):
+        (tmp_path / 'empty' / split / 'cat').mkdir(parents=True)
+    message = 'Entry s4 cannot be built: .*(has no images|Found 0 files in)'
+    with pytest.raises(ConfigError, match=message):
         run_study(settings('s4', data_root=str(tmp_path / 'empty')))
     assert not (tmp_path / 'out').exists()
 
 
-def test_cifar_is_not_fetched_unasked(tmp_path):
+def test_cifar_is_not_downloaded_by_default(tmp_path):
     from lab.study import Settings
 
     config = str(ROOT / 'configs' / 'study' / 'study_cifar10.py')
@@ -261,23 +232,6 @@ def test_digits_are_not_made_without_scikit_learn(without_data, monkeypatch):
     monkeypatch.setitem(sys.modules, 'sklearn.datasets', None)
     with pytest.raises(InputError, match="sklearn.* is missing.*'mmcdnv2.demo.'"):
         plan_study(without_data)
-
-
-@pytest.mark.parametrize('kind', [OSError, InputError])
-def test_digits_that_another_study_has_made_are_used(
-    without_data, digits, tmp_path, monkeypatch, kind
-):
-    def make_too_late(root):
-        if complete:
-            shutil.copytree(digits / 'classification', root)
-        raise kind('the folder is there')
-
-    monkeypatch.setattr('lab.digits.make_classification', make_too_late)
-    complete = False
-    with pytest.raises(InputError, match='the folder is there'):
-        plan_study(without_data)
-    complete = True
-    assert len(plan_study(without_data)) == 1
 
 
 def test_selection_keeps_the_order_of_the_grid():

@@ -1,4 +1,4 @@
-"""Means, spreads and verdicts, on made-up results."""
+"""Means, standard deviations and verdicts of made-up results."""
 
 import json
 
@@ -8,33 +8,31 @@ from conftest import ROOT
 from mmengine.config import Config
 
 from lab.study.grid import COMPARISONS, ENTRIES
-from lab.study.plan import PlannedEntry, Training
+from lab.study.plan import Run
 from lab.study.plot import study_figure
 from lab.study.report import make_report
-from lab.study.results import Result
-from lab.study.run import Outcome
+from lab.study.run import Result
 from lab.study.tables import write_report
 
 
-def made_up(errors, failures=None, speeds=5 * (5.0,)):
-    """A report of errors by entry and seed; None stands for a diverged training."""
+def made_up(errors, failures=None):
+    """A report of errors by entry and seed; None stands for a diverged run."""
     cfg = Config(dict(train_cfg=dict(max_epochs=3)))
-    trainings, results = [], {}
+    runs, results = [], {}
     for name, per_seed in errors.items():
-        planned = PlannedEntry(ENTRIES[name], cfg, 1000, 2000000, 10)
         for seed, error in enumerate(per_seed):
-            training = Training(planned, seed, ROOT, 'x')
-            trainings.append(training)
+            run = Run(ENTRIES[name], seed, ROOT, cfg, 1000, 2000000, 10, '')
+            runs.append(run)
             if error != 'missing':
                 loss, error = (None, 90.0) if error is None else (0.5, error)
-                speed, versions = speeds[seed], dict(torch='2')
-                results[training.name] = Result(
-                    name, seed, 'x', error, loss, 1.0, 2.0, speed, False, versions
+                speed, versions = 4.0 + 2 * seed, dict(torch='2')
+                results[run.name] = Result(
+                    error, loss, 1.0, 2.0, speed, False, versions
                 )
-    return make_report('digits', trainings, Outcome(results, failures or {}))
+    return make_report('digits', runs, results, failures or {})
 
 
-def test_figures_are_numpys():
+def test_numbers_are_those_of_numpy():
     errors = dict(none=[12.0, 13.5, 11.0, 12.5], s4=[10.0, 10.5, 9.0, 10.5])
     report = made_up(errors)
     for row in report.rows:
@@ -52,12 +50,12 @@ def test_figures_are_numpys():
 @pytest.mark.parametrize(
     ('none', 's4', 'verdict'),
     [
-        # The mean is 3.5 standard errors from 0, which three seeds may well be.
+        # 3.5 standard errors from 0; three seeds need 4.3.
         ([10.0, 10.0, 10.0], [9.5, 8.5, 9.0], 'level'),
         ([10.0, 10.0, 10.0], [9.0, 8.9, 9.1], 'better'),
         ([10.0, 10.0, 10.0], [11.0, 11.1, 10.9], 'worse'),
         ([10.0, 10.0, 10.0], [10.0, 10.0, 10.0], 'level'),
-        # Of four seeds, 3.46 and 2.94 standard errors, where 3.18 are needed.
+        # 3.46 and 2.94 standard errors; four seeds need 3.18.
         ([10.0] * 4, [7.0, 9.0, 7.0, 9.0], 'better'),
         ([10.0] * 4, [7.3, 9.3, 7.3, 9.3], 'level'),
         ([10.0, 10.0], [5.0, 5.1], 'too few seeds'),
@@ -69,7 +67,7 @@ def test_verdicts(none, s4, verdict):
     assert report.sections[0].differences[0].verdict == verdict
 
 
-def test_what_is_no_number_or_missing_is_named_and_not_averaged(tmp_path):
+def test_diverged_and_missing_runs_are_named_and_not_averaged(tmp_path):
     errors = dict(
         none=[10.0, None, 12.0], s4=['missing'] * 3, g1=[None, 7.0, 'missing']
     )
@@ -82,35 +80,48 @@ def test_what_is_no_number_or_missing_is_named_and_not_averaged(tmp_path):
     assert all(section.differences == () for section in report.sections)
     write_report(report, tmp_path)
     text = (tmp_path / 'study.md').read_text()
-    # So does Python write what is no number.
     assert 'nan' not in text
     assert '- s4, seed 0: ValueError: no' in text
     written = (tmp_path / 'study.json').read_text()
-    # It is called for what is no number, which is not JSON.
+    # It is called for NaN, which is not JSON.
     content = json.loads(written, parse_constant=pytest.fail)
     assert content['rows'][0]['errors'] == {'0': 10.0, '2': 12.0}
     assert (tmp_path / 'study.png').stat().st_size > 1000
 
 
-def test_a_training_that_was_only_tested_has_no_speed():
-    report = made_up(dict(none=[10.0, 11.0, 12.0], s4=[9.0]), speeds=(0.0, 4.0, 6.0))
-    assert [row.images_per_second for row in report.rows] == [5.0, 0.0]
+def test_speeds_are_averaged():
+    report = made_up(dict(none=[10.0, 11.0, 12.0], s4=['missing']))
+    assert [row.images_per_second for row in report.rows] == [6.0, 0.0]
+
+
+def test_tables(tmp_path):
+    write_report(made_up(dict(none=[10.0, 11.0, 12.0], s4=[9.0, 9.5, 9.25])), tmp_path)
+    lines = (tmp_path / 'study.md').read_text().splitlines()
+    assert lines[0] == '# Study on digits, 3 epochs, seeds 0, 1, 2'
+    for line in (
+        '| none | without SFR | 2.00 | 1.0 | 11.00 ± 1.00 (3) | 10.00, 11.00, 12.00 '
+        '| 6 |  |',
+        '## CondenseNet and CondenseNetV2',
+        '| s4 | none | -1.75 ± 0.52 | 3 | level |',
+        'Trained on: torch 2.',
+    ):
+        assert line in lines
 
 
 @pytest.mark.parametrize(
     ('entries', 'seeds', 'sections'),
     [
         (ENTRIES, 3, len(COMPARISONS)),
-        # A panel is narrower than the title of the picture.
+        # A panel is narrower than the title.
         (('s4', 'g1'), 3, 1),
         (('s4', 'g1'), 12, 1),
     ],
 )
-def test_labels_in_the_picture_do_not_overlap(entries, seeds, sections):
+def test_labels_in_the_plot_do_not_overlap(entries, seeds, sections):
     errors = [10.0 + seed % 3 for seed in range(seeds)]
-    report = made_up(dict.fromkeys(entries, errors), speeds=seeds * (5.0,))
+    report = made_up(dict.fromkeys(entries, errors))
     figure = study_figure(report)
-    figure.canvas.draw()
+    figure.draw_without_rendering()
     panels = [ax for ax in figure.axes if ax.axison]
     titles = [ax.get_title(loc='left') for ax in panels]
     assert titles == [section.comparison.title for section in report.sections]
@@ -126,9 +137,9 @@ def test_labels_in_the_picture_do_not_overlap(entries, seeds, sections):
         assert (box.x0, box.y0) >= (0, 0)
         assert box.x1 <= figure.bbox.width
         assert box.y1 <= figure.bbox.height
-    title = ' '.join(figure._suptitle.get_text().split())
+    title = figure._suptitle.get_text()
     assert title.startswith('digits, 3 epochs, seeds 0, 1, 2')
-    assert title.endswith(': each training, mean and standard deviation')
+    assert title.endswith(': each run, mean and standard deviation')
 
 
 @pytest.mark.parametrize(
@@ -139,9 +150,9 @@ def test_labels_in_the_picture_do_not_overlap(entries, seeds, sections):
         dict(none=['missing'] * 2, s4=['missing'] * 2),
     ],
 )
-def test_no_picture_of_no_comparison(errors, tmp_path):
-    picture = tmp_path / 'study.png'
+def test_no_plot_without_comparison(errors, tmp_path):
+    plot = tmp_path / 'study.png'
     write_report(made_up(dict(none=[10.0], s4=[9.0])), tmp_path)
-    assert picture.exists()
+    assert plot.exists()
     write_report(made_up(errors), tmp_path)
-    assert not picture.exists()
+    assert not plot.exists()

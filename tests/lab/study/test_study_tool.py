@@ -1,44 +1,54 @@
 """The study's tool, as it is called."""
 
-import os
-import subprocess
-import sys
-
 import pytest
-from conftest import ROOT
+
+from lab.study import QUICK, Report
 
 TOOL = 'analysis_tools/study.py'
 
 
-def test_quick_study(tiny_config, tmp_path, run, capsys, monkeypatch):
-    monkeypatch.setenv('COLUMNS', '200')
-    arguments = ('--config', tiny_config, '--out', tmp_path, '--quick', '--epochs', '1')
-    # As a user calls it; for the others the imports would take most of the time.
-    command = [sys.executable, '-W', 'ignore', f'tools/{TOOL}']
-    done = subprocess.run(
-        [*command, *map(str, arguments), '--seeds', '0', '--jobs', '2'],
-        cwd=ROOT,
-        env=dict(os.environ, PYTHONPATH=str(ROOT)),
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
-    assert '[5/5]' in done.stderr
-    assert 'images/s over all' in done.stderr
-    for name in ('none', 's4', 's4-released', 'shufflenetv2', 'sfr-shufflenetv2'):
-        assert (tmp_path / name / 'seed0' / 'epoch_1.pth').exists()
-        assert f'│ {name} ' in done.stdout
-    for name in ('study.md', 'study.json', 'study.png'):
-        assert (tmp_path / name).exists()
-    # What another option would train is missing.
-    capsys.readouterr()
+def test_report_of_a_trained_study(moved, run, capsys):
+    arguments = [
+        '--config',
+        moved.config,
+        '--out',
+        moved.out,
+        '--entries',
+        'none',
+        's4',
+    ]
+    # What another seed would train is missing.
     assert run(TOOL, *arguments, '--seeds', '0', '1', '--report-only') == 0
-    assert 'seed 1 missing' in capsys.readouterr().out
-    refused = run(TOOL, *arguments, '--entries', 'no-such')
-    assert refused.startswith('error: There is no entry no-such')
+    printed = capsys.readouterr().out
+    assert 'Study on tiny, 2 epochs, seeds 0, 1' in printed
+    assert printed.count('seed 1 missing') == 2
+    # Nothing is left to train.
+    assert run(TOOL, *arguments, '--seeds', '0') == 0
+    printed, log = capsys.readouterr()
+    assert '2 runs, 0 to train' in log
+    assert '│ s4    │ SFR, base' in printed
+    assert f'Written to {moved.out}: study.md, study.json, study.png' in printed
 
 
-def test_an_interrupted_study_says_how_to_go_on(
+def test_quick_is_a_default(monkeypatch, tiny_config, run, capsys):
+    seen = []
+
+    def run_study(settings, jobs, log):
+        seen.append(settings)
+        return Report('tiny', 2, (0, 1), (), (), {'none, seed 0': 'no'}, ())
+
+    monkeypatch.setattr('lab.study.run_study', run_study)
+    error = run(TOOL, '--config', tiny_config, '--quick')
+    assert error.startswith('error: 1 training runs failed; the same command runs only')
+    assert error.endswith('The first is none, seed 0: no')
+    (settings,) = seen
+    assert (settings.entries, settings.seeds, settings.epochs) == (QUICK, (0, 1), 2)
+    assert settings.out.parts[-3:] == ('work_dirs', 'study', 'tiny_quick')
+    run(TOOL, '--config', tiny_config, '--quick', '--epochs', '1', '--seeds', '3')
+    assert (seen[1].seeds, seen[1].epochs) == ((3,), 1)
+
+
+def test_an_interrupted_study_says_how_to_continue(
     tiny_config, tmp_path, run, capsys, monkeypatch
 ):
     def interrupt(*arguments):
@@ -53,12 +63,13 @@ def test_an_interrupted_study_says_how_to_go_on(
 @pytest.mark.parametrize(
     ('arguments', 'message'),
     [
-        (['--jobs', '0'], 'error: At least one training must run at once.'),
-        (['--jobs', '-1'], 'error: At least one training must run at once.'),
-        (['--epochs', '0'], 'error: A training needs at least one epoch.'),
+        (['--jobs', '0'], 'error: At least one run must be trained at once.'),
+        (['--epochs', '0'], 'error: A training run needs at least one epoch.'),
+        (['--entries', 'no'], 'error: There is no entry no in the study: choose from'),
     ],
 )
-def test_numbers_below_one_are_refused(run, tiny_config, tmp_path, arguments, message):
-    study = ['--config', tiny_config, '--out', tmp_path / 'out', '--entries', 'none']
-    assert run(TOOL, *study, *arguments) == message
-    assert not (tmp_path / 'out').exists()
+def test_bad_options_are_rejected(run, tiny_config, tmp_path, arguments, message):
+    out = tmp_path / 'out'
+    error = run(TOOL, '--config', tiny_config, '--out', out, *arguments)
+    assert error.startswith(message)
+    assert not out.exists()
