@@ -1,15 +1,17 @@
 """Reading checkpoints of unknown origin."""
 
 import codecs
+import io
 import math
 import os
 import pickle
+import pickletools
 import tarfile
 import types
 import zipfile
 from collections import OrderedDict
 from pathlib import Path
-from typing import Any, Dict, NoReturn, Union
+from typing import IO, Any, Dict, List, NoReturn, Union
 
 import numpy as np
 import torch
@@ -17,7 +19,7 @@ from mmengine.logging import HistoryBuffer
 from mmengine.utils import digit_version
 from torch import Tensor, nn
 
-from .errors import InputError, UntrustedError
+from .errors import InputError, UntrustedError, in_one_line
 
 
 def load_checkpoint(path: Union[str, Path], trust: bool = False) -> Dict[str, Any]:
@@ -47,15 +49,8 @@ def load_checkpoint(path: Union[str, Path], trust: bool = False) -> Dict[str, An
         else:
             content = _load_safely(path)
     except Exception as error:
-        # A damaged file may make the unpickler raise anything.
-        refused = ('Unsupported global', 'Unsupported class', 'unrecognized function')
-        if any(reason in str(error) for reason in refused):
-            raise UntrustedError(
-                f'{path} holds more than tensors and plain data, which may run code '
-                'when it is loaded: if you trust where it comes from, set trust=True '
-                '(trust_checkpoint=True for a runner).'
-            ) from error
-        raise InputError(f'{path} is damaged or not a checkpoint.') from error
+        # The unpickler may raise anything on a damaged file.
+        raise _explained(error, path, trust) from error
     if not isinstance(content, dict):
         raise InputError(f'{path} is not a checkpoint: it holds no state dict.')
     _check_parts(content, path)
@@ -63,15 +58,62 @@ def load_checkpoint(path: Union[str, Path], trust: bool = False) -> Dict[str, An
 
 
 def _check_checksums(path: Union[str, Path]) -> None:
-    """Raise something if a file of torch.save is damaged."""
-    with open(path, 'rb') as stream:
-        # As torch.load tells it from older formats.
-        if stream.read(4) != b'PK\x03\x04':
-            return
+    """Raise an error if a file of torch.save is damaged."""
+    if not _is_zip(path):
+        return
     with zipfile.ZipFile(path) as archive:
         # Where torch.serialization.set_crc32_options has turned them off, all are 0.
         if any(each.CRC for each in archive.infolist()) and archive.testzip():
             raise ValueError('a checksum is wrong')
+
+
+def _is_zip(path: Union[str, Path]) -> bool:
+    """Return whether a file is a zip archive, by the bytes that torch.load checks."""
+    with open(path, 'rb') as stream:
+        return stream.read(4) == b'PK\x03\x04'
+
+
+def _explained(error: Exception, path: Union[str, Path], trust: bool) -> InputError:
+    """Tell damage from distrust, by the file instead of the error's message."""
+    try:
+        _check_checksums(path)
+        names = _pickled_globals(path)
+    except Exception:
+        names = None
+    if names is not None and trust:
+        return InputError(f'{path} cannot be loaded: {in_one_line(error)}')
+    if names is None or not isinstance(error, pickle.UnpicklingError):
+        return InputError(f'{path} is damaged or not a checkpoint.')
+    # Those of tensors are not listed here.
+    known, plain = _allowed_globals(), ('torch', 'collections', '_codecs')
+    other = [n for n in names if n not in known and n.split('.')[0] not in plain]
+    example = f' ({other[0]})' if other else ''
+    return UntrustedError(
+        f'{path} holds more than tensors and plain data{example}, which may run code '
+        'when it is loaded: if you trust where it comes from, set trust=True '
+        '(trust_checkpoint=True for a runner).'
+    )
+
+
+def _pickled_globals(path: Union[str, Path]) -> List[str]:
+    """List the classes and functions that a checkpoint refers to.
+
+    Raises an error unless the pickles of the checkpoint are complete.
+    """
+    with open(path, 'rb') as stream:
+        # Magic number, version, system, content and the names of the storages.
+        pickles: List[IO[bytes]] = [stream] * 5
+        if _is_zip(path):
+            with zipfile.ZipFile(stream) as archive:
+                # torch.save puts all records into a folder.
+                (name,) = (n for n in archive.namelist() if n.endswith('/data.pkl'))
+                pickles = [io.BytesIO(archive.read(name))]
+        return [
+            argument.replace(' ', '.').replace('__builtin__', 'builtins')
+            for each in pickles
+            for opcode, argument, _ in pickletools.genops(each)
+            if opcode.name == 'GLOBAL'
+        ]
 
 
 def _check_parts(content: Dict[str, Any], path: Union[str, Path]) -> None:
@@ -92,8 +134,11 @@ def _check_parts(content: Dict[str, Any], path: Union[str, Path]) -> None:
                 'a dict of names was expected.'
             )
         for key, value in part.items():
-            names = value if isinstance(value, (list, tuple)) else [value or '']
-            if key.lower() == 'classes' and not all(isinstance(n, str) for n in names):
+            if key.lower() != 'classes' or value is None:
+                continue
+            names = value.tolist() if isinstance(value, np.ndarray) else value
+            names = names if isinstance(names, (list, tuple)) else [names]
+            if not all(isinstance(n, str) for n in names):
                 raise InputError(
                     f'{path} is not a checkpoint: its {name}.{key} is {value!r:.100}, '
                     'a list of names was expected.'
@@ -216,20 +261,26 @@ def _history_method(owner: Any, name: str) -> Any:
 
 
 def _allowed_globals() -> Dict[str, Any]:
-    """Return the globals that MMEngine's message hub adds to training checkpoints."""
+    """Return the globals that checkpoints of MMEngine hold in addition to tensors."""
     reconstruct, scalar = np.zeros(1).__reduce__()[0], np.float64(0).__reduce__()[0]
     allowed = {
+        # Of an array that is empty.
+        'builtins.bytes': bytes,
         'builtins.getattr': _history_method,
         'mmengine.logging.history_buffer.HistoryBuffer': HistoryBuffer,
         'numpy.dtype': np.dtype,
         'numpy.ndarray': np.ndarray,
     }
-    for kind in (np.int64, np.uint32, np.float32, np.float64):
-        dtype = type(np.dtype(kind))
+    # Types of numbers, texts and times; neither objects nor structures.
+    for code in np.typecodes['AllInteger'] + np.typecodes['AllFloat'] + '?SUMm':
+        dtype = type(np.dtype(code))
         allowed[f'{dtype.__module__}.{dtype.__name__}'] = dtype
     for package in ('numpy.core', 'numpy._core'):
         allowed[f'{package}.multiarray._reconstruct'] = reconstruct
         allowed[f'{package}.multiarray.scalar'] = scalar
+    # Python 3.13 moved them.
+    for module in ('pathlib', 'pathlib._local'):
+        allowed[f'{module}.PosixPath'] = allowed[f'{module}.WindowsPath'] = Path
     return allowed
 
 
@@ -243,6 +294,7 @@ def _load_safely(path: Union[str, Path]) -> Any:
     # that knows nothing else is as strict.
     allowed.update(
         {
+            '__builtin__.bytes': bytes,
             '__builtin__.getattr': _history_method,
             '_codecs.encode': codecs.encode,
             'collections.OrderedDict': OrderedDict,
@@ -262,20 +314,19 @@ def _load_safely(path: Union[str, Path]) -> Any:
     )
     # These, torch.load reads in ways of its own. A script runs code of its own.
     if _is_script(path) or tarfile.is_tarfile(path):
-        raise pickle.UnpicklingError('a script or a file of PyTorch 0.1')
+        raise ValueError('a script or a file of PyTorch 0.1')
     return torch.load(
         path, map_location='cpu', pickle_module=restricted, weights_only=False
     )
 
 
 def _is_script(path: Union[str, Path]) -> bool:
-    """Tell whether torch.load would take a file for one of torch.jit.save.
+    """Return whether torch.load would take a file for one of torch.jit.save.
 
     Its own reader is asked, as others may understand an odd archive differently.
     """
-    with open(path, 'rb') as stream:
-        if stream.read(4) != b'PK\x03\x04':
-            return False
+    if not _is_zip(path):
+        return False
     records = torch._C.PyTorchFileReader(str(path)).get_all_records()
     return 'constants.pkl' in records
 
@@ -283,21 +334,25 @@ def _is_script(path: Union[str, Path]) -> bool:
 def _check_numpy_state(thing: Any, state: Any) -> None:
     """Raise something unless NumPy can take a state, as it would crash."""
     if isinstance(thing, np.dtype):
-        # What plain numbers have.
-        if state[:1] + state[2:] != (3, None, None, None, -1, -1, 0):
-            raise pickle.UnpicklingError('not a plain type of numbers')
+        kind = thing.str
+        if thing.kind in 'Mm':
+            # The unit of times is in the state alone.
+            unit, number = state[8][1][:2]
+            kind = f'{thing.kind}8[{number}{unit.decode()}]'
+        if state != np.dtype(kind).newbyteorder(state[1]).__reduce__()[2]:
+            raise pickle.UnpicklingError('not a plain type')
         return
     _, shape, dtype, _, content = state
     sizes = [size for size in shape if type(size) is int and size >= 0]
     if (
         not isinstance(dtype, np.dtype)
-        or dtype.kind not in 'biufc'
+        or dtype.kind not in 'biufcSUMm'
         or not isinstance(content, bytes)
         or type(shape) is not tuple
         or len(sizes) != len(shape)
         or len(content) != math.prod(sizes) * dtype.itemsize
     ):
-        raise pickle.UnpicklingError('not a plain array of numbers')
+        raise pickle.UnpicklingError('not a plain array')
 
 
 # In Python, so that single steps can be refused; types do not know its methods.

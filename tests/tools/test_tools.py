@@ -7,9 +7,12 @@ import sys
 from pathlib import Path
 
 import mmengine.device
+import numpy as np
 import pytest
 import torch
 from conftest import ROOT, save_checkpoint
+from mmdet.datasets import CocoDataset
+from mmdet.registry import DATASETS
 from mmengine.config import Config
 from mmengine.runner import Runner
 from reference import official_state_dict
@@ -354,6 +357,42 @@ def test_bad_input_gets_one_sentence(
     if 'expects its data' in sentence or 'resumed' in sentence:
         assert '--cfg-options' in error
     assert not (tmp_path / 'out').exists()
+
+
+@DATASETS.register_module()
+class ArrayCoco(CocoDataset):
+    """A data set whose metainfo holds NumPy arrays, which checkpoints keep."""
+
+    METAINFO = dict(
+        classes=np.array([*'0123456789']), palette=np.full((10, 3), 7, np.uint8)
+    )
+
+
+def test_numpy_arrays_in_the_metainfo(run, retina_config, digits, tmp_path):
+    config = tmp_path / 'config.py'
+    dataset = "dataset=dict(type='mmdet.ArrayCoco', metainfo=dict(_delete_=True))"
+    config.write_text(
+        f"""_base_ = {retina_config!r}
+model = dict(test_cfg=dict(score_thr=0))
+train_dataloader = dict(batch_size=2, {dataset})
+train_dataloader['dataset']['data_root'] = {str(digits)!r}
+val_dataloader = test_dataloader = dict({dataset})
+val_dataloader['dataset']['data_root'] = {str(digits)!r}
+train_cfg = dict(max_epochs=2, val_interval=2)
+val_evaluator = test_evaluator = dict(ann_file={str(digits / 'annotations/val.json')!r})
+custom_hooks = [dict(type='SparsificationHook')]
+"""
+    )
+    work = ('--work-dir', tmp_path / 'work')
+    options = ('--cfg-options', 'train_cfg.max_epochs=1')
+    assert run('train.py', config, *work, *options) == 0
+    first = (tmp_path / 'work' / 'epoch_1.pth').read_bytes()
+    assert run('train.py', config, *work, '--resume') == 0
+    assert (tmp_path / 'work' / 'epoch_1.pth').read_bytes() == first
+    checkpoint = tmp_path / 'work' / 'epoch_2.pth'
+    image = next((digits / 'val').iterdir())
+    options = ('--out', tmp_path / 'out', '--score-threshold', 0)
+    assert run('predict.py', image, config, checkpoint, *options) == 0
 
 
 class Opaque:
