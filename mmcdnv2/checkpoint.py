@@ -9,13 +9,14 @@ import pickletools
 import tarfile
 import types
 import zipfile
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from pathlib import Path
 from typing import IO, Any, Dict, List, NoReturn, Union
 
 import numpy as np
 import torch
 from mmengine.logging import HistoryBuffer
+from mmengine.optim.scheduler.param_scheduler import OneCycleParamScheduler
 from mmengine.utils import digit_version
 from torch import Tensor, nn
 
@@ -249,15 +250,28 @@ def check_types(
             )
 
 
-# What a history buffer has in its state unless a user added to them.
-_STATISTICS = ('current', 'max', 'mean', 'min')
+# Stands in for the class, whose functions are needed, but no instances.
+_ONE_CYCLE = object()
+# Functions that MMEngine pickles as attributes, by their owner and name. A history
+# buffer has these in its state unless a user added to them.
+_ATTRIBUTES = {
+    **{
+        (HistoryBuffer, name): getattr(HistoryBuffer, name)
+        for name in ('current', 'max', 'mean', 'min')
+    },
+    **{
+        (_ONE_CYCLE, name): getattr(OneCycleParamScheduler, name)
+        for name in ('_annealing_cos', '_annealing_linear')
+    },
+}
 
 
-def _history_method(owner: Any, name: str) -> Any:
-    """Stand in for getattr, which history buffers pickle their methods with."""
-    if owner is not HistoryBuffer or name not in _STATISTICS:
-        raise pickle.UnpicklingError(f'Unsupported class {owner}.{name}')
-    return getattr(owner, name)
+def _attribute(owner: Any, name: str) -> Any:
+    """Stand in for getattr, with which functions of classes are pickled."""
+    try:
+        return _ATTRIBUTES[owner, name]
+    except KeyError:
+        raise pickle.UnpicklingError(f'Unsupported class {owner}.{name}') from None
 
 
 def _allowed_globals() -> Dict[str, Any]:
@@ -266,8 +280,9 @@ def _allowed_globals() -> Dict[str, Any]:
     allowed = {
         # Of an array that is empty.
         'builtins.bytes': bytes,
-        'builtins.getattr': _history_method,
+        'builtins.getattr': _attribute,
         'mmengine.logging.history_buffer.HistoryBuffer': HistoryBuffer,
+        f'{OneCycleParamScheduler.__module__}.OneCycleParamScheduler': _ONE_CYCLE,
         'numpy.dtype': np.dtype,
         'numpy.ndarray': np.ndarray,
     }
@@ -295,8 +310,9 @@ def _load_safely(path: Union[str, Path]) -> Any:
     allowed.update(
         {
             '__builtin__.bytes': bytes,
-            '__builtin__.getattr': _history_method,
+            '__builtin__.getattr': _attribute,
             '_codecs.encode': codecs.encode,
+            'collections.Counter': Counter,
             'collections.OrderedDict': OrderedDict,
             'torch._utils._rebuild_parameter': torch._utils._rebuild_parameter,
             'torch._utils._rebuild_tensor_v2': torch._utils._rebuild_tensor_v2,
