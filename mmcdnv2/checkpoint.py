@@ -6,6 +6,7 @@ import math
 import os
 import pickle
 import pickletools
+import re
 import tarfile
 import types
 import zipfile
@@ -16,6 +17,7 @@ from typing import IO, Any, Dict, List, NoReturn, Union
 import numpy as np
 import torch
 from mmengine.logging import HistoryBuffer
+from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.optim.scheduler.param_scheduler import OneCycleParamScheduler
 from mmengine.utils import digit_version
 from torch import Tensor, nn
@@ -192,8 +194,34 @@ def check_finite(state_dict: Dict[str, Tensor], source: Union[str, Path]) -> Non
 
 
 def weights_of(content: Dict[str, Any]) -> Dict[str, Tensor]:
-    """Return the state dict of a checkpoint, which may be one itself."""
-    return content.get('state_dict', content)
+    """Return the state dict of a checkpoint, which may be one itself.
+
+    Args:
+        content (dict): The checkpoint.
+
+    Returns:
+        dict: Weights and buffers by name, without the prefix ``module.`` of
+        ``nn.DataParallel``, which MMEngine removes, too.
+    """
+    weights = content.get('state_dict', content)
+    if not any(str(name).startswith('module.') for name in weights):
+        return weights
+    return {re.sub(r'^module\.', '', str(k)): value for k, value in weights.items()}
+
+
+def unwrap_model(model: nn.Module) -> nn.Module:
+    """Return the model inside wrappers, whose names a checkpoint has.
+
+    Args:
+        model (nn.Module): A model, or one in a wrapper for several devices or for
+            test-time augmentation.
+
+    Returns:
+        nn.Module: The model itself.
+    """
+    while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
+        model = model.module
+    return model
 
 
 def load_weights(
@@ -202,13 +230,14 @@ def load_weights(
     """Load a state dict that must fit the model exactly.
 
     Args:
-        model (nn.Module): Filled in place.
+        model (nn.Module): Filled in place; may be in a wrapper.
         state_dict (dict): Weights and buffers by name.
         source (str | Path): Where they come from, for the message.
 
     Raises:
         InputError: If names, shapes or types differ.
     """
+    model = unwrap_model(model)
     check_state_dict(state_dict, source)
     check_types(model, state_dict, source)
     try:

@@ -2,7 +2,6 @@
 
 import logging
 import os
-import re
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Dict, Optional, Tuple, Type
@@ -11,7 +10,6 @@ from mmengine.config import Config
 from mmengine.dist import master_only
 from mmengine.fileio import LocalBackend, get_file_backend
 from mmengine.logging import print_log
-from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from torch import nn
 
@@ -21,6 +19,7 @@ from ..checkpoint import (
     check_types,
     load_checkpoint,
     load_weights,
+    unwrap_model,
     weights_of,
 )
 from ..errors import ConfigError, InputError
@@ -33,13 +32,7 @@ __all__ = [
     'TrainingRunner',
     'build_runner',
     'check_data',
-    'unwrap_model',
 ]
-
-
-def unwrap_model(model: nn.Module) -> nn.Module:
-    """Return the model inside a distributed wrapper, or the model itself."""
-    return model.module if is_model_wrapper(model) else model
 
 
 class ExactRunner(Runner):
@@ -71,7 +64,7 @@ class ExactRunner(Runner):
         # Hooks expect a state dict in it, which a file of weights alone is itself.
         checkpoint = dict(content, state_dict=weights_of(content))
         self.call_hook('after_load_checkpoint', checkpoint=checkpoint)
-        load_weights(unwrap_model(self.model), checkpoint['state_dict'], filename)
+        load_weights(self.model, checkpoint['state_dict'], filename)
         check_finite(unwrap_model(self.model).state_dict(), filename)
         return checkpoint
 
@@ -193,9 +186,7 @@ def build_runner(
     runner = runner_type.from_cfg(cfg)
     runner.trust_checkpoint = trust_checkpoint
     if content is not None and isinstance(runner, TrainingRunner):
-        _check_weights(
-            unwrap_model(runner.model), content, cfg.load_from, cfg.get('resume')
-        )
+        _check_weights(runner.model, content, cfg.load_from, cfg.get('resume'))
     saving = (cfg.get('default_hooks') or {}).get('checkpoint') or {}
     if isinstance(runner, TrainingRunner) and saving.get('max_keep_ckpts') == 1:
         print_log(
@@ -215,11 +206,10 @@ def _check_weights(
     weights = weights_of(content)
     check_state_dict(weights, path)
     check_finite(weights, path)
-    # As MMEngine does.
-    weights = {re.sub(r'^module\.', '', name): each for name, each in weights.items()}
     if resume:
         load_weights(model, weights, path)
         return
+    model = unwrap_model(model)
     check_types(model, weights, path)
     shapes = {name: getattr(each, 'shape', None) for name, each in weights.items()}
     if not any(shapes.get(name) == p.shape for name, p in model.named_parameters()):

@@ -12,6 +12,7 @@ from mmengine.runner import BaseLoop, EpochBasedTrainLoop, Runner
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from ..checkpoint import unwrap_model
 from ..errors import InputError
 from ..layers import (
     SparseConv2d,
@@ -23,7 +24,6 @@ from ..layers import (
 from ..registry import register_hook
 from .averages import averaged_layers
 from .optimizer_order import renumber_checkpoint
-from .runner import unwrap_model
 
 # Iterations between two looks at the weights, which wait for the device.
 _CHECK_INTERVAL = 50

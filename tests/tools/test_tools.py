@@ -395,6 +395,59 @@ custom_hooks = [dict(type='SparsificationHook')]
     assert run('predict.py', image, config, checkpoint, *options) == 0
 
 
+TTA = """
+tta_model = dict(type={kind!r}, **{options})
+tta_pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(type='TestTimeAug', transforms=[
+        [dict(type='Resize', scale=(48, 48), keep_ratio={keep})],
+        [dict(type='RandomFlip', prob=1.0), dict(type='RandomFlip', prob=0.0)],
+        {pack},
+    ]),
+]
+"""
+PACK = """[dict(type='LoadAnnotations', with_bbox=True)], [dict(
+    type='PackDetInputs',
+    meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor',
+               'flip', 'flip_direction'),
+)]"""
+
+
+@pytest.mark.parametrize('name', ['classifier', 'detector'])
+def test_test_time_augmentation_and_data_parallel(
+    run, tiny_configs, checkpoints, retina_config, tmp_path, name
+):
+    config = tmp_path / 'config.py'
+    if name == 'detector':
+        base, checkpoint = retina_config, save_checkpoint(retina_config, tmp_path / 'a')
+        options = (
+            "dict(tta_cfg=dict(nms=dict(type='nms', iou_threshold=0.5), max_per_img=9))"
+        )
+        parts = dict(kind='DetTTAModel', options=options, keep=True, pack=PACK)
+    else:
+        base, checkpoint = tiny_configs[name], checkpoints[name]
+        pack = "[dict(type='PackInputs')]"
+        parts = dict(kind='AverageClsScoreTTA', options='{}', keep=False, pack=pack)
+    config.write_text(f'_base_ = {base!r}\n' + TTA.format(**parts))
+    content = torch.load(checkpoint)
+    weights = {f'module.{k}': value for k, value in content['state_dict'].items()}
+    path = tmp_path / 'wrapped.pth'
+    torch.save(dict(content, state_dict=weights), path)
+    arguments = ('test.py', config, path, '--work-dir', tmp_path / 'work')
+    assert run(*arguments) == 0
+    plain = read_metrics(tmp_path / 'work')
+    assert run(*arguments, '--tta') == 0
+    assert read_metrics(tmp_path / 'work').keys() == plain.keys()
+    # As MMDetection and MMPreTrain put the model into the other.
+    wrapped = Config.fromfile(config)
+    wrapped.model = dict(wrapped.tta_model, module=wrapped.model)
+    wrapped.test_dataloader.dataset.pipeline = wrapped.tta_pipeline
+    wrapped.dump(config)
+    assert run(*arguments) == 0
+    out = ('--input-shape', 64, 64)
+    assert run('condense.py', config, path, tmp_path / 'condensed', *out) == 0
+
+
 class Opaque:
     """What only a trusted checkpoint may hold."""
 
