@@ -112,7 +112,7 @@ def _pickled_globals(path: Union[str, Path]) -> List[str]:
                 (name,) = (n for n in archive.namelist() if n.endswith('/data.pkl'))
                 pickles = [io.BytesIO(archive.read(name))]
         return [
-            argument.replace(' ', '.').replace('__builtin__', 'builtins')
+            str(argument).replace(' ', '.').replace('__builtin__', 'builtins')
             for each in pickles
             for opcode, argument, _ in pickletools.genops(each)
             if opcode.name == 'GLOBAL'

@@ -1,17 +1,20 @@
 """From a config to a runner, for training and testing alike."""
 
+import copy
 import logging
 import os
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Dict, Optional, Tuple, Type
+from typing import Any, Dict, Optional, Tuple, Type, Union
 
 from mmengine.config import Config
+from mmengine.device import get_device
 from mmengine.dist import master_only
 from mmengine.fileio import LocalBackend, get_file_backend
 from mmengine.logging import print_log
 from mmengine.runner import Runner
 from torch import nn
+from torch.utils.data import DataLoader
 
 from ..checkpoint import (
     check_finite,
@@ -23,6 +26,7 @@ from ..checkpoint import (
     weights_of,
 )
 from ..errors import ConfigError, InputError
+from ..machine import usable_cores
 from .data_checks import check_data, is_first_of_machine
 from .distributed import join_processes
 from .resume import prepare_resume
@@ -46,6 +50,37 @@ class ExactRunner(Runner):
     """
 
     trust_checkpoint = False
+
+    @staticmethod
+    def build_dataloader(
+        dataloader: Union[DataLoader, Dict[str, Any]], *args, **kwargs
+    ) -> DataLoader:
+        """Build a data loader with settings that this machine can use.
+
+        Args:
+            dataloader (DataLoader | dict): Its config. Worker processes are at most
+                as many as cores that may be used, and memory is pinned only for an
+                accelerator. One that is built already is returned as it is.
+            *args: As for MMEngine's runner.
+            **kwargs: As for MMEngine's runner.
+
+        Returns:
+            DataLoader: The data loader.
+        """
+        if isinstance(dataloader, dict):
+            dataloader = copy.copy(dataloader)
+            cores = usable_cores()
+            if dataloader.get('num_workers', 0) > cores:
+                print_log(
+                    f'{cores} worker processes load data instead of '
+                    f'{dataloader["num_workers"]}, as this process may use {cores} '
+                    'cores.',
+                    logger='current',
+                )
+                dataloader['num_workers'] = cores
+            if get_device() == 'cpu':
+                dataloader['pin_memory'] = False
+        return Runner.build_dataloader(dataloader, *args, **kwargs)
 
     def load_checkpoint(self, filename: str, **kwargs) -> Dict[str, Any]:
         """Load a checkpoint after the hooks have seen it.
