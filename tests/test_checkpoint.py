@@ -112,6 +112,7 @@ def built_by(registry, skipped=()):
     """Names and classes of a registry of MMEngine and of the packages on top of it."""
     modules = dict(registry.module_dict)
     for package in registry.children.values():
+        package.import_from_location()
         modules.update(package.module_dict)
     return sorted(set(modules.items()) - {(each, modules[each]) for each in skipped})
 
@@ -198,7 +199,11 @@ def test_states_of_optimizers(tmp_path, monkeypatch, version, name, kind):
             loss.backward()
             return loss
 
-        optimizer.step(closure)
+        if name == 'LBFGS':
+            optimizer.step(closure)
+            return
+        closure()
+        optimizer.step()
 
     model, optimizer = build()
     step(model, optimizer)
