@@ -14,6 +14,7 @@ from mmpretrain.models import BaseClassifier
 from mmpretrain.structures import DataSample
 from torch import Tensor, nn
 
+from .checkpoint import unwrap_model
 from .config import type_of, typed_dicts
 from .errors import InputError
 
@@ -25,7 +26,8 @@ def build_model(cfg: Config) -> nn.Module:
         cfg (Config): Config of a classifier or a detector.
 
     Returns:
-        nn.Module: The model, weights as they are built.
+        nn.Module: The model, weights as they are built, without a wrapper for
+        test-time augmentation.
 
     Raises:
         InputError: If the config has no model.
@@ -39,7 +41,8 @@ def build_model(cfg: Config) -> nn.Module:
     model = copy.deepcopy(cfg.model)
     if 'data_preprocessor' in cfg:
         model.setdefault('data_preprocessor', cfg.data_preprocessor)
-    built = MODELS.build(model)
+    # Test-time augmentation is for the runner alone.
+    built = unwrap_model(MODELS.build(model))
     # By itself, as that of some of OpenMMLab's models returns nothing.
     built.eval()
     return built

@@ -76,4 +76,4 @@ def _listed(given: Any) -> Tuple[str, ...]:
             return tuple(list_from_file(path))
         # A file that is not here, or the only class.
         return () if path.endswith('.txt') else (given,)
-    return tuple(map(str, given or ()))
+    return () if given is None else tuple(map(str, given))

@@ -3,6 +3,7 @@
 import functools
 import os
 import sys
+import warnings
 from argparse import ArgumentParser, Namespace
 from typing import Any, Callable, Dict, Iterable, Optional, Tuple, TypeVar
 
@@ -53,6 +54,8 @@ def command_line(
         @functools.wraps(main)
         def wrapper() -> None:
             args = parse_args()
+            # MMDetection calls it in the old way.
+            warnings.filterwarnings('ignore', 'torch.meshgrid: in an upcoming release')
             try:
                 main(args)
             except InputError as error:

@@ -1,9 +1,12 @@
 """What the command-line tools share."""
 
 import os
+import subprocess
+import sys
 from argparse import ArgumentParser, Namespace
 
 import pytest
+from conftest import ROOT
 from rich.console import Console
 
 from mmcdnv2.cli import (
@@ -34,6 +37,20 @@ def run():
         main()
 
     return run_tool
+
+
+def test_nothing_is_printed_before_a_tool_begins():
+    """Of optional packages that MMDetection and MMPreTrain do not find."""
+    code = """
+import torch
+from mmcdnv2.cli import command_line
+import mmdet.datasets, mmdet.evaluation, mmpretrain.datasets
+command_line(dict)(lambda args: torch.meshgrid(torch.ones(2), torch.ones(2)))()
+"""
+    done = subprocess.run(
+        [sys.executable, '-c', code], capture_output=True, text=True, cwd=ROOT
+    )
+    assert (done.stdout, done.stderr) == ('', '')
 
 
 def test_only_input_errors_become_one_sentence(run):

@@ -209,6 +209,9 @@ class _ExactDetInferencer(DetInferencer):
             super()._load_weights_to_model(model, checkpoint, cfg)
         palette = model.dataset_meta['palette']
         number = number_of_classes(model) or len(model.dataset_meta['classes'] or ())
+        if isinstance(palette, np.ndarray):
+            # MMDetection draws with tuples.
+            model.dataset_meta['palette'] = list(map(tuple, palette.tolist()))
         if not isinstance(palette, str) and len(palette) < number:
             # Those of another data set, of which this one's config was made.
             model.dataset_meta['palette'] = 'random'

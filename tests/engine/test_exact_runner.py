@@ -3,9 +3,11 @@
 import pytest
 import torch
 from mmengine.hooks import Hook
+from mmengine.model import BaseTTAModel
 from toy import ToyModel
 
-from mmcdnv2.engine import ExactRunner
+from mmcdnv2.checkpoint import unwrap_model
+from mmcdnv2.engine import ExactRunner, TrainingRunner
 from mmcdnv2.errors import InputError, UntrustedError
 
 
@@ -45,6 +47,34 @@ def test_loads_what_the_hooks_leave(make_runner, tmp_path):
         runner.load_checkpoint(path)
         for name, value in runner.model.state_dict().items():
             assert torch.equal(value, expected[name])
+
+
+class ToyTTAModel(BaseTTAModel):
+    def merge_preds(self, data_samples_list):
+        return data_samples_list
+
+
+@pytest.mark.parametrize(
+    'wrap',
+    [
+        ToyModel,
+        lambda: torch.nn.DataParallel(ToyModel()),
+        lambda: ToyTTAModel(ToyModel()),
+        lambda: torch.nn.DataParallel(ToyTTAModel(ToyModel())),
+    ],
+)
+@pytest.mark.parametrize('kind', [ExactRunner, TrainingRunner])
+def test_wrappers_and_their_prefix(tmp_path, wrap, kind):
+    weights, model = ToyModel().state_dict(), wrap()
+    saved = torch.nn.DataParallel(ToyModel())
+    saved.module.load_state_dict(weights)
+    path = str(tmp_path / 'weights.pth')
+    torch.save(dict(state_dict=saved.state_dict()), path)
+    options = dict(work_dir=str(tmp_path), experiment_name=f'{id(model)}')
+    runner = kind(model, **options)
+    runner.load_checkpoint(path)
+    for name, value in unwrap_model(model).state_dict().items():
+        assert torch.equal(value, weights[name])
 
 
 def test_weights_of_another_model_are_refused(make_runner, tmp_path):

@@ -7,7 +7,9 @@ import pytest
 from mmengine.config import Config
 from mmengine.dataset import BaseDataset
 from mmengine.logging import MMLogger
+from mmengine.runner import Runner
 from mmpretrain.datasets import CustomDataset, ImageNet
+from toy import ToyData
 
 from mmcdnv2.engine import ExactRunner, build_runner
 from mmcdnv2.engine.runner import check_data
@@ -148,3 +150,22 @@ def test_build_runner(monkeypatch, tmp_path, filename, own, asked, expected):
     assert Path(runner.work_dir) == tmp_path / expected
     assert runner.launcher == 'none'
     assert runner.trust_checkpoint
+
+
+@pytest.mark.parametrize(
+    ('device', 'workers', 'expected'),
+    [('cpu', 10, (2, False)), ('cpu', 1, (1, False)), ('cuda', 10, (2, True))],
+)
+def test_loaders_fit_the_machine(monkeypatch, device, workers, expected):
+    monkeypatch.setattr('mmcdnv2.engine.runner.usable_cores', lambda: 2)
+    monkeypatch.setattr('mmcdnv2.engine.runner.get_device', lambda: device)
+    built = []
+    monkeypatch.setattr(
+        Runner, 'build_dataloader', staticmethod(lambda cfg, *_: built.append(cfg))
+    )
+    cfg = dict(dataset=ToyData(), num_workers=workers, pin_memory=True)
+    ExactRunner.build_dataloader(cfg)
+    assert (built[0]['num_workers'], built[0]['pin_memory']) == expected
+    # One that is built already is left alone.
+    ExactRunner.build_dataloader('loader')
+    assert built[1] == 'loader'
