@@ -58,7 +58,10 @@ def main(args: argparse.Namespace) -> None:
                 '--tta needs a checkpoint and a config with tta_model and tta_pipeline.'
             )
         cfg.model = dict(cfg.tta_model, module=cfg.model)
-        cfg.test_dataloader.dataset.pipeline = cfg.tta_pipeline
+        dataset = cfg.test_dataloader.dataset
+        while 'dataset' in dataset:
+            dataset = dataset.dataset
+        dataset.pipeline = cfg.tta_pipeline
     if args.show or args.show_dir:
         # mmpretrain's hook has `enable`, mmdet's `draw`; names differ too.
         cfg.default_hooks.visualization.update(
