@@ -135,7 +135,7 @@ def check_heads(model: nn.Module, cfg: Config, loaders: Sequence[str]) -> None:
         and not isinstance(module, RPNHead)
         and not any(word in name for word in _OTHER_HEADS)
     }
-    warnings = {}
+    warnings: Dict[int, str] = {}
     for loader in loaders:
         for part, built in _built_parts((cfg.get(loader) or {}).get('dataset'), cfg):
             meta = built.metainfo
@@ -227,7 +227,9 @@ def _check_coco(part: Dict, dataset: BaseDataset, loader: str) -> _CocoPart:
     paths = [os.path.join(dataset.data_prefix['img'], i['file_name']) for i in images]
     sizes = [(image['width'], image['height']) for image in images]
     for loading in _pipeline(part, 'LoadImageFromFile')[:1]:
-        _check_images(paths, loading, loader, file.path, sizes)
+        # Without boxes nothing depends on the sizes in the file.
+        expected = sizes if file.annotations else None
+        _check_images(paths, loading, loader, file.path, expected)
     for loading in _pipeline(part, 'LoadAnnotations'):
         folder = dataset.data_prefix.get('seg')
         if folder and loading.get('with_seg'):

@@ -157,110 +157,71 @@ def on_all(**values):
 
 
 BOX = 'annotations without a bbox (finite left, top, width and height) and an area'
-NOTHING = 'has no annotation that train_dataloader could use, out of 5: '
-# What is done to the content above, and what is said of the file.
+SIZE = 'images without a width and height above 0, 1 of 3'
+TWICE = 'whose id another one has, too, 2 of '
+OF = 'annotations whose {} does not exist, 1 of 5'
+NOTHING = 'no annotation that train_dataloader could use, out of '
+# What is done to the content above, and what it has.
 REJECTED = [
-    (drop('images', 0, 'id'), 'has images without an id, a number or text, 1 of 3, '),
-    (put('annotations', 1, 'id', None), 'has annotations without an id, a number or'),
-    (put('categories', 1, 'id', [1]), 'has categories without an id, a number or text'),
-    (put('images', 1, 'id', 7), 'has images whose id another one has, too, 2 of 3, '),
-    (put('annotations', 1, 'id', 1), 'has annotations whose id another one has, too'),
-    (put('categories', 1, 'id', 1), 'has categories whose id another one has, too'),
-    (put('annotations', 2, 'image_id', 99), 'annotations whose image does not exist, '),
+    (drop('images', 0, 'id'), 'images without an id, a number or text, 1 of 3, '),
+    (put('annotations', 1, 'id', None), 'annotations without an id, a number or'),
+    (put('categories', 1, 'id', [1]), 'categories without an id, a number or text'),
+    (put('images', 1, 'id', 7), f'images {TWICE}'),
+    (put('annotations', 1, 'id', 1), f'annotations {TWICE}'),
+    (put('categories', 1, 'id', 1), f'categories {TWICE}'),
+    (put('annotations', 2, 'image_id', 99), OF.format('image')),
+    (put('annotations', 2, 'image_id', '7'), OF.format('image')),
+    (put('annotations', 2, 'image_id', NAN), OF.format('image')),
+    (put('annotations', 2, 'image_id', [7]), OF.format('image')),
+    (drop('annotations', 2, 'image_id'), OF.format('image')),
+    (put('annotations', 2, 'category_id', 0), OF.format('category')),
+    (drop('images', 1, 'file_name'), 'images without a file_name, 1 of 3, for exam'),
+    (put('categories', 0, 'name', 7), 'categories without a name, 1 of 3, for exa'),
+    (drop('images', 2, 'width'), SIZE),
+    (put('images', 2, 'width', '64'), SIZE),
+    (put('images', 2, 'height', 0), SIZE),
+    (put('images', 2, 'height', NAN), SIZE),
     (
-        put('annotations', 2, 'image_id', '7'),
-        'annotations whose image does not exist, ',
+        drop('annotations', 1, 'bbox'),
+        f'{BOX}, 1 of 5, for example {{"id": 2, "image_id',
     ),
+    (put('annotations', 1, 'bbox', [1, 2, 3]), BOX),
+    (put('annotations', 1, 'bbox', ['1', '2', '3', '4']), BOX),
+    (put('annotations', 1, 'bbox', [1, 2, 3, None]), BOX),
+    (put('annotations', 1, 'bbox', dict(x=1, y=2, w=3, h=4)), BOX),
+    (put('annotations', 1, 'bbox', [1, NAN, 3, 4]), BOX),
+    (put('annotations', 1, 'bbox', [-INFINITE, 1, INFINITE, 4]), BOX),
+    (put('annotations', 1, 'bbox', [9, 9, -2, 3]), BOX),
+    (put('annotations', 1, 'bbox', [9, 9, 2, -0.5]), BOX),
+    (put('annotations', 1, 'area', '9'), BOX),
+    (put('annotations', 1, 'area', -1), BOX),
+    (put('annotations', 1, 'area', NAN), BOX),
+    (drop('annotations', 1, 'area'), BOX),
     (
-        put('annotations', 2, 'image_id', NAN),
-        'annotations whose image does not exist, ',
-    ),
-    (
-        put('annotations', 2, 'image_id', [7]),
-        'annotations whose image does not exist, ',
-    ),
-    (
-        drop('annotations', 2, 'image_id'),
-        'annotations whose image does not exist, 1 of',
-    ),
-    (
-        put('annotations', 2, 'category_id', 0),
-        'annotations whose category does not exi',
-    ),
-    (
-        drop('images', 1, 'file_name'),
-        'has images without a file_name, 1 of 3, for exam',
-    ),
-    (put('categories', 0, 'name', 7), 'has categories without a name, 1 of 3, for exa'),
-    (
-        drop('images', 2, 'width'),
-        'has images without a width and height above 0, 1 of ',
-    ),
-    (put('images', 2, 'width', '64'), 'has images without a width and height above 0'),
-    (put('images', 2, 'height', 0), 'has images without a width and height above 0, 1'),
-    (put('images', 2, 'height', NAN), 'has images without a width and height above 0'),
-    *(
-        (
-            put('annotations', 1, 'bbox', box),
-            f'has {BOX}, 1 of 5, for example {{"id": 2',
-        )
-        for box in (
-            None,
-            [1, 2, 3],
-            ['1', '2', '3', '4'],
-            [1, 2, 3, None],
-            dict(x=1, y=2, w=3, h=4),
-            [1, NAN, 3, 4],
-            [-INFINITE, 1, INFINITE, 4],
-            [9, 9, -2, 3],
-            [9, 9, 2, -0.5],
-        )
-    ),
-    *((put('annotations', 1, 'area', k), f'has {BOX}') for k in ('9', None, -1, NAN)),
-    (drop('annotations', 1, 'area'), f'has {BOX}, 1 of 5, for example {{"id": 2, '),
-    (put('annotations', 1, 'iscrowd', '0'), 'has annotations whose iscrowd is text, 1'),
-    (put_all(images={}), 'a list was expected as its images.'),
-    (put_all(annotations=None), 'a list was expected as its annotations.'),
-    (
-        lambda content: content.pop('categories'),
-        'a list was expected as its categories',
-    ),
-    (
-        lambda content: content['annotations'].insert(1, 5),
-        'annotations that are no obje',
-    ),
-    (put_all(images=[]), f'has no images{ADVICE}'),
-    (put_all(annotations=[]), 'has no annotation that train_dataloader could use, out'),
-    (
-        lambda content: content.pop('annotations'),
-        'has no annotation that train_dataloa',
-    ),
-    (
-        lambda content: content['categories'][0].update(name='kitten'),
-        "lacks 1 of the 3 classes of train_dataloader, for example 'cat', so "
-        'MMDetection would take classes for each other: set train_dataloader.dataset.'
-        "metainfo.classes to the file's, ('kitten', 'dog', 'cow'), and the model's "
-        'num_classes to their number, or use another file.',
-    ),
-    (
-        lambda content: content['categories'].reverse(),
-        "has the classes of train_dataloader in another order, 'cow' instead of 'cat'",
-    ),
-    (
-        add('categories', id=9),
-        "has the name 'cat' twice, so MMDetection would take cla",
+        put('annotations', 1, 'iscrowd', '0'),
+        'annotations whose iscrowd is text, 1 of 5',
     ),
     (on_all(bbox=[0.1, 0.1, 0.5, 0.5], area=0.25), NOTHING),
     (on_all(iscrowd=1), NOTHING),
     (on_all(ignore=True), NOTHING),
     (on_all(bbox=[64, 0, 9, 9]), NOTHING),
     (on_all(area=0), NOTHING),
+    (put_all(annotations=[]), NOTHING),
+    (lambda content: content.pop('annotations'), NOTHING),
     (
-        lambda content: (
-            content['categories'].append(dict(id=4, name='hen')),
-            on_all(category_id=4)(content),
-        ),
+        lambda content: (add('categories', id=4, name='hen')(content),)
+        + (on_all(category_id=4)(content),),
         NOTHING,
+    ),
+    (put_all(images=[]), f'no images{ADVICE}'),
+    (
+        put_all(annotations=[5]),
+        'annotations that are no objects, 1 of 1, for example 5',
+    ),
+    (add('categories', id=9), "the name 'cat' twice, so MMDetection would take cla"),
+    (
+        lambda content: content['categories'].reverse(),
+        "the classes of train_dataloader in another order, 'cow' instead of 'cat', so",
     ),
 ]
 
@@ -270,25 +231,32 @@ def test_bad_content_is_rejected(root, change, said):
     content = coco()
     change(content)
     (root / 'a.json').write_text(json.dumps(content))
-    sentence = refusal(config(root))
-    assert sentence.startswith(f'{root}/a.json ')
-    assert said in sentence
+    assert refusal(config(root)).startswith(f'{root}/a.json has {said}')
+
+
+def test_missing_classes_are_told(root):
+    content = coco()
+    content['categories'][0]['name'] = 'kitten'
+    (root / 'a.json').write_text(json.dumps(content))
+    assert refusal(config(root)) == (
+        f'{root}/a.json lacks 1 of the 3 classes of train_dataloader, for example '
+        "'cat', so MMDetection would take classes for each other: set "
+        "train_dataloader.dataset.metainfo.classes to the file's, ('kitten', 'dog', "
+        "'cow'), and the model's num_classes to their number, or use another file."
+    )
 
 
 # What is not JSON, or not that of COCO.
+BROKEN = 'is empty, damaged or not JSON ('
+OTHER = 'is not a COCO annotation file: '
 TEXTS = {
-    'nothing': (b'', 'is empty, damaged or not JSON (JSONDecodeError: '),
-    'a list': (b'[]', 'is not a COCO annotation file: an object with images, annotati'),
-    'null': (
-        b'null',
-        'is not a COCO annotation file: an object with images, annotatio',
-    ),
-    'bytes': (
-        b'\xff\xd8\xff\xe0',
-        'is empty, damaged or not JSON (UnicodeDecodeError: ',
-    ),
-    'a page': (b'<html>404</html>', 'is empty, damaged or not JSON (JSONDecodeError: '),
-    'depth': (b'[' * 10**6, 'is empty, damaged or not JSON (RecursionError: '),
+    'nothing': (b'', f'{BROKEN}JSONDecodeError: '),
+    'a page': (b'<html>404</html>', f'{BROKEN}JSONDecodeError: '),
+    'bytes': (b'\xff\xd8\xff\xe0', f'{BROKEN}UnicodeDecodeError: '),
+    'depth': (b'[' * 10**6, f'{BROKEN}RecursionError: '),
+    'a list': (b'[]', f'{OTHER}an object with images, annotations and categories'),
+    'an object': (b'{}', f'{OTHER}a list was expected as its images.'),
+    'null': (b'{"annotations": null, "images": []}', f'{OTHER}a list was expected as'),
 }
 
 
@@ -305,8 +273,7 @@ def test_other_files_are_rejected(root, name):
 def test_a_truncated_file_is_rejected(root, percent):
     content = (root / 'a.json').read_bytes()
     (root / 'a.json').write_bytes(content[: len(content) * percent // 100])
-    said = 'is empty, damaged or not JSON (JSONDecodeError: '
-    assert refusal(config(root)).startswith(f'{root}/a.json {said}')
+    assert refusal(config(root)).startswith(f'{root}/a.json {BROKEN}JSONDecodeError: ')
 
 
 def test_a_folder_is_no_annotation_file(root):
@@ -654,7 +621,7 @@ def test_sizes_are_those_of_the_loaded_image(root, log, orientation, kind):
         cfg = config(root, pipeline=[dict(LOAD, **settings)])
         content['images'][0].update(width=width, height=height)
         (root / 'a.json').write_text(json.dumps(content))
-        # The size of an image that is upside down does not tell.
+        # The size of an image that is upside down does not show it.
         unsure = 'has 1 images that EXIF says to turn or mirror'
         assert [unsure in each for each in messages(cfg, log)] == [True] * (
             orientation == 3
@@ -682,6 +649,13 @@ def test_square_turned_images_are_doubtful(root, log):
     turned = in_format('JPEG', orientation=8, size=(48, 64))
     (root / 'images' / '2.jpg').write_bytes(turned)
     assert messages(config(root), log) == []
+
+
+def test_sizes_of_images_without_boxes_do_not_matter(root, log):
+    (root / 'images' / '0.jpg').write_bytes(in_format('JPEG', orientation=6))
+    (root / 'a.json').write_text(json.dumps(dict(coco(), annotations=[])))
+    cfg = config(root, 'test_dataloader')
+    assert messages(cfg, log, 'test_dataloader') == []
 
 
 def test_several_bad_images_are_all_named(root, log):
@@ -1145,7 +1119,7 @@ def test_bad_folders_are_refused(folders):
     assert '(RuntimeError: Found 0 files in subfolders of: ' in refusal(cfg)
 
 
-def network(classes, root, kind='CascadeRCNN', **settings):
+def network(classes, root, **settings):
     """A network with the heads of a detector, and the config of two data sets."""
     cfg = config(root, **settings)
     cfg.val_dataloader = copy.deepcopy(cfg.train_dataloader)
