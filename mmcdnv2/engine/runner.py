@@ -5,11 +5,12 @@ import logging
 import os
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Dict, Optional, Tuple, Type, Union
+from typing import Any, Dict, List, Optional, Tuple, Type, Union
 
 from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.dist import master_only
+from mmengine.evaluator import Evaluator
 from mmengine.fileio import LocalBackend, get_file_backend
 from mmengine.logging import print_log
 from mmengine.runner import Runner
@@ -25,9 +26,10 @@ from ..checkpoint import (
     unwrap_model,
     weights_of,
 )
+from ..datasets.coco import renumber_annotations
 from ..errors import ConfigError, InputError
 from ..machine import usable_cores
-from .data_checks import check_data, is_first_of_machine
+from .data_checks import check_data, check_heads, is_first_of_machine
 from .distributed import join_processes
 from .resume import prepare_resume
 
@@ -102,6 +104,26 @@ class ExactRunner(Runner):
         load_weights(self.model, checkpoint['state_dict'], filename)
         check_finite(unwrap_model(self.model).state_dict(), filename)
         return checkpoint
+
+    def build_evaluator(self, evaluator: Union[Dict, List, Evaluator]) -> Evaluator:
+        """Build an evaluator whose COCO metrics have no annotation of the id 0.
+
+        Args:
+            evaluator (dict | list | Evaluator): As for MMEngine's runner.
+
+        Returns:
+            Evaluator: It.
+        """
+        built = super().build_evaluator(evaluator)
+        for metric in built.metrics:
+            api = getattr(metric, '_coco_api', None)
+            if api is not None and renumber_annotations(api):
+                print_log(
+                    'Annotation ids are numbered from 1 for the evaluation, as '
+                    'pycocotools takes the id 0 for no match.',
+                    logger='current',
+                )
+        return built
 
 
 class TrainingRunner(ExactRunner):
@@ -220,6 +242,8 @@ def build_runner(
     join_processes(cfg, launcher)
     runner = runner_type.from_cfg(cfg)
     runner.trust_checkpoint = trust_checkpoint
+    if not skip_data_check:
+        check_heads(unwrap_model(runner.model), cfg, loaders)
     if content is not None and isinstance(runner, TrainingRunner):
         _check_weights(runner.model, content, cfg.load_from, cfg.get('resume'))
     saving = (cfg.get('default_hooks') or {}).get('checkpoint') or {}

@@ -1,4 +1,6 @@
-"""Which checkpoints a runner that tests takes."""
+"""Which checkpoints a runner that tests takes, and what it evaluates by."""
+
+import json
 
 import pytest
 import torch
@@ -96,3 +98,34 @@ def test_more_than_tensors_only_if_trusted(make_runner, tmp_path):
         runner.load_checkpoint(path)
     runner.trust_checkpoint = True
     assert 'extra' in runner.load_checkpoint(path)
+
+
+@pytest.mark.parametrize('several', [False, True])
+@pytest.mark.parametrize('first', [0, '0', 1, 5])
+def test_perfect_detections_are_perfect(make_runner, tmp_path, first, several):
+    """Pycocotools takes a match with an annotation of the id 0 for none."""
+    boxes = [[k, 2 * k, 20 + k, 25] for k in (1, 2, 3, 4)]
+    annotations = [
+        dict(image_id=7, category_id=1, bbox=box, area=box[2] * box[3], iscrowd=0)
+        for box in boxes
+    ]
+    for i, each in enumerate(annotations):
+        each['id'] = type(first)(int(first) + i)
+    content = dict(
+        images=[dict(id=7, file_name='a.jpg', width=64, height=48)],
+        annotations=annotations,
+        categories=[dict(id=1, name='cat')],
+    )
+    path = tmp_path / 'truth.json'
+    path.write_text(json.dumps(content))
+    metric = dict(type='mmdet.CocoMetric', ann_file=str(path))
+    evaluator = make_runner().build_evaluator([metric] * 2 if several else metric)
+    corners = torch.tensor([[x, y, x + w, y + h] for x, y, w, h in boxes])
+    detections = dict(
+        bboxes=corners.float(), labels=torch.zeros(4).long(), scores=torch.ones(4)
+    )
+    evaluator.metrics[-1].dataset_meta = dict(classes=('cat',))
+    sample = dict(img_id=7, ori_shape=(48, 64), pred_instances=detections)
+    evaluator.metrics[-1].process({}, [sample])
+    assert evaluator.metrics[-1].evaluate(1)['coco/bbox_mAP'] == 1
+    assert json.loads(path.read_text()) == content

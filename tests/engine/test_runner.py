@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 from mmengine.config import Config
 from mmengine.dataset import BaseDataset
-from mmengine.logging import MMLogger
 from mmengine.runner import Runner
 from mmpretrain.datasets import CustomDataset, ImageNet
 from toy import ToyData
@@ -30,7 +29,9 @@ def root(tmp_path, monkeypatch):
 
 
 def check(dataset):
-    check_data(Config(dict(train_dataloader=dict(dataset=dataset))), 'train_dataloader')
+    scope = 'mmdet' if 'Coco' in str(dataset) else 'mmpretrain'
+    content = dict(default_scope=scope, train_dataloader=dict(dataset=dataset))
+    check_data(Config(content), 'train_dataloader')
 
 
 @pytest.mark.parametrize(
@@ -40,7 +41,7 @@ def check(dataset):
             dict(type='CocoDataset', ann_file='a.json', data_prefix=dict(img='')),
             'a.json',
         ),
-        (dict(type='mmdet.CocoDataset', ann_file='a.json', data_prefix=None), 'a.json'),
+        (dict(type='mmdet.CocoDataset', ann_file='a.json'), 'a.json'),
         (dict(type='CustomDataset', data_prefix='train'), 'train'),
         (dict(type='CustomDataset', data_prefix=dict(img_path='train')), 'train'),
         (dict(type='ImageNet', split='val'), 'val'),
@@ -118,14 +119,11 @@ def test_what_may_load_is_not_refused(root, dataset):
         (ImageNet, dict(split='train')),
     ],
 )
-def test_images_elsewhere_are_not_refused(root, caplog, kind, settings):
+def test_images_elsewhere_are_not_refused(root, kind, settings):
     """The annotations name a whole path, so the folder does not matter."""
     dataset = kind(data_root=str(root), **settings)
     assert os.path.exists(dataset.get_data_info(0)['img_path'])
-    MMLogger.get_current_instance().addHandler(caplog.handler)
     check(dict(type=kind.__name__, data_root=str(root), **settings))
-    MMLogger.get_current_instance().removeHandler(caplog.handler)
-    assert f'expects its images in {dataset.img_prefix}' in caplog.text
 
 
 @pytest.mark.parametrize(
