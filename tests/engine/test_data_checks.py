@@ -18,6 +18,7 @@ from mmdet.models.dense_heads import RetinaHead, RPNHead
 from mmdet.models.roi_heads.bbox_heads import BBoxHead
 from mmdet.models.roi_heads.mask_heads import FCNMaskHead
 from mmengine.config import Config
+from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
 from PIL import Image
 from torch import nn
@@ -1121,6 +1122,7 @@ def test_bad_folders_are_refused(folders):
 
 def network(classes, root, **settings):
     """A network with the heads of a detector, and the config of two data sets."""
+    init_default_scope('mmdet')
     cfg = config(root, **settings)
     cfg.val_dataloader = copy.deepcopy(cfg.train_dataloader)
     box, mask = dict(num_classes=classes), dict(num_classes=80, num_convs=1)
