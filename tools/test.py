@@ -46,7 +46,7 @@ def main(args: argparse.Namespace) -> None:
             raise InputError(
                 'An exported file is tested by one process: no --launcher.'
             )
-        use_exported_file(cfg, args.checkpoint, **engine)
+        use_exported_file(cfg, args.checkpoint, verify=args.verify, **engine)
     if args.show or args.show_dir:
         # mmpretrain's hook has `enable`, mmdet's `draw`; names differ too.
         cfg.default_hooks.visualization.update(
