@@ -99,6 +99,12 @@ def add_engine_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         '--threads', type=int, help="its threads (default: the engine's)"
     )
+    parser.add_argument(
+        '--no-verify',
+        dest='verify',
+        action='store_false',
+        help='accept an exported file that was changed since then',
+    )
 
 
 def engine_options(args: Namespace, is_exported: bool) -> Dict[str, Any]:
@@ -109,7 +115,8 @@ def engine_options(args: Namespace, is_exported: bool) -> Dict[str, Any]:
         is_exported (bool): Whether the model is an exported file.
 
     Returns:
-        dict: ``engine`` and ``threads`` if it is, else empty.
+        dict: ``engine`` and ``threads`` if it is, else empty. ``args.verify`` is the
+        tool's to pass on.
 
     Raises:
         InputError: If they are given for a model that runs in PyTorch.
@@ -118,10 +125,10 @@ def engine_options(args: Namespace, is_exported: bool) -> Dict[str, Any]:
         raise InputError(f'--threads must be 1 or more, got {args.threads}.')
     if is_exported:
         return dict(engine=args.engine or ENGINES[0], threads=args.threads)
-    if args.engine or args.threads:
+    if args.engine or args.threads or not args.verify:
         raise InputError(
-            '--engine and --threads are for exported .onnx files; a checkpoint runs in '
-            'PyTorch.'
+            '--engine, --threads and --no-verify are for exported .onnx files; a '
+            'checkpoint runs in PyTorch.'
         )
     return {}
 

@@ -115,8 +115,10 @@ def test_engine_options():
     assert engine_options(plain, False) == {}
     args = parser.parse_args(['--engine', 'openvino', '--threads', '2'])
     assert engine_options(args, True) == dict(engine='openvino', threads=2)
-    with pytest.raises(InputError, match='a checkpoint runs in PyTorch'):
-        engine_options(args, False)
+    assert plain.verify and not parser.parse_args(['--no-verify']).verify
+    for wrong in (args, parser.parse_args(['--no-verify'])):
+        with pytest.raises(InputError, match='a checkpoint runs in PyTorch'):
+            engine_options(wrong, False)
     for exported in (True, False):
         with pytest.raises(InputError, match='--threads must be 1 or more, got 0'):
             engine_options(parser.parse_args(['--threads', '0']), exported)

@@ -51,7 +51,7 @@ def main(args: argparse.Namespace) -> None:
             raise InputError(
                 'An exported file is tested by one process: no --launcher.'
             )
-        use_exported_file(cfg, args.checkpoint, **engine)
+        use_exported_file(cfg, args.checkpoint, verify=args.verify, **engine)
     if args.tta:
         if 'tta_model' not in cfg or 'tta_pipeline' not in cfg or is_exported:
             raise InputError(

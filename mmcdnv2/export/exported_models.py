@@ -45,6 +45,8 @@ class ExportedModel(BaseModel):
         threads (int, optional): Number of threads. Defaults to the engine's.
         data_preprocessor (dict, optional): Taken, as runners hand over what a config
             has for its network, and left alone: the file does that itself.
+        verify (bool): Whether to compare the file with its checksum. Defaults to
+            True.
 
     Raises:
         InputError: If the file or the engine cannot be used.
@@ -59,9 +61,10 @@ class ExportedModel(BaseModel):
         engine: str = 'onnxruntime',
         threads: Optional[int] = None,
         data_preprocessor: Optional[Dict[str, Any]] = None,
+        verify: bool = True,
     ) -> None:
         super().__init__(Unchanged())
-        metadata = _check(file, self.task)
+        metadata = _check(file, verify, self.task)
         # The package that it needs may be missing where nothing is exported.
         from .exported_file import ExportedFile
 
@@ -115,7 +118,7 @@ class ExportedModel(BaseModel):
         if mode == 'predict':
             return self.predict(inputs, data_samples)
         return [
-            {name: torch.from_numpy(value) for name, value in outputs.items()}
+            {name: torch.as_tensor(value) for name, value in outputs.items()}
             for outputs in self._run(inputs)
         ]
 
@@ -287,12 +290,12 @@ def _instances(
     return instances
 
 
-def _check(file: Union[str, Path], *tasks: str) -> Any:
+def _check(file: Union[str, Path], verify: bool, *tasks: str) -> Any:
     """Refuse a file of which no predictions can be made; return its metadata."""
     check_packages('onnx')
     from .metadata import read_metadata
 
-    metadata = read_metadata(file)
+    metadata = read_metadata(file, verify)
     given = metadata.input
     if metadata.task not in tasks:
         raise InputError(
@@ -319,6 +322,7 @@ def use_exported_file(
     file: Union[str, Path],
     engine: str = 'onnxruntime',
     threads: Optional[int] = None,
+    verify: bool = True,
 ) -> None:
     """Put an exported file in the place of a config's model, to test it.
 
@@ -328,14 +332,16 @@ def use_exported_file(
         file (str | Path): The file.
         engine (str): 'onnxruntime' or 'openvino'. Defaults to 'onnxruntime'.
         threads (int, optional): Number of threads. Defaults to the engine's.
+        verify (bool): Whether to compare the file with its checksum. Defaults to
+            True.
 
     Raises:
         InputError: If the file is damaged, raw or of another task.
     """
     is_classifier = cfg.get('default_scope') == 'mmpretrain'
     kind = ExportedClassifier if is_classifier else ExportedDetector
-    _check(file, kind.task)
-    _use(cfg, kind, file, engine, threads)
+    _check(file, verify, kind.task)
+    _use(cfg, kind, file, engine, threads, verify)
 
 
 def _use(
@@ -344,9 +350,16 @@ def _use(
     file: Union[str, Path],
     engine: str,
     threads: Optional[int],
+    verify: bool,
 ) -> None:
     """Put a file that was checked in the place of a config's model."""
-    cfg.model = dict(type=kind.__name__, file=str(file), engine=engine, threads=threads)
+    cfg.model = dict(
+        type=kind.__name__,
+        file=str(file),
+        engine=engine,
+        threads=threads,
+        verify=verify,
+    )
     cfg.load_from, cfg.resume = None, False
     cfg.custom_hooks = [
         hook for hook in cfg.get('custom_hooks') or [] if type_of(hook) != 'EMAHook'
@@ -354,7 +367,10 @@ def _use(
 
 
 def exported_config(
-    file: Union[str, Path], engine: str = 'onnxruntime', threads: Optional[int] = None
+    file: Union[str, Path],
+    engine: str = 'onnxruntime',
+    threads: Optional[int] = None,
+    verify: bool = True,
 ) -> Config:
     """Make the config of an exported file, for an inferencer.
 
@@ -362,6 +378,8 @@ def exported_config(
         file (str | Path): The file.
         engine (str): 'onnxruntime' or 'openvino'. Defaults to 'onnxruntime'.
         threads (int, optional): Number of threads. Defaults to the engine's.
+        verify (bool): Whether to compare the file with its checksum. Defaults to
+            True.
 
     Returns:
         Config: With the file as its model and the test pipeline that it tells.
@@ -370,7 +388,7 @@ def exported_config(
         InputError: If the file cannot be used, or is no complete classifier or
             detector.
     """
-    metadata = _check(file, ExportedClassifier.task, ExportedDetector.task)
+    metadata = _check(file, verify, ExportedClassifier.task, ExportedDetector.task)
     is_detector = metadata.task == ExportedDetector.task
     cfg = Config(
         dict(
@@ -386,5 +404,5 @@ def exported_config(
     if is_detector:
         cfg.visualizer = dict(type='DetLocalVisualizer', name='visualizer')
     kind = ExportedDetector if is_detector else ExportedClassifier
-    _use(cfg, kind, file, engine, threads)
+    _use(cfg, kind, file, engine, threads, verify)
     return cfg

@@ -106,18 +106,21 @@ def write_model(
     Path(path).write_bytes(content)
 
 
-def read_metadata(path: Union[str, Path]) -> Metadata:
-    """Read what a file says of itself, after a look at its checksum.
+def read_metadata(path: Union[str, Path], verify: bool = True) -> Metadata:
+    """Read a file's metadata.
 
     Args:
         path (str | Path): A file that :func:`write_model` wrote.
+        verify (bool): Whether to compare the file with its checksum. False accepts
+            a file that was changed on purpose, as long as the metadata are still
+            there. Defaults to True.
 
     Returns:
-        Metadata: What it says.
+        Metadata: The metadata.
 
     Raises:
-        InputError: If it is missing, damaged, changed, from elsewhere, of another
-            format, or says what cannot be understood.
+        InputError: If the file is missing, damaged, changed, from elsewhere or of
+            another format, or its metadata are not understood.
     """
     try:
         content = Path(path).read_bytes()
@@ -129,23 +132,23 @@ def read_metadata(path: Union[str, Path]) -> Metadata:
         # protobuf has its own kinds of errors.
         raise InputError(f'{path} is damaged or not an ONNX file.') from error
     found = {each.key: each.value for each in model.metadata_props}
-    checksum = found.pop(CHECKSUM, None)
-    if checksum is None:
+    if not any(key.startswith(PREFIX) for key in found):
         raise InputError(
             f'{path} has no metadata of mmcdnv2: a file that this package exported '
             'was expected.'
         )
     blank = content[:-_DIGITS] + b'0' * _DIGITS
-    if hashlib.sha256(blank).hexdigest() != checksum:
+    if verify and hashlib.sha256(blank).hexdigest() != found.get(CHECKSUM):
         raise InputError(
-            f'{path} was changed since it was exported: its checksum differs. Export '
-            'it again.'
+            f'{path} was changed since it was exported (its checksum differs); if by '
+            'accident, such as a failed copy, copy or export it again; if on purpose, '
+            'such as by a quantiser, pass --no-verify, or verify=False in Python.'
         )
     if next(_external(model), None) is not None:
         # The checksum does not cover them, and they may be anyone's.
         raise InputError(
-            f'{path} takes weights from other files: this package writes all of them '
-            'into one file; export it again.'
+            f'{path} takes weights from other files: save them all in one file, or '
+            'export it again.'
         )
     try:
         written = int(found[f'{PREFIX}format'])

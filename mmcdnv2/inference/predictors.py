@@ -249,7 +249,10 @@ def open_checkpoint(
 
 
 def open_exported_file(
-    file: Union[str, Path], engine: str = 'onnxruntime', threads: Optional[int] = None
+    file: Union[str, Path],
+    engine: str = 'onnxruntime',
+    threads: Optional[int] = None,
+    verify: bool = True,
 ) -> Predictor:
     """Open an exported classifier or detector.
 
@@ -257,6 +260,8 @@ def open_exported_file(
         file (str | Path): The file.
         engine (str): 'onnxruntime' or 'openvino'. Defaults to 'onnxruntime'.
         threads (int, optional): Number of threads. Defaults to the engine's.
+        verify (bool): Whether to compare the file with its checksum. Defaults to
+            True.
 
     Returns:
         Predictor: Of its task.
@@ -264,7 +269,7 @@ def open_exported_file(
     Raises:
         InputError: If the file or the engine cannot be used.
     """
-    return _open(exported_config(file, engine, threads), None, 'cpu')
+    return _open(exported_config(file, engine, threads, verify), None, 'cpu')
 
 
 def _open(

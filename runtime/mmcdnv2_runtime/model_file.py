@@ -79,8 +79,9 @@ def read_model_file(path: Union[str, Path], verify: bool = True) -> ModelFile:
 
     Args:
         path (str | Path): The file.
-        verify (bool): Whether to compare its bytes with its checksum. They are
-            read piece by piece. Defaults to True.
+        verify (bool): Whether to compare its bytes with its checksum, piece by
+            piece. False accepts a file that was changed on purpose, as long as
+            the metadata are still there. Defaults to True.
 
     Returns:
         ModelFile: The metadata.
@@ -239,7 +240,7 @@ def _check_whole(path: Path, stream: BinaryIO) -> None:
         ) from error
     if not is_whole:
         raise ModelError(
-            f'{path} takes weights from other files, which exported files do not; '
+            f'{path} takes weights from other files; save them all in one file, or '
             'export it again.'
         )
 
@@ -270,6 +271,7 @@ def _check_checksum(path: Path, stream: BinaryIO) -> None:
     digest.update(b'0' * _DIGITS)
     if digest.hexdigest().encode() != stored:
         raise ModelError(
-            f'{path} is not as it was exported (its checksum differs); copy or '
-            'export it again.'
+            f'{path} was changed since it was exported (its checksum differs); if by '
+            'accident, such as a failed copy, copy or export it again; if on purpose, '
+            'such as by a quantiser, pass --no-verify, or verify=False in Python.'
         )

@@ -183,7 +183,7 @@ def test_a_file_is_read_once_for_its_config_and_once_for_the_model(path, monkeyp
 
     read, calls = metadata.read_metadata, []
     monkeypatch.setattr(
-        metadata, 'read_metadata', lambda file: calls.append(file) or read(file)
+        metadata, 'read_metadata', lambda *args: calls.append(args) or read(*args)
     )
     cfg = exported_config(detector(path))
     assert len(calls) == 1
@@ -266,6 +266,15 @@ def test_refuses_damaged_files(path):
     path.write_bytes(changed)
     with pytest.raises(InputError, match='was changed since it was exported'):
         ExportedDetector(path)
+    with pytest.raises(InputError, match='was changed since it was exported'):
+        ExportedFile(path)
+    # On purpose.
+    (outputs,) = ExportedDetector(path, verify=False)(pixels(0)[None])
+    assert 61 in outputs['boxes'] and outputs['counts'] == 2
+    outputs = ExportedFile(path, verify=False)(pixels(0)[None].numpy())
+    assert 61 in outputs['boxes']
+    cfg = exported_config(path, verify=False)
+    assert MODELS.build(cfg.model).file.metadata.task == 'detection'
     path.write_bytes(content[:100])
     with pytest.raises(InputError, match='is damaged or not an ONNX file'):
         ExportedDetector(path)
@@ -341,7 +350,11 @@ def test_takes_the_place_of_a_configs_model(path):
     )
     use_exported_file(cfg, detector(path), threads=2)
     assert cfg.model == dict(
-        type='ExportedDetector', file=str(path), engine='onnxruntime', threads=2
+        type='ExportedDetector',
+        file=str(path),
+        engine='onnxruntime',
+        threads=2,
+        verify=True,
     )
     assert (cfg.load_from, cfg.resume) == (None, False)
     assert [hook.type for hook in cfg.custom_hooks] == ['ChannelsLastHook']

@@ -93,8 +93,21 @@ def test_notices_other_weights_written_by_onnx(path):
     model = onnx.load(str(path))
     model.graph.initializer[0].raw_data = bytes(12000)
     onnx.save(model, str(path))
+    message = 'changed since .* if on purpose, such as by a quantiser, pass --no-verify'
+    with pytest.raises(InputError, match=message):
+        read_metadata(path)
+    assert read_metadata(path, verify=False) == METADATA
+    # Tools reorder metadata, and drop or add some.
+    entries = sorted(model.metadata_props, key=lambda entry: entry.key, reverse=True)
+    del model.metadata_props[:]
+    for entry in entries:
+        if entry.key != 'mmcdnv2.checksum':
+            model.metadata_props.add(key=entry.key, value=entry.value)
+    model.metadata_props.add(key='onnx.infer', value='onnxruntime.quant')
+    onnx.save(model, str(path))
     with pytest.raises(InputError, match='changed since'):
         read_metadata(path)
+    assert read_metadata(path, verify=False) == METADATA
 
 
 def test_refuses_files_of_others(path, tmp_path):
@@ -106,8 +119,9 @@ def test_refuses_files_of_others(path, tmp_path):
     model = onnx.load(str(path))
     del model.metadata_props[:]
     onnx.save(model, str(path))
-    with pytest.raises(InputError, match='no metadata of mmcdnv2'):
-        read_metadata(path)
+    for verify in (True, False):
+        with pytest.raises(InputError, match='no metadata of mmcdnv2'):
+            read_metadata(path, verify)
 
 
 @pytest.mark.parametrize(

@@ -197,6 +197,23 @@ def test_bad_input_gets_one_sentence(run, places, script, arguments, sentence):
         assert not places.out.exists()
 
 
+@pytest.mark.parametrize('script', ['test.py', 'predict.py'])
+def test_a_file_that_was_quantised(run, places, exported, digits, tmp_path, script):
+    from onnxruntime.quantization import quantize_dynamic
+
+    file = tmp_path / 'quantised.onnx'
+    image = next((digits / 'classification' / 'val').rglob('*.png'))
+    quantize_dynamic(exported['classifier'].file, str(file))
+    options = {
+        'test.py': (places.classifier_config, file, '--work-dir', places.out),
+        'predict.py': (image, file, '--json', places.out / 'found.json'),
+    }[script]
+    error = run(script, *options)
+    assert 'was changed since it was exported' in error and '--no-verify' in error
+    assert run(script, *options, '--no-verify') == 0
+    assert list(places.out.rglob('*.json'))
+
+
 class Opaque:
     """What only a trusted checkpoint may hold."""
 
