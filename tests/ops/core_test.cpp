@@ -644,7 +644,7 @@ bool can_fork() {
   for (int i = 0; i < 200 && can; ++i) {
     const pid_t child = fork();
     if (child == 0) {
-      alarm(10);
+      alarm(300);  // of a child that hangs
       {
         const Buffer buffer(1 << 20);
       }
