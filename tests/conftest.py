@@ -19,6 +19,8 @@ from mmcdnv2.layers import SFRModule, sparse_layers
 sys.path.insert(0, str(Path(__file__).parent))
 
 ROOT = Path(__file__).parent.parent
+# Seconds after which a process is taken to hang, however busy the machine is.
+HANG = 300
 
 
 @pytest.fixture(autouse=True)

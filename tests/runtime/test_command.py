@@ -215,7 +215,9 @@ def test_json_is_written_whole_or_not_at_all(run, images, detector):
 
 
 def test_nobody_reads_the_output(run, images, detector):
-    command = [sys.executable, '-m', 'mmcdnv2_runtime', *['a.png'] * 50, str(detector)]
+    # A pipe does not hold the output for so many images: the command waits.
+    images_given = ['a.png'] * 1000
+    command = [sys.executable, '-m', 'mmcdnv2_runtime', *images_given, str(detector)]
     process = subprocess.Popen(
         command,
         env=dict(os.environ, PYTHONPATH=str(ROOT / 'runtime'), PYTHONUNBUFFERED='1'),
