@@ -67,15 +67,16 @@ def _divided(index: Tensor, number: Any) -> Tuple[Tensor, Tensor]:
 
 
 def _without_small(candidates: Candidates, cfg: Any) -> Candidates:
-    """Give boxes that are too small a score of which none is returned."""
+    """Set the scores of boxes below ``min_bbox_size`` to minus infinity."""
     least = cfg.get('min_bbox_size', -1)
     if least < 0:
         return candidates
     boxes = candidates.boxes
-    sides = boxes[..., 2:] - boxes[..., :2]
-    fits = (sides > least).all(-1)
-    penalty = boxes.new_zeros(1).expand(fits.shape).masked_fill(~fits, NOTHING)
-    return candidates._replace(scores=candidates.scores + penalty[:, None])
+    fits = (boxes[..., 2] - boxes[..., 0] > least) & (
+        boxes[..., 3] - boxes[..., 1] > least
+    )
+    scores = candidates.scores.masked_fill(~fits[:, None], NOTHING)
+    return candidates._replace(scores=scores)
 
 
 def _suppressed(
