@@ -38,7 +38,7 @@ from .comparison import (
 from .detectors import exportable as exportable_detector
 from .engines import ENGINES, Run, check_packages, open_engine
 from .networks import Backbone, Classifier, Exportable
-from .pictures import Picture, load_pictures, test_images, usual_size
+from .pictures import Picture, check_steps, load_pictures, test_images, usual_size
 from .pipeline import Steps, channel_order_of, fixed_size, steps_of
 
 OPERATORS = ('native', 'standard')
@@ -170,8 +170,20 @@ def export_checkpoint(
 
     init_default_scope(cfg.get('default_scope', 'mmengine'))
     preparation = Preparation.of(model.data_preprocessor)
-    steps = _fitted(steps_of(cfg), input_shape)
     images = list(images) or test_images(cfg)
+    if part == 'backbone' and not cfg.get('test_dataloader'):
+        steps: Steps = []
+        channel_order = 'BGR'
+        print_log(
+            f'{config} has no test data, so the file does not say how images are '
+            'prepared.',
+            logger='current',
+            level=logging.WARNING,
+        )
+    else:
+        steps, channel_order = steps_of(cfg), channel_order_of(cfg)
+        check_steps(cfg, steps, images)
+    steps = _fitted(steps, input_shape)
     size = input_shape or fixed_size(steps) or usual_size(cfg, steps, images)
     dynamic = _open_dimensions(dynamic, steps, task)
     if {'height', 'width'} <= set(dynamic):
@@ -183,7 +195,6 @@ def export_checkpoint(
             )
     else:
         steps = _ending_at(steps, size, preparation.grey_levels())
-    channel_order = channel_order_of(cfg)
     pictures = load_pictures(cfg, steps, images, size, dynamic, channel_order)
 
     inputs = _prepared(model, pictures[0], task)

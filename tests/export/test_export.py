@@ -264,6 +264,44 @@ def resize(side):
     return {'test_dataloader.dataset.pipeline': pipeline}
 
 
+def test_test_data_in_wrappers(export, tiny_configs, digits):
+    options = resize(96)
+    config = Config.fromfile(tiny_configs['classifier'])
+    config.merge_from_dict(options)
+    wrapped = dict(type='ConcatDataset', datasets=[config.test_dataloader.dataset])
+    report = export(
+        'classifier',
+        cfg_options={'test_dataloader.dataset': dict(wrapped, _delete_=True)},
+        dynamic=[],
+    )
+    (step,) = ExportedFile(report.path).metadata.preprocess
+    assert (step['mode'], step['size']) == ('stretch', [96, 96])
+    assert report.size == (96, 96)
+    # Images of the test data, not photographs.
+    assert all(str(digits) in each for each in report.images)
+
+
+def test_steps_are_compared_with_the_configs_own_pipeline(export, monkeypatch):
+    """An option that no step has changes pixels: nothing is written."""
+    pipeline = resize(64)['test_dataloader.dataset.pipeline']
+    pad = dict(type='Pad', size=(80, 80), padding_mode='reflect')
+    options = {'test_dataloader.dataset.pipeline': [*pipeline[:2], pad, pipeline[2]]}
+    with pytest.raises(InputError, match='gives other pixels of .*png than the steps'):
+        export('classifier', cfg_options=options, dynamic=[])
+    # Nor if it is the reading of the steps that fails.
+    monkeypatch.setattr(module, 'steps_of', lambda cfg: [])
+    with pytest.raises(InputError, match='gives other pixels of .*png than the steps'):
+        export('classifier', cfg_options=resize(64), dynamic=[])
+
+
+def test_no_test_data(export):
+    options = dict(cfg_options=dict(test_dataloader=None), dynamic=[])
+    with pytest.raises(InputError, match='has no test pipeline, .*: set test_dataload'):
+        export('classifier', **options)
+    report = export('classifier', part='backbone', **options)
+    assert ExportedFile(report.path).metadata.preprocess == []
+
+
 def test_tool(run, tiny_configs, checkpoints, tmp_path, capsys):
     out = tmp_path / 'tool.onnx'
     arguments = [tiny_configs['classifier'], checkpoints['classifier'], out]
