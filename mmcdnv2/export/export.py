@@ -37,6 +37,7 @@ from .comparison import (
 )
 from .detectors import exportable as exportable_detector
 from .engines import ENGINES, Run, check_packages, open_engine
+from .exported_models import to_instances
 from .networks import Backbone, Classifier, Exportable
 from .pictures import Picture, check_steps, load_pictures, test_images, usual_size
 from .pipeline import Steps, channel_order_of, fixed_size, steps_of
@@ -416,8 +417,9 @@ def _reference(
     )
     if task != 'detection':
         return _Reference(picture, found, heads)
-    inputs, samples = prepare(model, picture.pixels)
-    own = model.predict(inputs, samples, rescale=False)[0].pred_instances
+    inputs, samples = prepare(model, picture.pixels, **picture.meta)
+    # In pixels of the original image, as they are evaluated.
+    own = model.predict(inputs, samples)[0].pred_instances
     return _Reference(picture, found, heads, Boxes(own.bboxes, own.scores, own.labels))
 
 
@@ -509,18 +511,18 @@ def _compare_boxes(
     model: BaseDetector, actual: Dict, theirs: Boxes, picture: Picture
 ) -> int:
     """Compare a file's boxes with MMDetection's own; return their number."""
-    count = int(actual['counts'][0])
-    ours = Boxes(
-        *(
-            torch.from_numpy(actual[name][0, :count])
-            for name in ('boxes', 'scores', 'labels')
-        )
+    size = picture.meta.get('ori_shape', picture.size)[:2]
+    found = to_instances(
+        {name: actual[name][0] for name in actual if name != 'masks'},
+        size,
+        picture.meta.get('scale_factor', (1.0, 1.0)),
     )
+    ours = Boxes(found.bboxes, found.scores, found.labels)
     cfg = model.test_cfg.get('rcnn', model.test_cfg)
     differences = unmatched(
         ours,
         theirs,
-        picture.size,
+        size,
         cfg.nms.iou_threshold,
         cfg.get('score_thr', 0),
         cfg.max_per_img,
@@ -532,7 +534,7 @@ def _compare_boxes(
             f'{differences[0]} (scores within {SCORE_TOLERANCE:.0e}). This is a bug of '
             'mmcdnv2 or of the engine, please report it.'
         )
-    return count
+    return len(found)
 
 
 @torch.no_grad()

@@ -169,16 +169,25 @@ class ExportedModel(BaseModel):
             pixels = pixels[::-1]
         return self._padded(pixels)
 
-    def _padded(self, pixels: np.ndarray) -> np.ndarray:
-        """Pad an image as the file's own pipeline does, if it takes one size."""
+    def _pad_size(self, image: Any) -> Optional[Tuple[int, int]]:
+        """Return the size that an image has to be padded to, None if it does not."""
         metadata = self.file.metadata
         last = metadata.preprocess[-1] if metadata.preprocess else {}
         fixed = {'height', 'width'} - set(metadata.input.dynamic)
         if last.get('op') != 'pad' or not fixed:
+            return None
+        height, width = image.shape[-2:]
+        size = max(height, last['size'][0]), max(width, last['size'][1])
+        return None if size == (height, width) else size
+
+    def _padded(self, pixels: np.ndarray) -> np.ndarray:
+        """Pad an image as the file's own pipeline does, if it takes one size."""
+        size = self._pad_size(pixels)
+        if size is None:
             return pixels
-        height, width = np.maximum(pixels.shape[1:], last['size'])
-        padded = np.empty((3, height, width), pixels.dtype)
-        padded[:] = np.reshape(last['value'], (3, 1, 1))
+        padded = np.empty((3, *size), pixels.dtype)
+        value = self.file.metadata.preprocess[-1]['value']
+        padded[:] = np.reshape(value, (3, 1, 1))
         padded[:, : pixels.shape[1], : pixels.shape[2]] = pixels
         return padded
 
@@ -229,7 +238,8 @@ class ExportedDetector(ExportedModel):
 
         Returns:
             list[DetDataSample]: With ``bboxes``, ``scores``, ``labels`` and, if the
-            file has them, ``masks``; none reaches beyond the image.
+            file has them, ``masks``. A box may end in the padding of the pipeline,
+            as MMDetection's do.
         """
         found = self._run(inputs)
         samples = data_samples or [DetDataSample() for _ in found]
@@ -240,7 +250,12 @@ class ExportedDetector(ExportedModel):
             if not rescale:
                 size = (round(size[0] * scale[1]), round(size[1] * scale[0]))
                 scale = (1.0, 1.0)
-            sample.pred_instances = _instances(outputs, size, scale)
+            height, width = image.shape[-2:]
+            if self._pad_size(image) is not None:
+                # The graph clipped to what the file padded here.
+                limit = np.array((width, height, width, height), np.float32)
+                outputs = dict(outputs, boxes=np.minimum(outputs['boxes'], limit))
+            sample.pred_instances = to_instances(outputs, size, scale)
         return samples
 
 
@@ -257,17 +272,25 @@ def _size_and_scale(
     return tuple(size[:2]), scale
 
 
-def _instances(
+def to_instances(
     outputs: Mapping[str, np.ndarray], size: Tuple[int, int], scale: Tuple[float, float]
 ) -> InstanceData:
-    """Make instances in an image of a size, of boxes in the scaled one."""
+    """Make MMDetection's instances of a file's outputs.
+
+    Args:
+        outputs (Mapping[str, np.ndarray]): Those of one image.
+        size (tuple[int]): Height and width of the image before it was scaled.
+        scale (tuple[float]): What its width and height were multiplied by.
+
+    Returns:
+        InstanceData: In pixels of the image before it was scaled.
+    """
     number = int(outputs['counts'])
     height, width = size
     boxes = torch.from_numpy(outputs['boxes'][:number])
     boxes = boxes / boxes.new_tensor(scale).repeat(2)
-    limit = boxes.new_tensor((width, height, width, height))
     instances = InstanceData(
-        bboxes=torch.minimum(boxes.clamp(min=0), limit),
+        bboxes=boxes,
         scores=torch.from_numpy(outputs['scores'][:number]),
         labels=torch.from_numpy(outputs['labels'][:number]),
     )

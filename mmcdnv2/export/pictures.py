@@ -3,7 +3,7 @@
 import copy
 import inspect
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Dict, List, Sequence, Tuple
 
 import numpy as np
@@ -27,10 +27,13 @@ class Picture:
     Attributes:
         pixels (np.ndarray): Shape (3, H, W), uint8.
         source (str): Where it is from.
+        meta (dict): ``ori_shape`` and ``scale_factor``, as MMDetection has them;
+            empty if it was not scaled.
     """
 
     pixels: np.ndarray
     source: str
+    meta: Dict[str, Any] = field(default_factory=dict)
 
     @property
     def size(self) -> Tuple[int, int]:
@@ -158,7 +161,10 @@ def _picture(pipeline: Compose, file: str, channel_order: str) -> Picture:
     pixels = packed['inputs'].numpy()
     if channel_order == 'RGB':
         pixels = np.ascontiguousarray(pixels[::-1])
-    return Picture(pixels, str(file))
+    sample = packed['data_samples']
+    # MMPreTrain's samples have no scale.
+    keys = ('ori_shape', 'scale_factor') if 'scale_factor' in sample else ()
+    return Picture(pixels, str(file), {key: sample.get(key) for key in keys})
 
 
 def test_images(cfg: Config) -> List[str]:

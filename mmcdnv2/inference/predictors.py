@@ -10,6 +10,7 @@ from tempfile import TemporaryDirectory
 from typing import Any, Dict, List, Optional, Tuple, Union
 
 import numpy as np
+import torch
 from mmdet.apis import DetInferencer
 from mmengine.config import Config
 from mmengine.device import get_device
@@ -122,6 +123,11 @@ class DetectionPredictor(Predictor):
         ]
 
     def draw(self, image: str, sample: Any) -> np.ndarray:
+        # A box that ends in the padding would shrink the image in its picture.
+        height, width = sample.ori_shape[:2]
+        boxes = sample.pred_instances.bboxes
+        limit = boxes.new_tensor((width, height, width, height))
+        sample.pred_instances.bboxes = torch.minimum(boxes.clamp(min=0), limit)
         # What is not wanted was taken from it.
         (picture,) = self.inferencer.visualize(
             [image], [sample], return_vis=True, pred_score_thr=-1

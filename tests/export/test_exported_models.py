@@ -3,6 +3,7 @@
 import subprocess
 import sys
 
+import mmcv
 import numpy as np
 import pytest
 import torch
@@ -12,6 +13,7 @@ from mmengine.registry import MODELS, init_default_scope
 onnx = pytest.importorskip('onnx')
 pytest.importorskip('onnxruntime')
 
+from conftest import ROOT  # noqa: E402
 from mmdet.apis import DetInferencer  # noqa: E402
 from mmdet.structures import DetDataSample  # noqa: E402
 from mmpretrain import ImageClassificationInferencer  # noqa: E402
@@ -91,6 +93,31 @@ def test_detects_as_pytorch_does(exported, digits):
         assert torch.equal(ours.labels, theirs.labels)
 
 
+def test_boxes_end_where_mmdetection_ends_them(exported, digits, tmp_path, monkeypatch):
+    """It clips to the padded image: a box may pass the image's own border."""
+    monkeypatch.syspath_prepend(ROOT / 'runtime')
+    from mmcdnv2_runtime import Detector
+
+    image = mmcv.imread(str(next((digits / 'val').glob('*.png'))))
+    narrow = str(tmp_path / 'narrow.png')
+    mmcv.imwrite(image[:150, :101], narrow)
+    model = exported['detector']
+    inferencer = DetInferencer(exported_config(model.file), device='cpu')
+    found, expected = (
+        each(narrow, return_datasamples=True)['predictions'][0].pred_instances
+        for each in (
+            inferencer,
+            open_checkpoint(model.config, model.checkpoint, 'cpu').inferencer,
+        )
+    )
+    assert (expected.bboxes[:, 2] > 105).any()
+    torch.testing.assert_close(found.bboxes, expected.bboxes, atol=1e-2, rtol=0)
+    torch.testing.assert_close(found.scores, expected.scores, atol=1e-4, rtol=0)
+    alone = Detector(model.file)(narrow)
+    np.testing.assert_allclose(alone.boxes, found.bboxes, atol=1e-4)
+    np.testing.assert_array_equal(alone.labels, found.labels)
+
+
 def test_is_built_from_a_config_in_either_scope(path):
     classifier(path)
     for kind in ('ExportedClassifier', 'mmpretrain.ExportedClassifier'):
@@ -128,17 +155,14 @@ def test_boxes_are_those_of_the_image_before_it_was_scaled(path):
     sample = sample_of((80, 30), (2.0, 0.5))
     (found,) = model.predict([pixels(0)], [sample])
     assert found is sample
-    expected = [[5, 40, 15, 80], [0, 0, 25, 80]]
+    expected = [[5, 40, 15, 120], [-2.5, 0, 25, 96]]
     assert found.pred_instances.bboxes.tolist() == expected
     assert found.pred_instances.labels.tolist() == [2, 0]
-    # None reaches beyond the image, though it was padded on the right.
-    (found,) = model.predict([pixels(0)], [sample_of((80, 10), (2.0, 0.5))])
-    assert found.pred_instances.bboxes.tolist() == [[5, 40, 10, 80], [0, 0, 10, 80]]
-    (found,) = model.predict([pixels(0)], [sample_of((80, 10), (2.0, 0.5))], False)
-    assert found.pred_instances.bboxes.tolist() == [[10, 20, 20, 40], [0, 0, 20, 40]]
-    # Without data samples they are the given image's.
-    (found,) = model.predict([pixels(0)])
-    assert found.pred_instances.bboxes.tolist() == [[10, 20, 30, 48], [0, 0, 50, 48]]
+    # Without data samples, and without scaling back, they are the given image's.
+    for arguments in ((), ([sample_of((80, 10), (2.0, 0.5))], False)):
+        (found,) = model.predict([pixels(0)], *arguments)
+        expected = [[10, 20, 30, 60], [-5, 0, 50, 48]]
+        assert found.pred_instances.bboxes.tolist() == expected
 
 
 def test_no_boxes(path):
@@ -165,7 +189,7 @@ def test_masks_of_boxes_beyond_the_image(path):
     model = ExportedDetector(detector(path, boxes, count=3, masks=True))
     (found,) = model.predict([pixels(0)])
     found = found.pred_instances
-    assert found.bboxes.tolist() == [[0, 10, 60, 48], [40, 0, 64, 20], [64, 10, 64, 30]]
+    assert found.bboxes.tolist() == [list(map(float, box)) for box in boxes]
     # The left half of each box: from -20 to 20, and from 40 to 70, of the 64 columns.
     expected = torch.zeros((3, 48, 64), dtype=torch.bool)
     expected[0, 10:, :20] = True

@@ -60,8 +60,8 @@ def test_what_is_found_in_an_exported_detector(images, detector_file, tmp_path):
     first, second, *failures = results
     assert [each.name for each in first.found] == ['c', 'a']
     assert [each.score for each in first.found] == pytest.approx([200 / 255, 120 / 255])
-    # Twice the file's boxes, cut at the image's sides.
-    assert [each.box for each in first.found] == [(20, 40, 60, 96), (0, 0, 100, 96)]
+    # Twice the file's boxes.
+    assert [each.box for each in first.found] == [(20, 40, 60, 120), (-10, 0, 100, 96)]
     assert first.milliseconds > 0
     assert failures == [
         Failure(images[2], 'It is not an image that can be read.'),
@@ -91,14 +91,14 @@ def test_what_is_found_in_an_exported_detector(images, detector_file, tmp_path):
                 label=2,
                 name='c',
                 score=first.found[0].score,
-                box=[20, 40, 60, 96],
+                box=[20, 40, 60, 120],
                 mask=None,
             ),
             dict(
                 label=0,
                 name='a',
                 score=first.found[1].score,
-                box=[0, 0, 100, 96],
+                box=[-10, 0, 100, 96],
                 mask=None,
             ),
         ],
