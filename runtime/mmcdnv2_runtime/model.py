@@ -260,6 +260,7 @@ class Detector(_Model):
                     [self._name(label) for label in labels.tolist()],
                     size,
                     None if masks is None else masks[index, valid],
+                    self.file.mask_threshold,
                 ).select(ranked[scores[ranked] >= score_threshold])
             )
         return results

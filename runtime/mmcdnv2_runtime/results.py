@@ -5,9 +5,6 @@ from typing import Iterator, List, NamedTuple, Optional, Tuple, Union
 
 import numpy as np
 
-# From which probability on a pixel belongs to an object, as in MMDetection.
-_MASK_THRESHOLD = 0.5
-
 
 class ClassScore(NamedTuple):
     """A class and its score.
@@ -81,6 +78,8 @@ class Detections:
         image_size (tuple[int]): Height and width of the image.
         mask_probabilities (np.ndarray, optional): float32, (n, h, w), if the
             model finds masks.
+        mask_threshold (float): From which probability on a pixel belongs to a
+            mask. Defaults to 0.5.
     """
 
     boxes: np.ndarray
@@ -89,6 +88,7 @@ class Detections:
     names: List[str]
     image_size: Tuple[int, int]
     mask_probabilities: Optional[np.ndarray] = None
+    mask_threshold: float = 0.5
 
     def __len__(self) -> int:
         """Return the number of boxes."""
@@ -143,7 +143,8 @@ class Detections:
             left, right, probabilities.shape[1], self.image_size[1]
         )
         mask = np.zeros(self.image_size, bool)
-        mask[rows, columns] = vertical @ probabilities @ horizontal.T >= _MASK_THRESHOLD
+        found = vertical @ probabilities @ horizontal.T
+        mask[rows, columns] = found >= self.mask_threshold
         return mask
 
 

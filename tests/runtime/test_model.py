@@ -94,6 +94,19 @@ def test_masks_are_pasted_as_mmdet_does(make_detector):
     assert found.mask(0).any() and not found.mask(0).all()
 
 
+def test_masks_have_the_files_threshold(make_detector):
+    # It falls from one to zero over a cell, 20 pixels wide, at both sides.
+    half = np.repeat([[1.0, 0.0]], 14, axis=1)[None].repeat(28, 1)
+    image = np.zeros((400, 600, 3), np.uint8)
+    widths = []
+    for changes in ({}, dict(mask_threshold='0.1'), dict(mask_threshold='0.9')):
+        path = make_detector([[0, 0, 560, 400]], [0.9], [0], half, **changes)
+        widths.append(int(Detector(path)(image, 'RGB').mask(0)[200].sum()))
+    assert widths == pytest.approx([280, 288, 264], abs=1)
+    with pytest.raises(ModelError, match='not understood'):
+        Detector(make_detector([], [], [], mask_threshold='high'))
+
+
 def test_a_mask_of_an_empty_box(make_detector):
     boxes = [[5, 5, 5, 20], [500, 500, 600, 600]]
     found = Detector(make_detector(boxes, [0.9, 0.8], [0, 0], np.ones((2, 28, 28))))(
