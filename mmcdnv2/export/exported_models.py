@@ -20,9 +20,6 @@ from ..registry import register_model
 from .engines import check_packages
 from .pipeline import transforms_of
 
-# As MMDetection's own configs have it; a file does not tell.
-MASK_THRESHOLD = 0.5
-
 Images = Union[Tensor, Sequence[Tensor]]
 
 
@@ -255,7 +252,8 @@ class ExportedDetector(ExportedModel):
                 # The graph clipped to what the file padded here.
                 limit = np.array((width, height, width, height), np.float32)
                 outputs = dict(outputs, boxes=np.minimum(outputs['boxes'], limit))
-            sample.pred_instances = to_instances(outputs, size, scale)
+            threshold = self.file.metadata.mask_threshold
+            sample.pred_instances = to_instances(outputs, size, scale, threshold)
         return samples
 
 
@@ -273,7 +271,10 @@ def _size_and_scale(
 
 
 def to_instances(
-    outputs: Mapping[str, np.ndarray], size: Tuple[int, int], scale: Tuple[float, float]
+    outputs: Mapping[str, np.ndarray],
+    size: Tuple[int, int],
+    scale: Tuple[float, float],
+    mask_threshold: float = 0.5,
 ) -> InstanceData:
     """Make MMDetection's instances of a file's outputs.
 
@@ -281,6 +282,8 @@ def to_instances(
         outputs (Mapping[str, np.ndarray]): Those of one image.
         size (tuple[int]): Height and width of the image before it was scaled.
         scale (tuple[float]): What its width and height were multiplied by.
+        mask_threshold (float): From which probability on a pixel belongs to a mask.
+            Defaults to 0.5.
 
     Returns:
         InstanceData: In pixels of the image before it was scaled.
@@ -305,7 +308,7 @@ def to_instances(
             each, place = _do_paste_mask(
                 likelihoods[i : i + 1], boxes[i : i + 1], height, width
             )
-            masks[(slice(i, i + 1), *place)] = each >= MASK_THRESHOLD
+            masks[(slice(i, i + 1), *place)] = each >= mask_threshold
         instances.masks = masks
     return instances
 

@@ -91,7 +91,10 @@ def test_detector_of_any_size(export, digits):
 
 
 def test_raw_heads_and_backbones(export, tiny_configs, checkpoints):
-    report = export('detector', raw=True, dynamic=[])
+    options = {'model.test_cfg.rcnn.mask_thr_binary': 0.9}
+    report = export('detector', raw=True, dynamic=[], cfg_options=options)
+    # No boxes are made of raw outputs, so none are compared.
+    assert report.boxes == 0 and 0 < report.difference < 1e-4
     file = ExportedFile(report.path)
     image = np.zeros((1, 3, *report.size), np.uint8)
     outputs = file(image)
@@ -103,7 +106,7 @@ def test_raw_heads_and_backbones(export, tiny_configs, checkpoints):
         'bbox_pred',
     }
     assert outputs['cls_score'].shape == (1, outputs['proposals'].shape[1], 11)
-    assert file.metadata.raw
+    assert file.metadata.raw and file.metadata.mask_threshold == 0.9
     report = export('classifier', part='backbone', dtype='float32', dynamic=[])
     file = ExportedFile(report.path)
     assert file.metadata.task == 'features'
@@ -292,6 +295,16 @@ def test_steps_are_compared_with_the_configs_own_pipeline(export, monkeypatch):
     monkeypatch.setattr(module, 'steps_of', lambda cfg: [])
     with pytest.raises(InputError, match='gives other pixels of .*png than the steps'):
         export('classifier', cfg_options=resize(64), dynamic=[])
+
+
+def test_a_smallest_size_that_is_the_original_images(retina_config, tmp_path):
+    """MMDetection applies it after it scaled the boxes back."""
+    checkpoint = save_checkpoint(retina_config, tmp_path / 'retina.pth')
+    options = {'model.test_cfg.min_bbox_size': 5}
+    with pytest.raises(InputError, match='test_cfg.min_bbox_size=5 cannot be exported'):
+        export_checkpoint(
+            retina_config, checkpoint, tmp_path / 'x.onnx', cfg_options=options
+        )
 
 
 def test_no_test_data(export):

@@ -183,6 +183,18 @@ def test_masks_are_pasted_into_their_boxes(path):
     assert abs(columns[0] - 20) <= 1 and abs(columns[-1] - 39) <= 1
 
 
+def test_masks_have_the_files_threshold(path):
+    """A mask falls from one to zero over a cell, 20 pixels wide here, at both sides."""
+    sample = sample_of((480, 640), (0.1, 0.1))
+    boxes = [(0.0, 0, 56, 40)] * 3
+    widths = []
+    for threshold in (0.1, 0.5, 0.9):
+        detector(path, boxes, 1, masks=True, mask_threshold=threshold)
+        (found,) = ExportedDetector(path).predict([pixels(0)], [sample])
+        widths.append(int(found.pred_instances.masks[0, 200].sum()))
+    assert widths == pytest.approx([288, 280, 264], abs=1)
+
+
 def test_masks_of_boxes_beyond_the_image(path):
     """They are pasted by the whole box, as MMDetection does, and then cut."""
     boxes = ((-20.0, 10, 60, 90), (40, -30, 100, 20), (70, 10, 90, 30))

@@ -34,6 +34,7 @@ METADATA = Metadata(
     classes=('Katze', 'chien', '猫'),
     input=Input('uint8', 'NCHW', 'BGR', (64, 96), ('batch',)),
     preprocess=[dict(op='pad', size=[64, 96], value=[114, 114, 114])],
+    mask_threshold=0.75,
 )
 
 
@@ -77,6 +78,11 @@ def rewritten():
 def test_reads_what_it_wrote(path):
     assert read_metadata(path) == METADATA
     onnx.checker.check_model(str(path))
+
+
+def test_reads_files_from_before_masks_had_a_threshold(path, rewritten):
+    rewritten(path, 'mask_threshold', None)
+    assert read_metadata(path).mask_threshold == 0.5
 
 
 @pytest.mark.parametrize('place', [0.3, 0.6, 0.9])
@@ -123,6 +129,7 @@ def test_refuses_files_of_others(path, tmp_path):
         ('classes', '5'),
         ('classes', '"abc"'),
         ('classes', '[1]'),
+        ('mask_threshold', '"0.5"'),
         ('input', '{}'),
         ('input', '[]'),
         ('preprocess', '{}'),
