@@ -42,6 +42,8 @@ class ExportedModel(BaseModel):
         threads (int, optional): Number of threads. Defaults to the engine's.
         data_preprocessor (dict, optional): Taken, as runners hand over what a config
             has for its network, and left alone: the file does that itself.
+        backbone (dict, optional): Ignored. MMDetection's ``init_detector`` expects
+            every model's config to have one.
 
     Raises:
         InputError: If the file or the engine cannot be used.
@@ -56,6 +58,7 @@ class ExportedModel(BaseModel):
         engine: str = 'onnxruntime',
         threads: Optional[int] = None,
         data_preprocessor: Optional[Dict[str, Any]] = None,
+        backbone: Optional[Dict[str, Any]] = None,
     ) -> None:
         super().__init__(Unchanged())
         metadata = _check(file, self.task)
@@ -413,4 +416,5 @@ def exported_config(
         cfg.visualizer = dict(type='DetLocalVisualizer', name='visualizer')
     kind = ExportedDetector if is_detector else ExportedClassifier
     _use(cfg, kind, file, engine, threads)
+    cfg.model.backbone = dict()
     return cfg

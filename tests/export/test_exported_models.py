@@ -14,7 +14,11 @@ onnx = pytest.importorskip('onnx')
 pytest.importorskip('onnxruntime')
 
 from conftest import ROOT  # noqa: E402
-from mmdet.apis import DetInferencer  # noqa: E402
+from mmdet.apis import (  # noqa: E402
+    DetInferencer,
+    inference_detector,
+    init_detector,
+)
 from mmdet.structures import DetDataSample  # noqa: E402
 from mmpretrain import ImageClassificationInferencer  # noqa: E402
 from mmpretrain.structures import DataSample  # noqa: E402
@@ -212,6 +216,20 @@ def test_masks_of_boxes_beyond_the_image(path):
     assert columns.tolist() == pytest.approx([20, 24, 0], abs=1)
     rows = found.masks.any(2).long().sum(1)
     assert rows.tolist() == pytest.approx([38, 20, 0], abs=1)
+
+
+def test_init_detector_takes_it(path, tmp_path):
+    step = dict(op='resize', mode='stretch', size=[48, 64])
+    step.update(interpolation='bilinear', antialias=False)
+    cfg = exported_config(detector(path, preprocess=[step]))
+    model = init_detector(cfg, device='cpu')
+    assert model.dataset_meta['classes'] == ('a', 'b', 'c')
+    image = np.full((96, 128, 3), 200, np.uint8)
+    mmcv.imwrite(image, str(tmp_path / 'image.png'))
+    for given in (str(tmp_path / 'image.png'), image):
+        found = inference_detector(model, given).pred_instances
+        assert found.bboxes[0].tolist() == [20, 40, 60, 120]
+        assert found.labels.tolist() == [2, 0]
 
 
 def test_a_file_is_read_once_for_its_config_and_once_for_the_model(path, monkeypatch):
