@@ -29,7 +29,7 @@ def parse_args() -> argparse.Namespace:
         choices=OPERATORS,
         default='native',
         help='native runs on the native kernels, in ONNX Runtime with our library; '
-        'standard in any engine (default: native)',
+        'standard in other engines (default: native)',
     )
     parser.add_argument(
         '--no-gather',

@@ -119,13 +119,13 @@ def export_checkpoint(
             or condensed, or of a network that has no sparse layers.
         out (str | Path): The file to write.
         operators (str): 'native', which needs ONNX Runtime and our library, or
-            'standard', for any engine. Defaults to 'native'.
+            'standard', for other engines. Defaults to 'native'.
         gather (bool): Whether standard operators may copy channels by an index,
             which ncnn cannot. Defaults to True.
         engine (str): What runs the file to compare it, 'onnxruntime' or
             'openvino'. Defaults to 'onnxruntime'.
         part (str): 'model' or 'backbone'. Defaults to 'model'.
-        raw (bool): Whether the heads' outputs are returned, without likelihoods
+        raw (bool): Whether the heads' outputs are returned, without probabilities
             or box selection. Defaults to False.
         dtype (str): Type of the input, 'uint8' or 'float32'. Defaults to 'uint8'.
         input_shape (tuple[int], optional): Height and width of the input. Defaults

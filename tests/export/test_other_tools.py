@@ -1,5 +1,6 @@
-"""Exported files after simplifiers and converters to fewer bits."""
+"""Exported files in other tools: simplifiers, converters to fewer bits, OpenCV."""
 
+import cv2
 import mmcv
 import numpy as np
 import pytest
@@ -113,3 +114,13 @@ def test_a_quantised_detector(exported, digits, tmp_path):
         same &= (scores[0][:, None] - scores[1]).abs() < 0.02
         same &= overlaps > 0.5
         assert same[:count, :other].any(1).float().mean() >= 0.5
+
+
+def test_opencv_runs_classifiers(exported, digits):
+    """It has no NonMaxSuppression, so it runs only the raw heads of detectors."""
+    images = load((digits / 'classification' / 'val').rglob('*.png'))[:2]
+    path = exported['classifier'].file
+    network = cv2.dnn.readNetFromONNX(path)
+    for image, expected in zip(images, run(path, images)):
+        network.setInput(image)
+        np.testing.assert_allclose(network.forward(), expected['scores'], atol=1e-5)
