@@ -145,12 +145,13 @@ def read_image(image: str) -> np.ndarray:
     return pixels
 
 
-def prepare(model: nn.Module, pixels: np.ndarray) -> Tuple[Tensor, list]:
+def prepare(model: nn.Module, pixels: np.ndarray, **meta: Any) -> Tuple[Tensor, list]:
     """Prepare an image as a model's preprocessor does.
 
     Args:
         model (nn.Module): A classifier or a detector.
         pixels (np.ndarray): Shape (3, H, W), as the test pipeline leaves them.
+        meta: ``ori_shape`` and ``scale_factor`` of an image that was scaled.
 
     Returns:
         tuple[Tensor, list]: Images, shape (1, 3, H, W), padded as the model's
@@ -158,7 +159,8 @@ def prepare(model: nn.Module, pixels: np.ndarray) -> Tuple[Tensor, list]:
     """
     shape = pixels.shape[1:]
     sample = DataSample() if isinstance(model, BaseClassifier) else DetDataSample()
-    sample.set_metainfo(dict(img_shape=shape, ori_shape=shape, scale_factor=(1.0, 1.0)))
+    known = dict(img_shape=shape, ori_shape=shape, scale_factor=(1.0, 1.0))
+    sample.set_metainfo({**known, **meta})
     batch = dict(inputs=[torch.from_numpy(pixels)], data_samples=[sample])
     batch = model.data_preprocessor(batch, training=False)
     return batch['inputs'], batch['data_samples']

@@ -116,7 +116,19 @@ model = dict(
     ),
     test_cfg=dict(nms_pre=100, max_per_img=20),
 )
-test_dataloader = dict(batch_size=2, dataset=dict(data_root={str(digits)!r}))
+test_pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(type='Resize', scale=(192, 192), keep_ratio=True),
+    dict(type='Pad', size=(192, 192), pad_val=dict(img=(114, 114, 114))),
+    dict(type='LoadAnnotations', with_bbox=True),
+    dict(
+        type='PackDetInputs',
+        meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor'),
+    ),
+]
+test_dataloader = dict(
+    batch_size=2, dataset=dict(data_root={str(digits)!r}, pipeline=test_pipeline)
+)
 test_evaluator = dict(ann_file={annotations!r})
 """
     )

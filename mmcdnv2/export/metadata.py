@@ -63,6 +63,8 @@ class Metadata:
         input (Input): What goes in.
         preprocess (list[dict]): What is done to an image before; see
             :mod:`~mmcdnv2.export.pipeline`.
+        mask_threshold (float): From which probability on a pixel belongs to an
+            object's mask.
         version (str): Of this package.
         format (int): Of the metadata.
     """
@@ -75,6 +77,7 @@ class Metadata:
     classes: Tuple[str, ...]
     input: Input
     preprocess: List[Dict[str, Any]]
+    mask_threshold: float = 0.5
     version: str = __version__
     format: int = FORMAT
 
@@ -182,11 +185,15 @@ def _understood(found: Dict[str, str]) -> Metadata:
     """Turn texts into metadata; raise a KeyError, TypeError or ValueError if odd."""
     values: Dict[str, Any] = {}
     for each in fields(Metadata):
+        if each.name == 'mask_threshold' and f'{PREFIX}{each.name}' not in found:
+            # Files of earlier versions do not have it.
+            continue
         text = found[f'{PREFIX}{each.name}']
         values[each.name] = text if each.type in (str, 'str') else json.loads(text)
     given, steps = values['input'], values['preprocess']
     if not (
         isinstance(values['raw'], bool)
+        and isinstance(values.get('mask_threshold', 0.5), (int, float))
         and _are(str, values['classes'])
         and _are(dict, steps)
         and all(_is_step(step) for step in steps)

@@ -59,6 +59,8 @@ class ModelFile(NamedTuple):
         size (tuple[int]): Height and width of the input, those of the test.
         dynamic (list[str]): What may differ from them: 'batch', 'height', 'width'.
         steps (list[dict]): The preprocessing.
+        mask_threshold (float): From which probability on a pixel belongs to an
+            object's mask.
     """
 
     path: Path
@@ -72,6 +74,7 @@ class ModelFile(NamedTuple):
     size: Tuple[int, int]
     dynamic: List[str]
     steps: List[Dict[str, Any]]
+    mask_threshold: float
 
 
 def read_model_file(path: Union[str, Path], verify: bool = True) -> ModelFile:
@@ -115,6 +118,8 @@ def read_model_file(path: Union[str, Path], verify: bool = True) -> ModelFile:
             (height, width),
             list(spec['dynamic']),
             [dict(step) for step in _list(metadata['mmcdnv2.preprocess'])],
+            # Files of earlier versions do not have it.
+            float(metadata.get('mmcdnv2.mask_threshold', 0.5)),
         )
     except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise ModelError(
