@@ -117,10 +117,10 @@ def _orientation(image: Image.Image) -> int:
         # The chunk may lie behind the pixels.
         image.load()
     if image.format == 'TIFF':
-        return image.tag_v2.get(_ORIENTATION, 1)
+        return getattr(image, 'tag_v2', {}).get(_ORIENTATION, 1)
     # Image.getexif() would add the orientation of XMP.
     exif = Image.Exif()
-    exif.load(image.info.get('exif'))
+    exif.load(image.info.get('exif', b''))
     return exif.get(_ORIENTATION, 1)
 
 
