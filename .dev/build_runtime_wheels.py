@@ -4,8 +4,8 @@
 
 A wheel for another processor needs a cross-compiler, on Debian g++-aarch64-linux-gnu or
 g++-x86-64-linux-gnu. Without names this builds each wheel that has a compiler, reports
-missing compilers, and fails only if this processor's own wheel is not built. Wheels that
-are named must all be built.
+missing compilers, and fails only if this processor's own wheel is not built. With
+names, all of these must be built.
 """
 
 import argparse

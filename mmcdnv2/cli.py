@@ -11,7 +11,7 @@ from mmengine.config import DictAction
 from rich.console import Console
 from rich.progress import track
 
-from .errors import ConfigError, DataError, InputError, UntrustedError
+from .errors import ChangedError, ConfigError, DataError, InputError, UntrustedError
 from .export.engines import ENGINES
 
 T = TypeVar('T')
@@ -28,6 +28,7 @@ _HINTS = (
         'cfg_options',
         'Set keys of the config with --cfg-options KEY=VALUE ...',
     ),
+    (ChangedError, 'verify', 'On the command line, that is --no-verify.'),
     (
         DataError,
         'skip_data_check',
