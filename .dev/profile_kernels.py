@@ -35,13 +35,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from lab.benchmark.latency import best_product_gflops, matrix_products, pinned
 from lab.benchmark.networks import randomise
-from lab.machine import processor_name
 from mmcdnv2.backbones import CondenseNetV2
 from mmcdnv2.backbones.dense_block import DenseBlock, DenseLayer
 from mmcdnv2.cli import command_line, report_console
 from mmcdnv2.complexity import count_params, time_rounds
 from mmcdnv2.errors import InputError
 from mmcdnv2.layers import condense_layers
+from mmcdnv2.machine import processor_name
 from mmcdnv2.ops.compiler import BuildError, find_compiler, instruction_sets
 
 SOURCE = Path(__file__).with_suffix('.cpp')

@@ -14,6 +14,7 @@ from mmpretrain.models import BaseClassifier
 from mmpretrain.structures import DataSample
 from torch import Tensor, nn
 
+from .checkpoint import unwrap_model
 from .config import type_of, typed_dicts
 from .errors import InputError
 
@@ -25,7 +26,8 @@ def build_model(cfg: Config) -> nn.Module:
         cfg (Config): Config of a classifier or a detector.
 
     Returns:
-        nn.Module: The model, weights as they are built.
+        nn.Module: The model, weights as they are built, without a wrapper for
+        test-time augmentation.
 
     Raises:
         InputError: If the config has no model.
@@ -39,7 +41,8 @@ def build_model(cfg: Config) -> nn.Module:
     model = copy.deepcopy(cfg.model)
     if 'data_preprocessor' in cfg:
         model.setdefault('data_preprocessor', cfg.data_preprocessor)
-    built = MODELS.build(model)
+    # Test-time augmentation is for the runner alone.
+    built = unwrap_model(MODELS.build(model))
     # By itself, as that of some of OpenMMLab's models returns nothing.
     built.eval()
     return built
@@ -142,12 +145,13 @@ def read_image(image: str) -> np.ndarray:
     return pixels
 
 
-def prepare(model: nn.Module, pixels: np.ndarray) -> Tuple[Tensor, list]:
+def prepare(model: nn.Module, pixels: np.ndarray, **meta: Any) -> Tuple[Tensor, list]:
     """Prepare an image as a model's preprocessor does.
 
     Args:
         model (nn.Module): A classifier or a detector.
         pixels (np.ndarray): Shape (3, H, W), as the test pipeline leaves them.
+        meta: ``ori_shape`` and ``scale_factor`` of an image that was scaled.
 
     Returns:
         tuple[Tensor, list]: Images, shape (1, 3, H, W), padded as the model's
@@ -155,7 +159,8 @@ def prepare(model: nn.Module, pixels: np.ndarray) -> Tuple[Tensor, list]:
     """
     shape = pixels.shape[1:]
     sample = DataSample() if isinstance(model, BaseClassifier) else DetDataSample()
-    sample.set_metainfo(dict(img_shape=shape, ori_shape=shape, scale_factor=(1.0, 1.0)))
+    known = dict(img_shape=shape, ori_shape=shape, scale_factor=(1.0, 1.0))
+    sample.set_metainfo({**known, **meta})
     batch = dict(inputs=[torch.from_numpy(pixels)], data_samples=[sample])
     batch = model.data_preprocessor(batch, training=False)
     return batch['inputs'], batch['data_samples']

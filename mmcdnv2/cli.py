@@ -3,6 +3,7 @@
 import functools
 import os
 import sys
+import warnings
 from argparse import ArgumentParser, Namespace
 from typing import Any, Callable, Dict, Iterable, Optional, Tuple, TypeVar
 
@@ -10,7 +11,7 @@ from mmengine.config import DictAction
 from rich.console import Console
 from rich.progress import track
 
-from .errors import ConfigError, DataError, InputError, UntrustedError
+from .errors import ChangedError, ConfigError, DataError, InputError, UntrustedError
 from .export.engines import ENGINES
 
 T = TypeVar('T')
@@ -27,6 +28,7 @@ _HINTS = (
         'cfg_options',
         'Set keys of the config with --cfg-options KEY=VALUE ...',
     ),
+    (ChangedError, 'verify', 'On the command line, that is --no-verify.'),
     (
         DataError,
         'skip_data_check',
@@ -53,6 +55,8 @@ def command_line(
         @functools.wraps(main)
         def wrapper() -> None:
             args = parse_args()
+            # MMDetection calls it in the old way.
+            warnings.filterwarnings('ignore', 'torch.meshgrid: in an upcoming release')
             try:
                 main(args)
             except InputError as error:
@@ -96,6 +100,12 @@ def add_engine_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         '--threads', type=int, help="its threads (default: the engine's)"
     )
+    parser.add_argument(
+        '--no-verify',
+        dest='verify',
+        action='store_false',
+        help='accept an exported file that was changed since then',
+    )
 
 
 def engine_options(args: Namespace, is_exported: bool) -> Dict[str, Any]:
@@ -106,7 +116,8 @@ def engine_options(args: Namespace, is_exported: bool) -> Dict[str, Any]:
         is_exported (bool): Whether the model is an exported file.
 
     Returns:
-        dict: ``engine`` and ``threads`` if it is, else empty.
+        dict: ``engine`` and ``threads`` if it is, else empty. ``args.verify`` is the
+        tool's to pass on.
 
     Raises:
         InputError: If they are given for a model that runs in PyTorch.
@@ -115,10 +126,10 @@ def engine_options(args: Namespace, is_exported: bool) -> Dict[str, Any]:
         raise InputError(f'--threads must be 1 or more, got {args.threads}.')
     if is_exported:
         return dict(engine=args.engine or ENGINES[0], threads=args.threads)
-    if args.engine or args.threads:
+    if args.engine or args.threads or not args.verify:
         raise InputError(
-            '--engine and --threads are for exported .onnx files; a checkpoint runs in '
-            'PyTorch.'
+            '--engine, --threads and --no-verify are for exported .onnx files; a '
+            'checkpoint runs in PyTorch.'
         )
     return {}
 

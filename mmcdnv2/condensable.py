@@ -13,17 +13,16 @@ from .checkpoint import (
     check_state_dict,
     check_types,
     load_checkpoint,
-    weights_of,
 )
 from .errors import InputError, UntrustedError
 from .layers import SFRModule, condense_layers, sparse_layers
 from .mixin import ModuleMixin
 
 
-def _check_file(path: str) -> None:
-    """Refuse a file of which MMEngine's loader would run what code it holds."""
+def _read_names(path: str) -> List[str]:
+    """Read the names of a file's weights, but run no code that it may hold."""
     if '://' in path:
-        return
+        return []
     try:
         content = load_checkpoint(os.path.expanduser(path))
     except UntrustedError as error:
@@ -31,7 +30,9 @@ def _check_file(path: str) -> None:
             f'{path} holds more than tensors and plain data, which may run code when '
             'it is loaded: for init_cfg, save its state dict alone in another file.'
         ) from error
-    check_state_dict(weights_of(content), path)
+    weights = content.get('state_dict', content)
+    check_state_dict(weights, path)
+    return list(weights)
 
 
 class CondensableMixin(ModuleMixin):
@@ -68,7 +69,11 @@ class CondensableMixin(ModuleMixin):
             return
         source = ' and '.join(cfg['checkpoint'] for cfg in pretrained)
         for cfg in pretrained:
-            _check_file(cfg['checkpoint'])
+            names = _read_names(cfg['checkpoint'])
+            # Without a prefix MMEngine removes that of nn.DataParallel itself.
+            wrapped = f'module.{cfg.get("prefix") or ""}'
+            if cfg.get('prefix') and any(name.startswith(wrapped) for name in names):
+                cfg['prefix'] = wrapped
         weights: Dict[str, Tensor] = {}
         # MMEngine finds, reads and renames the weights; this sees what it loads.
         handle = self._register_load_state_dict_pre_hook(

@@ -109,7 +109,7 @@ def main(args: argparse.Namespace) -> None:
             raise InputError(
                 '--device is for checkpoints; an exported file has --engine.'
             )
-        predictor = open_exported_file(model[0], **engine)
+        predictor = open_exported_file(model[0], verify=args.verify, **engine)
     else:
         config, checkpoint = model
         predictor = open_checkpoint(

@@ -19,8 +19,8 @@ from mmcdnv2 import ops
 from mmcdnv2.complexity import count_macs, count_params, time_rounds
 from mmcdnv2.errors import InputError
 from mmcdnv2.layers import condense_layers
+from mmcdnv2.machine import processor_name
 
-from ..machine import processor_name
 from .authors_structure import condensed_as_the_authors
 from .networks import NETWORKS, Network, build_network, read_top1
 from .runtimes import RUNTIMES, Call, Job, as_tensors

@@ -72,13 +72,6 @@ class Outcome:
     failures: Dict[str, str]
 
 
-def default_jobs() -> int:
-    """Return the number of cores that this process may use."""
-    if hasattr(os, 'sched_getaffinity'):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
 def finished(trainings: List[Training]) -> Outcome:
     """Look up which trainings are finished.
 

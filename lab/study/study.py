@@ -4,10 +4,11 @@ from pathlib import Path
 from typing import Callable, Optional
 
 from mmcdnv2.errors import InputError
+from mmcdnv2.machine import usable_cores
 
 from .plan import Settings, plan_study
 from .report import Report, make_report
-from .run import Outcome, Status, default_jobs, finished, locked, run_trainings
+from .run import Outcome, Status, finished, locked, run_trainings
 from .tables import write_report
 
 
@@ -40,7 +41,7 @@ def run_study(
     with locked(settings.out):
         outcome = finished(trainings)
         try:
-            run_trainings(trainings, outcome, jobs or default_jobs(), show)
+            run_trainings(trainings, outcome, jobs or usable_cores(), show)
         finally:
             report = make_report(Path(settings.config).stem, trainings, outcome)
             write_report(report, settings.out)

@@ -19,9 +19,9 @@ from mmengine.runner import Runner
 
 from mmcdnv2.engine import build_runner
 from mmcdnv2.layers import kept_fraction
+from mmcdnv2.machine import processor_name
 from mmcdnv2.version import __version__
 
-from ..machine import processor_name
 from .recipes import LOADERS
 from .results import Result, last_checkpoint
 

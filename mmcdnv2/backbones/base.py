@@ -97,7 +97,9 @@ class RecomputedMixin(ModuleMixin):
         The recomputation ends where nothing is left to recover, so that a
         convolution at the end of the part runs only once.
         """
-        if not (self.with_cp and inputs[0].requires_grad):
+        # torch.fx traces without tensors, and records the layer as it is.
+        x = inputs[0]
+        if not (self.with_cp and isinstance(x, Tensor) and x.requires_grad):
             return function(*inputs)
         if is_compiling():
             # torch.compile cannot trace a context, and decides for itself what

@@ -216,7 +216,9 @@ class CondenseNetV2(KernelMixin, BlockBackbone):
         Raises:
             InputError: If the images are so small that nothing is left of them.
         """
-        if isinstance(self.stem, Stem) and not torch.jit.is_tracing():
+        # While torch.fx or torch.jit traces, sizes are not numbers.
+        has_sizes = isinstance(x, Tensor) and not torch.jit.is_tracing()
+        if has_sizes and isinstance(self.stem, Stem):
             self._check_size(*x.shape[-2:])
         args = self.kernel_args(x)
         if args is not None:
@@ -224,7 +226,7 @@ class CondenseNetV2(KernelMixin, BlockBackbone):
         return super().forward(x)
 
     def _check_size(self, height: int, width: int) -> None:
-        """Refuse what the poolings would leave no pixel of."""
+        """Reject images of which the poolings leave no pixel."""
         poolings = max(self.out_indices)
         smallest = (2**poolings - 1) * self.stem.conv.stride[0] + 1
         if height < smallest or width < smallest:

@@ -154,7 +154,7 @@ def condense_checkpoint(
 
 
 def check_finished(model: nn.Module, checkpoint: Union[str, Path]) -> None:
-    """Refuse a model whose sparsification has not come to its end.
+    """Reject a model whose sparsification is unfinished.
 
     Args:
         model (nn.Module): With or without sparse layers.
@@ -167,8 +167,9 @@ def check_finished(model: nn.Module, checkpoint: Union[str, Path]) -> None:
     if unfinished:
         raise InputError(
             f'The sparsification of {checkpoint} is unfinished in {len(unfinished)} of '
-            f'{len(sparse_layers(model))} layers, so it cannot be condensed; train on '
-            'with the SparsificationHook:\n'
+            f'{len(sparse_layers(model))} layers, so it cannot be condensed: use one '
+            'that was saved after the last pruning, for example the last of the '
+            'training run, or resume the run with the SparsificationHook:\n'
             + '\n'.join(f'  {name} {state}' for name, state in unfinished.items())
         )
 

@@ -79,8 +79,9 @@ def expand(entries: Tensor, index: Tensor, columns: int) -> Tuple[Tensor, Tensor
         and the bool mask, shape (groups, columns).
     """
     groups, members = index.size(0), entries.size(1)
-    matrix = entries.new_zeros(groups, members, columns)
-    matrix.scatter_(2, index.unsqueeze(1).expand_as(entries), entries)
+    places = index.unsqueeze(1).expand_as(entries)
+    # A statement of its own would be dead code to torch.fx, which drops it.
+    matrix = entries.new_zeros(groups, members, columns).scatter_(2, places, entries)
     mask = index.new_zeros(groups, columns).scatter_(1, index, 1).bool()
     return matrix.transpose(0, 1).reshape(-1, columns), mask
 

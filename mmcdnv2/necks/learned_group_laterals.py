@@ -108,7 +108,11 @@ class LearnedGroupLaterals(CondensableMixin, BaseModule):
             InputError: If these are not as many maps, or other channels.
         """
         channels = tuple(x.size(1) for x in feats)
-        if not torch.jit.is_tracing() and channels != self.in_channels:
+        # While torch.fx or torch.jit traces, sizes are not numbers.
+        symbolic = torch.jit.is_tracing() or not all(
+            isinstance(x, Tensor) for x in feats
+        )
+        if not symbolic and channels != self.in_channels:
             raise InputError(
                 f'LearnedGroupLaterals has in_channels={list(self.in_channels)}, but '
                 f'the backbone gives maps of {list(channels)} channels: set '

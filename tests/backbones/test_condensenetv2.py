@@ -17,6 +17,7 @@ from reference import (
     official_state_dict,
     reference_images,
 )
+from torchvision.models.feature_extraction import create_feature_extractor
 
 from mmcdnv2 import ops
 from mmcdnv2.backbones import CondenseNetV2
@@ -153,6 +154,70 @@ def test_images_are_too_small_in_all_forms_alike(tiny, size):
             with ops.use_kernels(enabled), pytest.raises(InputError) as error:
                 network(torch.rand(1, 3, *size))
             assert str(error.value) == sentence
+
+
+def check_graph(network, graph, size):
+    """Compare a network and its graph: outputs, and gradients in training."""
+    images = torch.rand(2, 3, *size)
+    pairs = []
+    for module in (copy.deepcopy(network), graph):
+        inputs = images.clone().requires_grad_()
+        outs = module(inputs)
+        sum(out.sum() for out in outs).backward()
+        pairs.append([*outs, inputs.grad])
+    for actual, expected in zip(*pairs):
+        torch.testing.assert_close(actual, expected, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize('with_cp', [False, True])
+@pytest.mark.parametrize('mode', ['train', 'eval'])
+@pytest.mark.parametrize('form', ['sparse', 'condensed'])
+@pytest.mark.parametrize('sparse_factor', [4, None], ids=['v2', 'v1'])
+def test_torch_fx_traces(sparse_factor, form, mode, with_cp):
+    torch.manual_seed(0)
+    arch = dict(TINY, sparse_factor=sparse_factor)
+    backbone = CondenseNetV2(arch, out_indices=(0, 2), with_cp=with_cp)
+    randomise(backbone)
+    for layer in sparse_layers(backbone).values():
+        layer.set_progress(1)
+    if form == 'condensed':
+        backbone.switch_to_deploy()
+    backbone.train(mode == 'train')
+    graph = torch.fx.symbolic_trace(backbone)
+    graph.graph.eliminate_dead_code()
+    graph.recompile()
+    # The graph is not bound to the size of an image.
+    for size in ((32, 32), (48, 40)):
+        check_graph(backbone, graph, size)
+
+
+@pytest.mark.parametrize('arch', ['a', 'cifar-110', 'v1-74-g4', 'v1-cifar-50'])
+def test_torch_fx_traces_every_kind_of_arch(arch):
+    with torch.no_grad(), torch.device('meta'):
+        backbone = CondenseNetV2(arch).eval()
+        graph = torch.fx.symbolic_trace(backbone)
+        (out,) = graph(torch.empty(1, 3, 64, 64))
+        assert out.shape[1] == backbone.out_channels[-1]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize('form', ['sparse', 'condensed'])
+def test_features_are_extracted_by_name(tiny, form):
+    for layer in sparse_layers(tiny).values():
+        layer.set_progress(1)
+    if form == 'condensed':
+        tiny.switch_to_deploy()
+    names = {'stem.conv': 'stem', 'blocks.0.0.cat': 'first', 'blocks.2.act': 'last'}
+    extractor = create_feature_extractor(tiny, names).eval()
+    tiny.eval()
+    x = torch.rand(2, 3, 48, 32)
+    features = extractor(x)
+    first, _, last = tiny(x)
+    torch.testing.assert_close(features['stem'], tiny.stem(x))
+    torch.testing.assert_close(features['first'], first, atol=1e-4, rtol=0)
+    torch.testing.assert_close(features['last'], last, atol=1e-4, rtol=0)
+    traced = torch.jit.trace(tiny, x)
+    torch.testing.assert_close(traced(x), tiny(x), atol=1e-4, rtol=0)
 
 
 @torch.no_grad()

@@ -41,6 +41,17 @@ def build_all():
 
 
 @torch.no_grad()
+@pytest.mark.parametrize('with_cp', [False, True])
+@pytest.mark.parametrize('deploy', [False, True])
+@pytest.mark.parametrize('name', ['v2', 'plus'])
+def test_torch_fx_traces(name, deploy, with_cp):
+    backbone = settle(build_all()[name](deploy=deploy, with_cp=with_cp))
+    graph = torch.fx.symbolic_trace(backbone)
+    x = torch.rand(1, 3, 64, 64)
+    torch.testing.assert_close(graph(x), backbone(x), atol=1e-4, rtol=1e-4)
+
+
+@torch.no_grad()
 @pytest.mark.parametrize('name', ['v2', 'plus'])
 def test_silent_reactivations_leave_the_plain_network(name):
     x = torch.randn(2, 3, 64, 96)

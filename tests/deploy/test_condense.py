@@ -113,6 +113,7 @@ def test_unfinished_is_refused(tiny_configs, tmp_path):
         )
     message = str(error.value)
     assert 'unfinished in 8 of 8 layers' in message
+    assert 'use one that was saved after the last pruning' in message
     assert (
         'backbone.blocks.0.0.lgc.conv keeps 12 of 16 channels per group, to come '
         'down to 4' in message

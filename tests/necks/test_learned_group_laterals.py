@@ -9,6 +9,7 @@ from kernel_networks import assert_same, fallback, uses_kernels
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 from mmengine.runner import Runner
+from mmpretrain.models import ResNet
 
 from mmcdnv2 import ops
 from mmcdnv2.builder import build_model
@@ -40,6 +41,16 @@ def finished(module):
     for layer in sparse_layers(module).values():
         layer.set_progress(1)
     return module.eval()
+
+
+@torch.no_grad()
+def test_torch_fx_traces_them_behind_a_backbone():
+    backbone = ResNet(18, base_channels=4, stem_channels=4, out_indices=(1, 2, 3))
+    laterals = LearnedGroupLaterals((8, 16, 32), 16, groups=4)
+    network = torch.nn.Sequential(backbone, finished(laterals)).eval()
+    graph = torch.fx.symbolic_trace(network)
+    images = torch.rand(1, 3, 64, 64)
+    assert_same(graph(images), network(images))
 
 
 @torch.no_grad()

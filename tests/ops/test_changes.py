@@ -11,7 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest import ROOT
+from conftest import HANG, ROOT
 from kernel_networks import MODERN, assert_same, condensed, fallback, uses_kernels
 from mmengine.hooks import EMAHook
 from mmpretrain.models.utils import SELayer
@@ -122,7 +122,7 @@ def test_collectives(tmp_path):
         )
         for rank in range(2)
     ]
-    outputs = [process.communicate(timeout=120)[0] for process in ranks]
+    outputs = [process.communicate(timeout=HANG)[0] for process in ranks]
     assert [out.splitlines()[-1:] for out in outputs] == [['seen'], ['seen']]
 
 

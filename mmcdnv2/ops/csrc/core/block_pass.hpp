@@ -150,7 +150,7 @@ class BlockPass {
     const int64_t halo = halo_of(layer, map_.width);
     const int64_t channels = layer.in_channels + layer.growth_rate;
     const int64_t spare =
-        cached_floats() - channels * halo - layer.width * 2 * halo;
+        cached_floats - channels * halo - layer.width * 2 * halo;
     return std::clamp(spare / (channels + layer.width) / kAlign * kAlign,
                       2 * halo, std::max(map_.padded, 2 * halo));
   }
@@ -235,7 +235,7 @@ class BlockPass {
       if (is_small_for_threads(layer)) return false;
     return parallel_.threads > 1 &&
            map_.padded < 32 * largest_halo() * parallel_.threads &&
-           out_channels_ * map_.padded <= cached_floats() * parallel_.threads;
+           out_channels_ * map_.padded <= cached_floats * parallel_.threads;
   }
 
   int64_t largest_halo() const {
@@ -388,7 +388,7 @@ class BlockPass {
   void finish() {
     if (!pending_ && !norm_) return;
     const int64_t strip = std::max<int64_t>(
-        cached_floats() / out_channels_ / kAlign * kAlign, kAlign);
+        cached_floats / out_channels_ / kAlign * kAlign, kAlign);
     split(parallel_, map_.padded, kAlign, [&](Range range) {
       for (int64_t p = range.begin; p < range.end; p += strip) {
         const Range pixels = {p, std::min(p + strip, range.end)};

@@ -73,7 +73,7 @@ class Reactivation {
       return;
     }
     const int64_t strip =
-        std::min(round_up(1 + cached_floats() / 4 / out_channels),
+        std::min(round_up(1 + cached_floats / 4 / out_channels),
                  pixels.end - pixels.begin);
     const int64_t stride = stride_of(strip);
     const Buffer buffer(out_channels * stride);

@@ -590,11 +590,12 @@ class Domain {
 
 // The runtime asks that a domain outlives all sessions, and does not tell when
 // the last one ends. So each is made once and kept.
+auto& domains =
+    *new std::map<std::pair<OrtFunctions, int64_t>, std::unique_ptr<Domain>>;
+
 const Domain& domain_for(const OrtFunctions& ort, int64_t threads) {
-  static auto* domains =
-      new std::map<std::pair<OrtFunctions, int64_t>, std::unique_ptr<Domain>>;
-  const std::lock_guard<std::mutex> lock(fork_lock<Domain>());
-  std::unique_ptr<Domain>& domain = (*domains)[{ort, threads}];
+  const std::lock_guard<std::mutex> lock(fork_lock<Domain>);
+  std::unique_ptr<Domain>& domain = domains[{ort, threads}];
   if (!domain)
     domain = std::make_unique<Domain>(
         Host{ort, threads, supported_kernels().front()});

@@ -28,10 +28,7 @@
 namespace mmcdnv2 {
 namespace {
 
-std::atomic<const Kernels*>& chosen_kernels() {
-  static std::atomic<const Kernels*> chosen(supported_kernels().front());
-  return chosen;
-}
+std::atomic<const Kernels*> chosen_kernels(supported_kernels().front());
 
 std::vector<std::string> kernel_names() {
   std::vector<std::string> names;
@@ -43,7 +40,7 @@ std::vector<std::string> kernel_names() {
 void choose_kernels(const std::string& name) {
   for (const Kernels* kernels : supported_kernels()) {
     if (name == kernels->name) {
-      chosen_kernels() = kernels;
+      chosen_kernels = kernels;
       return;
     }
   }
@@ -65,8 +62,8 @@ class PooledAllocator final : public c10::Allocator {
 
  private:
   static c10::DataPtr pooled(size_t bytes) {
-    auto piece = std::make_unique<MemoryPool::Piece>(
-        MemoryPool::instance().acquire(bytes));
+    auto piece =
+        std::make_unique<MemoryPool::Piece>(memory_pool.acquire(bytes));
     void* data = piece->data;
     return {data, piece.release(), release, c10::Device(c10::kCPU)};
   }
@@ -74,9 +71,12 @@ class PooledAllocator final : public c10::Allocator {
   static void release(void* context) {
     const std::unique_ptr<MemoryPool::Piece> piece(
         static_cast<MemoryPool::Piece*>(context));
-    MemoryPool::instance().release(*piece);
+    memory_pool.release(*piece);
   }
 };
+
+// See core/fork_lock.hpp for its lifetime.
+PooledAllocator& pooled_allocator = *new PooledAllocator;
 
 Parallel at_parallel() {
   if (at::in_parallel_region()) return Parallel::serial();
@@ -124,17 +124,16 @@ std::shared_ptr<const Packed> packed_from(at::TensorList params,
                                           const Read& read) {
   TORCH_CHECK(!params.empty(), "mmcdnv2: parameters are missing");
   static const char kind = 0;
-  const Kernels* kernels = chosen_kernels();
+  const Kernels* kernels = chosen_kernels;
   const PackedCache::Key key = {key_of(params[0]), &kind};
   const uint64_t fingerprint = Fingerprint(&kind, params, spec, eps).value();
-  std::shared_ptr<const PackedCache::Entry> entry =
-      PackedCache::instance().find(key);
+  std::shared_ptr<const PackedCache::Entry> entry = packed_cache.find(key);
   if (!entry || entry->fingerprint != fingerprint ||
       entry->kernels != kernels) {
     entry = std::make_shared<const PackedCache::Entry>(PackedCache::Entry{
         fingerprint, kernels, params[0].storage().getWeakStorageImpl(),
         packed<Packed>(*kernels, params, spec, eps, read)});
-    PackedCache::instance().keep(key, entry);
+    packed_cache.keep(key, entry);
   }
   return std::static_pointer_cast<const Packed>(entry->packed);
 }
@@ -160,10 +159,9 @@ void check_output(int64_t channels, int64_t stated) {
 // An uninitialised tensor. Large ones are kept for the next call: their pages
 // would have to be made anew each time.
 at::Tensor empty_like_input(const at::Tensor& x, at::IntArrayRef sizes) {
-  static PooledAllocator* allocator = new PooledAllocator;
   const size_t bytes = product(sizes.vec()) * sizeof(float);
   if (bytes < MemoryPool::kSmallest) return at::empty(sizes, x.options());
-  return at::detail::empty_generic(sizes, allocator,
+  return at::detail::empty_generic(sizes, &pooled_allocator,
                                    c10::DispatchKeySet(c10::DispatchKey::CPU),
                                    at::kFloat, {});
 }

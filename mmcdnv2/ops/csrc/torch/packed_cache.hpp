@@ -36,14 +36,8 @@ class PackedCache {
     std::shared_ptr<const void> packed;
   };
 
-  static PackedCache& instance() {
-    // Never destroyed: threads may outlive static objects.
-    static PackedCache* cache = new PackedCache;
-    return *cache;
-  }
-
   std::shared_ptr<const Entry> find(const Key& key) {
-    const std::lock_guard<std::mutex> lock(fork_lock<PackedCache>());
+    const std::lock_guard<std::mutex> lock(fork_lock<PackedCache>);
     const auto found = entries_.find(key);
     // Once the storage is gone, another tensor may have its address.
     const bool lives =
@@ -52,14 +46,14 @@ class PackedCache {
   }
 
   void keep(const Key& key, std::shared_ptr<const Entry> entry) {
-    const std::lock_guard<std::mutex> lock(fork_lock<PackedCache>());
+    const std::lock_guard<std::mutex> lock(fork_lock<PackedCache>);
     for (auto i = entries_.begin(); i != entries_.end();)
       i = i->second->storage.expired() ? entries_.erase(i) : std::next(i);
     entries_[key] = std::move(entry);
   }
 
   void forget(const void* param) {
-    const std::lock_guard<std::mutex> lock(fork_lock<PackedCache>());
+    const std::lock_guard<std::mutex> lock(fork_lock<PackedCache>);
     auto i = entries_.lower_bound({param, nullptr});
     while (i != entries_.end() && i->first.first == param)
       i = entries_.erase(i);
@@ -69,9 +63,10 @@ class PackedCache {
   std::map<Key, std::shared_ptr<const Entry>> entries_;
 };
 
-void forget(const at::Tensor& param) {
-  PackedCache::instance().forget(key_of(param));
-}
+// See core/fork_lock.hpp for its lifetime.
+PackedCache& packed_cache = *new PackedCache;
+
+void forget(const at::Tensor& param) { packed_cache.forget(key_of(param)); }
 
 }  // namespace
 }  // namespace mmcdnv2
