@@ -64,11 +64,6 @@ class SparseConv2d(GroupedMatrix, nn.Conv2d):
         self.factor = factor
         self.register_buffer('mask', torch.ones(groups, columns, dtype=torch.bool))
 
-    def __setstate__(self, state: Dict) -> None:
-        super().__setstate__(state)
-        # Models pickled by earlier versions have the method's number here.
-        self.groups = 1
-
     @property
     def mask_groups(self) -> int:
         """int: Number of groups of LGC's filters or SFR's inputs."""
