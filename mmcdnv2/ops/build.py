@@ -7,8 +7,8 @@ compiled once for each instruction set, and waits forever for the lock of a buil
 that was killed. What was compiled is kept, so that only the first process waits. It is
 kept with its checksum at the end, where the loader does not look: to load what
 a full disk has left of it would kill the process. The checksum does not help against
-people. Against them, a library is loaded only if no other user but root could have
-written it or may replace it.
+people. Against them, a library is loaded only from a folder of this user or root, to
+which no one else may write.
 """
 
 import hashlib
@@ -17,7 +17,7 @@ import platform
 import shutil
 import stat
 import tempfile
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Callable, Iterator, List
 
@@ -71,50 +71,27 @@ def cache_folders() -> List[Path]:
     temporary = os.environ.get('TMPDIR', '')
     if not os.path.isabs(temporary):
         temporary = '/tmp'
-    return [*folders, Path(temporary, f'mmcdnv2-{os.geteuid()}', 'ops')]
+    # Directly in /tmp, which is sticky: other users cannot replace the checked folder.
+    return [*folders, Path(temporary, f'mmcdnv2-{os.geteuid()}')]
 
 
-def _check_trust(path: Path) -> None:
-    """Refuse what another user than root could have written, or may replace.
-
-    From the root on, nothing that was looked at can be changed by others any more. So
-    what is loaded after this is what was looked at.
+def _check_private(folder: Path) -> None:
+    """Check that only this user and root can write to a folder.
 
     Args:
-        path (Path): A file or a folder, absolute.
+        folder (Path): One of :func:`cache_folders`.
 
     Raises:
-        _UntrustedError: If one could.
-        OSError: If there is no such path.
+        _UntrustedError: If other users can, or it is not a folder.
+        OSError: If it does not exist.
     """
-    # Links that go round in circles end here.
-    path.stat()
-    for each in (*reversed(path.parents), path):
-        info = each.lstat()
-        if info.st_uid not in (0, os.geteuid()):
-            raise _UntrustedError(f'{each} belongs to another user')
-        if stat.S_ISLNK(info.st_mode):
-            _check_trust(each.parent / os.readlink(each))
-        # In a sticky folder, as /tmp is, everyone may replace their own alone.
-        elif info.st_mode & 0o022 and not info.st_mode & stat.S_ISVTX:
-            raise _UntrustedError(f'other users may write to {each}')
-
-
-def _make_private(folder: Path) -> None:
-    """Make a folder, and those above it, for this user alone.
-
-    Args:
-        folder (Path): One that exists is left as it is.
-
-    Raises:
-        OSError: If that is not possible, or another user may write there.
-    """
-    missing = [each for each in (folder, *folder.parents) if not os.path.lexists(each)]
-    _check_trust(missing[-1].parent if missing else folder)
-    for each in reversed(missing):
-        each.mkdir(0o700, exist_ok=True)
-    # Another one may have been faster.
-    _check_trust(folder)
+    info = folder.lstat()
+    if not stat.S_ISDIR(info.st_mode):
+        raise _UntrustedError(f'{folder} is not a folder')
+    if info.st_uid not in (0, os.geteuid()):
+        raise _UntrustedError(f'{folder} belongs to another user')
+    if info.st_mode & 0o022:
+        raise _UntrustedError(f'other users may write to {folder}')
 
 
 @contextmanager
@@ -149,17 +126,10 @@ def _checksum(content: bytes) -> bytes:
     return hashlib.sha256(content).digest()
 
 
-def _is_usable(library: Path) -> bool:
-    """Whether a library is there, just as it was written.
-
-    Raises:
-        _UntrustedError: If another user could have written it.
-    """
+def _is_intact(library: Path) -> bool:
+    """Return whether a library exists and has the checksum that was written."""
     try:
-        _check_trust(library)
         content = library.read_bytes()
-    except _UntrustedError:
-        raise
     except OSError:
         return False
     size = len(_checksum(b''))
@@ -182,26 +152,30 @@ def keep(name: Path, make: Callable[[Path, List[str]], None]) -> Path:
     if platform.system() != 'Linux':
         raise BuildError(f'the kernels are for Linux, not {platform.system()}')
     folders = cache_folders()
-    refused = []
+    rejected = []
     for folder in folders:
         try:
-            if _is_usable(folder / name):
+            _check_private(folder)
+            if _is_intact(folder / name):
                 return folder / name
         except _UntrustedError as error:
-            refused.append(str(error))
+            rejected.append(str(error))
+        except OSError:
+            # The folder does not exist yet.
+            pass
     try:
         compiler = find_compiler()
     except BuildError as error:
-        raise BuildError('; '.join([*refused, str(error)])) from error
-    refused = []
+        raise BuildError('; '.join([*rejected, str(error)])) from error
+    rejected = []
     for folder in folders:
-        if refused:
-            print_log(f'Instead of {refused[-1]}, the native kernels go to {folder}.')
+        if rejected:
+            print_log(f'Instead of {rejected[-1]}, the native kernels go to {folder}.')
         try:
             return _make_in(folder, name, make, compiler)
         except OSError as error:
-            refused.append(f'{folder} ({error})')
-    raise BuildError(f'they cannot be built in {" or in ".join(refused)}')
+            rejected.append(f'{folder} ({error})')
+    raise BuildError(f'they cannot be built in {" or in ".join(rejected)}')
 
 
 def _make_in(
@@ -212,16 +186,17 @@ def _make_in(
 ) -> Path:
     """Make a library in one of the folders; raise an OSError if it is of no use."""
     target = folder / name
-    _make_private(folder)
+    for each in (*reversed(folder.parents), folder):
+        each.mkdir(0o700, exist_ok=True)
+    _check_private(folder)
     with _locked(folder) as is_alone:
         # Another process may have made it in the meantime.
-        with suppress(_UntrustedError):
-            if _is_usable(target):
-                return target
+        if _is_intact(target):
+            return target
         if is_alone:
             for killed in folder.glob('.build-*'):
                 shutil.rmtree(killed, ignore_errors=True)
-        _make_private(target.parent)
+        target.parent.mkdir(0o700, exist_ok=True)
         print_log('Compiling the native kernels, once (half a minute or more).')
         with tempfile.TemporaryDirectory(prefix='.build-', dir=folder) as temporary:
             library = Path(temporary) / target.name
