@@ -111,8 +111,7 @@ class CondenseNetV2(KernelMixin, BlockBackbone):
         (1, 800, 2, 2)
     """
 
-    # Its parts are reported and exported.
-    _is_a_whole = True
+    _reports_parts = True
 
     arch_settings: Dict[str, Dict[str, Any]] = {
         'a': dict(

@@ -1,4 +1,4 @@
-"""Processes that are forked while other threads run kernels."""
+"""Forking processes while other threads run kernels."""
 
 import os
 import subprocess
@@ -11,11 +11,11 @@ from mmcdnv2 import ops
 
 pytestmark = pytest.mark.skipif(
     not ops.load() or not hasattr(os, 'fork'),
-    reason=f'no kernels or no fork here: {ops.describe()}',
+    reason=f'no kernels or no fork: {ops.describe()}',
 )
 
-# In both hosts, each of which has a pool of its own. Children compute on one thread,
-# as OpenMP and ONNX Runtime have no others there.
+# For both backends, each with its own memory pool. Children compute on one thread,
+# because OpenMP's and ONNX Runtime's threads do not survive a fork.
 FORKS = """
 import os, signal, sys, threading
 import torch
@@ -40,7 +40,7 @@ stop = threading.Event()
 def infer():
     while not stop.is_set():
         calls[0]()
-        library.forget(weight)  # to be packed anew
+        library.forget(weight)  # forces packing
 
 threads = [threading.Thread(target=infer, daemon=True) for _ in range(3)]
 for thread in threads:
@@ -62,15 +62,15 @@ print('all the same')
 """
 
 
-@pytest.mark.parametrize('host', ['torch', 'onnxruntime'])
-def test_forks(host, tmp_path):
-    if host == 'onnxruntime':
+@pytest.mark.parametrize('backend', ['torch', 'onnxruntime'])
+def test_forks(backend, tmp_path):
+    if backend == 'onnxruntime':
         pytest.importorskip('onnxruntime')
     script = tmp_path / 'forks.py'
     script.write_text(FORKS)
     paths = f'{ROOT}{os.pathsep}{ROOT / "tests" / "ops"}'
     result = subprocess.run(
-        [sys.executable, '-W', 'ignore', script, ROOT / 'tests', host, '12'],
+        [sys.executable, '-W', 'ignore', script, ROOT / 'tests', backend, '12'],
         env=dict(os.environ, PYTHONPATH=paths, OMP_NUM_THREADS='1'),
         stdout=subprocess.PIPE,
         text=True,
