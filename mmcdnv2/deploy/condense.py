@@ -153,7 +153,7 @@ def condense_checkpoint(
 
 
 def check_finished(model: nn.Module, checkpoint: Union[str, Path]) -> None:
-    """Check that a model's sparsification is finished.
+    """Reject a model whose sparsification is unfinished.
 
     Args:
         model (nn.Module): With or without sparse layers.
@@ -166,8 +166,9 @@ def check_finished(model: nn.Module, checkpoint: Union[str, Path]) -> None:
     if unfinished:
         raise InputError(
             f'The sparsification of {checkpoint} is unfinished in {len(unfinished)} of '
-            f'{len(sparse_layers(model))} layers, so it cannot be condensed; continue '
-            'training with the SparsificationHook:\n'
+            f'{len(sparse_layers(model))} layers, so it cannot be condensed: use one '
+            'that was saved after the last pruning, for example the last of the '
+            'training run, or resume the run with the SparsificationHook:\n'
             + '\n'.join(f'  {name} {state}' for name, state in unfinished.items())
         )
 
