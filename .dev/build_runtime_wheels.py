@@ -1,8 +1,8 @@
-"""Build the wheels of mmcdnv2-runtime, for this processor and by cross-compiling.
+"""Build the wheels of mmcdnv2-runtime, natively and by cross-compiling.
 
     python .dev/build_runtime_wheels.py [--out dist] [x86_64] [aarch64]
 
-Without a name it builds both. The other processor's needs a cross-compiler, on Debian
+Builds both by default. The other architecture needs a cross-compiler, on Debian
 g++-aarch64-linux-gnu or g++-x86-64-linux-gnu.
 """
 
@@ -21,7 +21,7 @@ MACHINES = ('x86_64', 'aarch64')
 
 
 def compiler_for(machine: str) -> str:
-    """Return the command that compiles for a processor."""
+    """Return the compiler for an architecture."""
     if machine == platform.machine():
         return os.environ.get('CXX') or 'c++'
     return f'{machine}-linux-gnu-g++'
@@ -31,14 +31,14 @@ def build(machine: str, folder: Path) -> Path:
     """Build one wheel.
 
     Args:
-        machine (str): The processor.
-        folder (Path): Where the wheel goes.
+        machine (str): The architecture.
+        folder (Path): Output folder.
 
     Returns:
         Path: The wheel.
     """
     command = [sys.executable, '-m', 'pip', 'wheel', '-q', '--no-deps']
-    # What builds it is in the environment already.
+    # The build dependencies are already in the environment.
     command += ['--no-build-isolation', '-w', str(folder), str(RUNTIME)]
     status = subprocess.call(command, env=dict(os.environ, CXX=compiler_for(machine)))
     if status:
@@ -48,7 +48,7 @@ def build(machine: str, folder: Path) -> Path:
 
 
 def main() -> None:
-    """Build."""
+    """Build the wheels."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('machines', nargs='*', metavar='|'.join(MACHINES))
     parser.add_argument('--out', type=Path, default=RUNTIME.parent / 'dist')
@@ -56,7 +56,7 @@ def main() -> None:
     machines = args.machines or MACHINES
     for machine in machines:
         if machine not in MACHINES:
-            sys.exit(f'{machine} is none of {", ".join(MACHINES)}.')
+            sys.exit(f'{machine} must be one of {", ".join(MACHINES)}.')
         compiler = compiler_for(machine)
         if shutil.which(compiler.split()[0]) is None:
             package = f'g++-{machine.replace("_", "-")}-linux-gnu'
@@ -65,7 +65,7 @@ def main() -> None:
                 f'apt-get install {package}'
             )
     for machine in machines:
-        # Only what is whole goes where others look for it.
+        # Only complete wheels go to the output folder.
         with tempfile.TemporaryDirectory() as folder:
             wheel = build(machine, Path(folder))
             with zipfile.ZipFile(wheel) as archive:
