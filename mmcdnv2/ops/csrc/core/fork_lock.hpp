@@ -1,4 +1,4 @@
-// A lock that a forked process finds open.
+// A mutex that is unlocked in forked processes.
 
 #pragma once
 
@@ -8,9 +8,9 @@
 
 namespace mmcdnv2 {
 
-// The one mutex of what `Owner` guards. A fork waits until no other thread has
-// it: the child has none of those, which would keep it locked, and what it
-// guards is whole.
+// The mutex of `Owner`. A fork waits until no other thread holds it: in the
+// child, that thread would not exist to unlock it, and the guarded data would
+// be inconsistent.
 template <class Owner>
 std::mutex& fork_lock() {
   // Never destroyed: threads may outlive static objects.
