@@ -178,7 +178,7 @@ def describe(value: Any) -> str:
     return repr(value)
 
 
-def fuzz_torch(dice: random.Random, say: Callable[[str], None]) -> Callable[[], str]:
+def fuzz_torch(dice: random.Random, log: Callable[[str], None]) -> Callable[[], str]:
     """Return a function that calls a PyTorch operator and returns the outcome."""
     import torch
 
@@ -197,7 +197,7 @@ def fuzz_torch(dice: random.Random, say: Callable[[str], None]) -> Callable[[], 
             at = dice.randrange(len(args))
             args[at] = mutate(args[at], dice)
         torch.ops.mmcdnv2.choose_kernels(dice.choice(names))
-        say(f'{name} {describe(args)}')
+        log(f'{name} {describe(args)}')
         try:
             out = getattr(torch.ops.mmcdnv2, name)(*args)
         # PyTorch raises various exceptions; only crashes matter.
@@ -211,7 +211,7 @@ def fuzz_torch(dice: random.Random, say: Callable[[str], None]) -> Callable[[], 
 
 
 def fuzz_onnxruntime(
-    dice: random.Random, say: Callable[[str], None]
+    dice: random.Random, log: Callable[[str], None]
 ) -> Callable[[], str]:
     """Return a function that runs an ONNX Runtime node and returns the outcome."""
     import numpy as np
@@ -242,7 +242,7 @@ def fuzz_onnxruntime(
                 tensor = mutate(inputs[at], dice)
                 if has_memory(tensor):
                     inputs[at] = tensor.detach().contiguous()
-        say(f'{node.kind} {node.attributes} {[p.shape for p in node.params]}')
+        log(f'{node.kind} {node.attributes} {[p.shape for p in node.params]}')
         try:
             run(node.session(threads=dice.choice([1, 2])), inputs)
         except Exception as error:
@@ -252,19 +252,19 @@ def fuzz_onnxruntime(
     return step
 
 
-def fuzz(host: str, minutes: float, seed: int, log: str) -> None:
+def fuzz(backend: str, minutes: float, seed: int, log: str) -> None:
     """Call operators for some minutes and print the counts of outcomes."""
     dice = random.Random(seed)
     found: Dict[str, int] = {}
     with open(log, 'w') as last:
 
-        def say(text: str) -> None:
+        def log_call(text: str) -> None:
             last.seek(0)
             last.truncate()
             last.write(text)
             last.flush()
 
-        step = (fuzz_torch if host == 'torch' else fuzz_onnxruntime)(dice, say)
+        step = (fuzz_torch if backend == 'torch' else fuzz_onnxruntime)(dice, log_call)
         if 'LD_PRELOAD' not in os.environ:
             # Small inputs must not need much memory. Sanitizers need their own.
             used = int(Path('/proc/self/statm').read_text().split()[0]) * 4096
@@ -274,7 +274,9 @@ def fuzz(host: str, minutes: float, seed: int, log: str) -> None:
             outcome = step()
             found[outcome] = found.get(outcome, 0) + 1
     total = sum(found.values())
-    print(f'{host}: {total} calls, no crash: {dict(sorted(found.items()))}', flush=True)
+    print(
+        f'{backend}: {total} calls, no crash: {dict(sorted(found.items()))}', flush=True
+    )
 
 
 def check_large() -> None:
@@ -340,7 +342,7 @@ def check_large() -> None:
     print(f'pooling: {tuple(x.shape)}, the last pixel is counted', flush=True)
 
 
-def under_sanitizers(host: str, arguments: List[str]) -> int:
+def under_sanitizers(backend: str, arguments: List[str]) -> int:
     """Run this script with libraries compiled with the sanitizers."""
     libraries = [
         subprocess.check_output(['g++', f'-print-file-name={name}'], text=True).strip()
@@ -356,7 +358,7 @@ def under_sanitizers(host: str, arguments: List[str]) -> int:
             UBSAN_OPTIONS='print_stacktrace=1',
             XDG_CACHE_HOME=cache,
         )
-        if host == 'onnxruntime':
+        if backend == 'onnxruntime':
             variables['MMCDNV2_KERNELS'] = '0'  # do not compile the PyTorch library
         command = [sys.executable, '-W', 'ignore', __file__, '--plain', *arguments]
         return subprocess.call(command, env=dict(os.environ, **variables))

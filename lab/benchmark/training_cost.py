@@ -153,8 +153,8 @@ def measure_training(
         setup (TrainingSetup): The network and its input.
         rounds (int): Rounds of :func:`time_rounds`. Defaults to 3.
         progress (Callable): Called after each of the ``(2 * rounds + 1) *
-            len(VARIANTS)`` steps, half of which are timed, or after more if
-            steps take less than a millisecond.
+            len(VARIANTS)`` steps (half of them timed), or after more if steps
+            take less than a millisecond.
 
     Returns:
         list[TrainingCost]: One for each of ``VARIANTS``.

@@ -24,7 +24,7 @@ def stage_of(progress: float, factor: int, begin: float = 0.0, end: float = 0.5)
     """Return the pruning stage at a given training progress.
 
     The interval from ``begin`` to ``end`` has ``factor - 1`` stages of equal
-    length, each of which ends with a pruning step. In the paper (Sec. 3) it is the
+    length; each stage ends with a pruning step. In the paper (Sec. 3) it is the
     first half of training; the second half trains the remaining weights.
 
     Args:

@@ -34,7 +34,7 @@ from .compiler import (
 
 
 class _UntrustedError(OSError):
-    """A folder that other users may write to."""
+    """Raised if other users may write to a cache folder."""
 
 
 def kept_name(name: str, backend: str, *made_with: str) -> Path:

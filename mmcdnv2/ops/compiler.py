@@ -54,7 +54,7 @@ def instruction_sets(machine: str) -> List[InstructionSet]:
 
 
 class BuildError(RuntimeError):
-    """The kernels cannot be compiled here; the message says why."""
+    """Raised if the kernels cannot be compiled; the message has the reason."""
 
 
 def compile_kernels(

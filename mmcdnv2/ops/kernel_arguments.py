@@ -31,7 +31,7 @@ replaces_forward(
 
 
 class UnsupportedError(Exception):
-    """A module that the kernels do not support; the message has the reason."""
+    """Raised if the kernels do not support a module; the message has the reason."""
 
 
 class KernelArguments:

@@ -118,7 +118,7 @@ class KernelMixin(ModuleMixin):
     # Only condensed layers are worth compiling the kernels. Other modules use them
     # if they are loaded.
     _only_if_loaded = False
-    # Whether reports and exports use the kernels of the parts instead.
+    # True if reports and exports use the kernels of the parts instead.
     _reports_parts = False
 
     def _kernel_arguments(self) -> KernelArguments:

@@ -413,7 +413,7 @@ def test_resolves_under_both_scopes(scope, prefix):
         (dict(arch=TINY, frozen_stages=4), r'frozen_stages must be in \[-1, 3\]'),
     ],
 )
-def test_bad_arguments(arguments, sentence):
+def test_rejects_bad_arguments(arguments, sentence):
     with pytest.raises(InputError, match=sentence):
         CondenseNetV2(**arguments)
 

@@ -454,7 +454,7 @@ def test_stages():
         (lambda: LGC.condensed_type(8, 6, groups=4), 'into 4 equal groups'),
     ],
 )
-def test_bad_arguments(build, sentence):
+def test_rejects_bad_arguments(build, sentence):
     with pytest.raises(InputError, match=sentence):
         build()
 

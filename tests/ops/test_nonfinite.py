@@ -126,8 +126,8 @@ def test_weights(name, chosen, operators):
             add_nonfinite(other.state_dict()[key], random)
             x = torch.randn(1, channels, 13, 18, generator=random)
             actual, expected = other(x), operators(other, x)
-            # Whether the zero padding is multiplied by such a weight depends on
-            # PyTorch's convolution algorithm.
+            # PyTorch's convolution algorithms differ in whether they multiply the
+            # zero padding by such a weight.
             if key.endswith('conv.conv.weight') or part._get_name() == 'Stem':
                 actual, expected = (y[..., 3:-3, 3:-3] for y in (actual, expected))
             assert_same_kinds(actual, expected)

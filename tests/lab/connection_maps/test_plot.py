@@ -185,7 +185,7 @@ def test_compared_models_share_their_scales():
         [[make_block('SFR', 110 * [[[1.0, NAN]]], {'input': 0}, 'layers.')]],
         [[make_block('SFR', [[[0.0016, NAN]]], {'input': 0})]],
     ],
-    ids=['36 layers', '110 layers beside 6', 'separate blocks', 'bars', 'one bar'],
+    ids=['36 layers', '110 layers next to 6', 'separate blocks', 'bars', 'one bar'],
 )
 def test_nothing_overlaps(columns):
     figure = connection_figure(len(columns) * ['a'], columns)

@@ -34,7 +34,7 @@ class Backbone {
   int64_t in_channels() const { return stem_.in_channels; }
   const std::vector<DenseBlock>& blocks() const { return blocks_; }
 
-  // Whether a block begins with 2x2 average pooling.
+  // Returns whether a block begins with 2x2 average pooling.
   bool pools(size_t block) const { return pools_[block]; }
 
   // Sizes of the blocks' outputs.
@@ -118,7 +118,8 @@ class Backbone {
     }
   }
 
-  // Whether the first block's map is only needed as the second's pooled input.
+  // Returns whether the first block's map is only needed as the second block's
+  // pooled input.
   bool is_run_in_bands(const std::vector<float*>& targets) const {
     return blocks_.size() > 1 && pools_[1] && !targets[0] &&
            !blocks_[0].out_norm &&

@@ -228,8 +228,8 @@ class BlockPass {
     leave_pending(layer, mean);
   }
 
-  // Whether halos are a large part of a thread's pixels, and all its data fits
-  // into its cache.
+  // Returns whether halos are a large part of a thread's pixels, and all its
+  // data fits into its cache.
   bool is_run_in_bands() const {
     for (const DenseLayer& layer : layers_)
       if (is_small_for_threads(layer)) return false;

@@ -30,7 +30,7 @@ class FeatureMap {
     }
   }
 
-  // Whether the map cannot be in the backend's memory.
+  // Returns whether the map cannot be in the backend's memory.
   static bool needs_own(int64_t height, int64_t width, const float* target) {
     return !target || height * width % kAlign;
   }

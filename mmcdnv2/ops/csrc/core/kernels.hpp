@@ -124,7 +124,7 @@ struct Kernels {
   int64_t winograd_members;
   void (*gather_conv)(const GatherConv&, const Plane& x, const Plane& h,
                       Range pixels, Range groups, float* panel);
-  // `sums` has room for 12 rows of kSummedPixels and kAlign before and behind.
+  // `sums` has room for 12 rows of kSummedPixels and kAlign before and after.
   void (*group_conv3x3)(const GroupConv3x3&, const ColumnMasks&, const Plane& h,
                         const Plane& out, Range pixels, Range groups,
                         float* sums);
@@ -144,7 +144,7 @@ struct Kernels {
                        Range pixels, float* panel);
   void (*row_conv)(const RowConv&, const float* const* rows, const Plane& out,
                    Range pixels);
-  // Whether all pixels of a channel in any range are finite.
+  // Returns whether all pixels of a channel in any range are finite.
   bool (*is_finite)(const Plane&, int64_t channel, Range pixels);
   // dst = affine(src), or dst += affine(src).
   void (*affine)(const Affine&, const Plane& src, const Plane& dst,

@@ -41,7 +41,7 @@ struct ScaleShift {
   }
 };
 
-// Whether a norm can be folded into the weights before it. Weights that
+// Returns whether a norm can be folded into the weights before it. Weights that
 // overflow to infinity would give NaN sums.
 inline bool can_fold(const float* weight, int64_t count, float scale) {
   for (int64_t i = 0; i < count; ++i)
