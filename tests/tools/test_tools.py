@@ -528,7 +528,7 @@ def test_complexity(run, capsys, monkeypatch):
     assert cells[1:6] == ['32x32', '0.523', '0.217', '0.22M', '-1.6%']
     assert cells[6:] == ['64.934', '27.186', '28.642', '28.6M', '+0.1%', '1 2']
     assert '1: Published figures: paper of CondenseNet.' in out
-    assert '2: Ours, rounded to the digits that were printed, is the same.' in out
+    assert '2: Our figure is equal after rounding to the published digits.' in out
 
     arguments = (config, '--input-shape', 64, 32)
     assert run('analysis_tools/complexity.py', *arguments) == 0
