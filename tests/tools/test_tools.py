@@ -1,6 +1,8 @@
 """The command-line tools, from training to the condensed model's test."""
 
+import ast
 import json
+import os
 import pickle
 import subprocess
 import sys
@@ -546,3 +548,29 @@ def test_training_cost(run, tiny_configs, tmp_path, capsys):
     report = json.loads(report.read_text())
     assert report['setup']['shape'] == [64, 64]
     assert len(report['costs']) == 3
+
+
+@pytest.mark.parametrize(
+    'given, policy', [({}, 'PASSIVE'), ({'OMP_WAIT_POLICY': 'active'}, 'ACTIVE')]
+)
+def test_how_threads_wait(given, policy):
+    env = {k: v for k, v in os.environ.items() if k != 'OMP_WAIT_POLICY'}
+    done = subprocess.run(
+        [sys.executable, 'tools/train.py', '--help'],
+        cwd=ROOT,
+        env=dict(env, PYTHONPATH=str(ROOT), OMP_DISPLAY_ENV='true', **given),
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    # As PyTorch's OpenMP has read it.
+    assert f"OMP_WAIT_POLICY = '{policy}'" in done.stderr
+
+
+@pytest.mark.parametrize('name', ['demo', 'predict', 'test', 'train'])
+def test_it_is_chosen_before_pytorch_is_loaded(name):
+    body = ast.parse((ROOT / 'tools' / f'{name}.py').read_text()).body
+    lines = [ast.unparse(statement) for statement in body]
+    chosen = lines.index("os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')")
+    modules = [line.split()[1].split('.')[0] for line in lines[1:chosen]]
+    assert set(modules) <= set(sys.stdlib_module_names)
