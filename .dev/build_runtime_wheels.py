@@ -1,4 +1,4 @@
-"""Build the wheels of mmcdnv2-runtime, for this processor and by cross-compiling.
+"""Build the wheels of mmcdnv2-runtime, natively and by cross-compiling.
 
     python .dev/build_runtime_wheels.py [--out dist] [x86_64] [aarch64]
 
@@ -23,7 +23,7 @@ MACHINES = ('x86_64', 'aarch64')
 
 
 def compiler_for(machine: str) -> str:
-    """Return the command that compiles for a processor."""
+    """Return the compiler for an architecture."""
     if machine == platform.machine():
         return os.environ.get('CXX') or 'c++'
     return f'{machine}-linux-gnu-g++'
@@ -33,14 +33,14 @@ def build(machine: str, folder: Path) -> Path:
     """Build one wheel.
 
     Args:
-        machine (str): The processor.
-        folder (Path): Where the wheel goes.
+        machine (str): The architecture.
+        folder (Path): Output folder.
 
     Returns:
         Path: The wheel.
     """
     command = [sys.executable, '-m', 'pip', 'wheel', '-q', '--no-deps']
-    # What builds it is in the environment already.
+    # The build dependencies are already in the environment.
     command += ['--no-build-isolation', '-w', str(folder), str(RUNTIME)]
     status = subprocess.call(command, env=dict(os.environ, CXX=compiler_for(machine)))
     if status:
@@ -50,7 +50,7 @@ def build(machine: str, folder: Path) -> Path:
 
 
 def main() -> None:
-    """Build."""
+    """Build the wheels."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('machines', nargs='*', metavar='|'.join(MACHINES))
     parser.add_argument('--out', type=Path, default=RUNTIME.parent / 'dist')
@@ -58,7 +58,7 @@ def main() -> None:
     missing = []
     for machine in args.machines or MACHINES:
         if machine not in MACHINES:
-            sys.exit(f'{machine} is none of {", ".join(MACHINES)}.')
+            sys.exit(f'{machine} must be one of {", ".join(MACHINES)}.')
         compiler = compiler_for(machine)
         if shutil.which(compiler.split()[0]) is None:
             missing.append(machine)

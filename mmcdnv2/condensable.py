@@ -1,4 +1,4 @@
-"""The mixin of all networks with sparse layers."""
+"""The mixin for networks with sparse layers."""
 
 import os
 from typing import Any, Dict, List
@@ -36,18 +36,18 @@ def _read_names(path: str) -> List[str]:
 
 
 class CondensableMixin(ModuleMixin):
-    """Condensing for networks built from LGC and SFR.
+    """Condensing for networks with LGC and SFR layers.
 
-    List it before the other base class. A network that has it takes
-    ``deploy=True`` to build its condensed form.
+    List it before the other base class. A subclass must accept ``deploy=True`` to
+    build its condensed form.
     """
 
     def init_weights(self) -> None:
-        """Initialise; what ``init_cfg`` loads must have all the weights.
+        """Initialise weights; require complete checkpoints in ``init_cfg``.
 
         Raises:
-            InputError: If the checkpoint lacks parameters or has others'.
-                MMEngine would leave those at random.
+            InputError: If the checkpoint lacks parameters or their shapes differ.
+                MMEngine would leave these random.
         """
         cfgs = self.init_cfg or []
         pretrained = [
@@ -60,8 +60,8 @@ class CondensableMixin(ModuleMixin):
             again = getattr(self, 'is_init', False)
             before = [parameters_to_vector(sfr.parameters()) for sfr in sfrs]
             super().init_weights()
-            # Some networks have initialised all their layers by type only. In a
-            # second call MMEngine keeps all weights, but these networks do not.
+            # Some networks initialise their layers by type, which overwrites
+            # sfr_init, also in a second call, where MMEngine keeps all weights.
             for sfr, values in zip(sfrs, before):
                 kept = torch.equal(parameters_to_vector(sfr.parameters()), values)
                 if not (again and kept):
@@ -75,12 +75,12 @@ class CondensableMixin(ModuleMixin):
             if cfg.get('prefix') and any(name.startswith(wrapped) for name in names):
                 cfg['prefix'] = wrapped
         weights: Dict[str, Tensor] = {}
-        # MMEngine finds, reads and renames the weights; this sees what it loads.
+        # Collects the weights that MMEngine finds, reads and renames.
         handle = self._register_load_state_dict_pre_hook(
             lambda state_dict, *_: weights.update(state_dict)
         )
-        # MMEngine would load nothing in a second call, but some networks draw
-        # random weights in each.
+        # Without this, MMEngine loads nothing in a second call, but some networks
+        # draw random weights in each.
         self.is_init = False
         try:
             super().init_weights()
@@ -101,8 +101,8 @@ class CondensableMixin(ModuleMixin):
         check_finite(weights, source)
         check_types(self, weights, source)
         try:
-            # MMEngine has done it, but goes on where a shape differs, and some
-            # networks draw random weights afterwards.
+            # Again: MMEngine skips weights whose shape differs, and some networks
+            # draw random weights after loading.
             self.load_state_dict(weights, strict=False)
         except RuntimeError as error:
             reason = str(error).splitlines()[-1].strip()
@@ -113,7 +113,7 @@ class CondensableMixin(ModuleMixin):
     def _check_names(
         self, weights: Dict[str, Tensor], pretrained: List[Dict[str, Any]], source: str
     ) -> None:
-        """Raise unless there are weights for all parameters."""
+        """Check that there are weights for all parameters."""
         missing = [name for name, _ in self.named_parameters() if name not in weights]
         if missing:
             prefix = (pretrained[-1].get('prefix') or '').rstrip('.')
@@ -126,7 +126,7 @@ class CondensableMixin(ModuleMixin):
 
     @property
     def deploy(self) -> bool:
-        """bool: Whether there is nothing left to condense."""
+        """bool: Whether the network has no sparse layers."""
         return not sparse_layers(self)
 
     def switch_to_deploy(self) -> None:
@@ -134,6 +134,6 @@ class CondensableMixin(ModuleMixin):
 
         Raises:
             InputError: If a layer's sparsification is unfinished; the network
-                is then left as it was.
+                is then unchanged.
         """
         condense_layers(self)

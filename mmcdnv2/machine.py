@@ -6,8 +6,8 @@ from pathlib import Path
 
 
 def processor_name() -> str:
-    """Name of the processor."""
-    # Python's own name for it is 'x86_64' or nothing at all on Linux.
+    """Return the name of the processor."""
+    # On Linux, platform.processor() is 'x86_64' or empty.
     info = Path('/proc/cpuinfo')
     lines = info.read_text().splitlines() if info.is_file() else []
     names = [line.split(':', 1)[1] for line in lines if line.startswith('model name')]

@@ -11,8 +11,8 @@ import torch
 from mmengine.config import Config
 from mmengine.visualization import Visualizer
 
+from lab.digits import make_digits
 from mmcdnv2.builder import build_model
-from mmcdnv2.datasets.digits import make_digits
 from mmcdnv2.layers import SFRModule, sparse_layers
 
 # Test files are imported by path; this makes `reference` importable.
@@ -222,6 +222,7 @@ def run(monkeypatch, capsys):
         argv = [script, *map(str, arguments)]
         monkeypatch.setattr(sys, 'argv', argv)
         monkeypatch.chdir(ROOT)
+        monkeypatch.syspath_prepend((ROOT / 'tools' / script).parent)
         # MMEngine hands a new runner the visualizer of an earlier one.
         for visualizer in (Visualizer, *Visualizer.__subclasses__()):
             visualizer._instance_dict.clear()

@@ -18,8 +18,8 @@ from mmengine.registry import PARAM_SCHEDULERS, init_default_scope
 from mmengine.runner import Runner
 from mmpretrain.datasets import RandAugment
 
+from lab.digits import STUDY, make_classification
 from mmcdnv2.builder import build_model, input_shape_of
-from mmcdnv2.datasets.digits import STUDY, make_classification
 from mmcdnv2.engine import SparsificationHook
 from mmcdnv2.layers import sparse_layers
 

@@ -7,8 +7,8 @@ from mmengine.registry import HOOKS, init_default_scope
 from mmpretrain import ModelHub, get_model, list_models
 
 import mmcdnv2
+from lab.zoo import read_zoo
 from mmcdnv2 import registry
-from mmcdnv2.analysis import read_zoo
 from mmcdnv2.backbones import CondenseNetV2
 from mmcdnv2.engine import ChannelsLastHook, SparsificationHook
 
@@ -51,7 +51,7 @@ def test_model_index_of_wheel_and_clone(monkeypatch, tmp_path, place):
 
 
 def test_a_taken_name_does_not_stop_the_import():
-    with pytest.warns(UserWarning, match='Not all configs are known by name'):
+    with pytest.warns(UserWarning, match='Not all configs were registered by name'):
         registry.register_configs()
 
 

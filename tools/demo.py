@@ -17,6 +17,10 @@ from functools import partial
 from pathlib import Path
 from typing import Callable, Dict
 
+# OpenMP reads this when PyTorch is loaded. By default its threads wait actively for
+# each other, which takes many times as long where another process needs a core.
+os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')
+
 from rich.console import Console
 from rich.table import Table
 
@@ -97,7 +101,7 @@ def call(script: str, *arguments: object) -> None:
 
 def make_data(folder: Path) -> Dict:
     """Make the data set."""
-    call('dataset_converters/digits.py', folder)
+    call('analysis_tools/digits.py', folder)
     return dict(path=str(folder))
 
 
@@ -136,7 +140,7 @@ def export(config: str, checkpoint: str, folder: Path) -> Dict:
 
 def draw(config: str, checkpoint: str, folder: Path) -> Dict:
     """Draw ground truth next to detections."""
-    from mmcdnv2.analysis.detections import draw_detections
+    from mmcdnv2.inference.detections import draw_detections
 
     picture = WORK_DIR / 'detections.png'
     draw_detections(config, checkpoint, picture)

@@ -19,10 +19,10 @@ from mmengine.registry import init_default_scope
 from mmpretrain.models import BaseClassifier
 from torch import Tensor, nn
 
-from ..analysis import time_rounds
 from ..builder import build_model, prepare
 from ..checkpoint import check_finite, load_checkpoint, load_weights, weights_of
 from ..class_names import class_names, number_of_classes
+from ..complexity import time_rounds
 from ..config import load_config
 from ..deploy.condense import check_finished
 from ..errors import InputError

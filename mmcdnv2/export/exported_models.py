@@ -128,15 +128,22 @@ class ExportedModel(BaseModel):
         """Complete the data samples; arguments as of :meth:`forward`."""
         raise NotImplementedError
 
-    def check_classes(self, dataset_meta: Mapping[str, Any]) -> None:
-        """Refuse to be tested on a data set of other classes.
+    def check_classes(
+        self, dataset_meta: Union[Mapping[str, Any], Sequence[Mapping[str, Any]]]
+    ) -> None:
+        """Reject a data set with other classes.
 
         Args:
-            dataset_meta (Mapping): The data set's.
+            dataset_meta (Mapping | Sequence[Mapping]): The data set's, or those of the
+                parts of a concatenated one.
 
         Raises:
             InputError: If both name their classes, and others.
         """
+        if not isinstance(dataset_meta, Mapping):
+            for each in dataset_meta:
+                self.check_classes(each)
+            return
         own, wanted = self._known['classes'], dataset_meta.get('classes')
         if own is None or wanted is None or list(own) == list(wanted):
             return

@@ -1277,7 +1277,7 @@ def test_tools_compare_heads_with_the_data(run, tiny_configs, digits, tmp_path):
 
 def test_a_study_looks_once(monkeypatch, folders):
     """Its entries share their data."""
-    from mmcdnv2.study import data
+    from lab.study import data
 
     seen = []
     monkeypatch.setattr(data, 'check_data', lambda cfg, loader: seen.append(loader))

@@ -7,7 +7,7 @@ from mmengine.config import Config
 
 pytest.importorskip('onnxscript')
 
-from mmcdnv2.benchmark.detectors import (  # noqa: E402
+from lab.benchmark.detectors import (  # noqa: E402
     DetectorSettings,
     build_detector,
     config_of,

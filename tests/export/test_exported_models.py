@@ -379,6 +379,10 @@ def test_knows_its_classes(path):
     model = ExportedDetector(detector(path))
     model.check_classes(dict(classes=['a', 'b', 'c']))
     model.check_classes({})
+    # MMDetection's ConcatDataset has a list if its parts differ in anything.
+    model.check_classes([dict(classes=['a', 'b', 'c'], palette=[1]), {}])
+    with pytest.raises(InputError, match='3 classes and the data set 2'):
+        model.check_classes([{}, dict(classes=('a', 'b'))])
     with pytest.raises(InputError, match='3 classes and the data set 2'):
         model.check_classes(dict(classes=('a', 'b')))
     with pytest.raises(InputError, match="'b' as class 1 and the data set 'x'"):

@@ -8,10 +8,10 @@ from conftest import randomise
 from mmengine.registry import DefaultScope
 from torch import nn
 
+from lab.benchmark import RUNTIMES
+from lab.benchmark.runtimes import Job, as_tensors
 from mmcdnv2 import ops
 from mmcdnv2.backbones import CondenseNetV2, SFRShuffleNetV2, ShuffleNetV2Plus
-from mmcdnv2.benchmark import RUNTIMES
-from mmcdnv2.benchmark.runtimes import Job, as_tensors
 from mmcdnv2.export.standard_form import (
     DepthwiseSum,
     Select,

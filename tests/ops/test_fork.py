@@ -1,4 +1,4 @@
-"""Processes that are forked while other threads run kernels."""
+"""Forking processes while other threads run kernels."""
 
 import os
 import subprocess
@@ -13,7 +13,7 @@ from mmcdnv2.ops.onnxruntime_library import library_path
 
 pytestmark = pytest.mark.skipif(
     not ops.load() or not hasattr(os, 'fork'),
-    reason=f'no kernels or no fork here: {ops.describe()}',
+    reason=f'no kernels or no fork: {ops.describe()}',
 )
 
 # In both backends, each of which has its own memory pool. Children compute on one
@@ -51,7 +51,7 @@ def infer():
     assert uses_kernels(backbone, x)
     while not stop.is_set():
         calls[0]()
-        library.forget(weight)  # packs it again
+        library.forget(weight)  # forces packing
 
 threads = [threading.Thread(target=infer, daemon=True) for _ in range(3)]
 for thread in threads:

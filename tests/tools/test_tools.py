@@ -1,6 +1,8 @@
 """The command-line tools, from training to the condensed model's test."""
 
+import ast
 import json
+import os
 import pickle
 import subprocess
 import sys
@@ -315,7 +317,7 @@ def test_condense_looks_whether_it_can_write(run, tiny_configs, tmp_path, monkey
             ['{out}', 'minival.txt'],
             'There is no annotation file',
         ),
-        ('dataset_converters/digits.py', ['{digits}'], 'exists already'),
+        ('analysis_tools/digits.py', ['{digits}'], 'exists already'),
         ('analysis_tools/complexity.py', ['none.py'], 'There is no config file'),
         (
             'analysis_tools/complexity.py',
@@ -528,7 +530,7 @@ def test_complexity(run, capsys, monkeypatch):
     assert cells[1:6] == ['32x32', '0.523', '0.217', '0.22M', '-1.6%']
     assert cells[6:] == ['64.934', '27.186', '28.642', '28.6M', '+0.1%', '1 2']
     assert '1: Published figures: paper of CondenseNet.' in out
-    assert '2: Ours, rounded to the digits that were printed, is the same.' in out
+    assert '2: Our figure is equal after rounding to the published digits.' in out
 
     arguments = (config, '--input-shape', 64, 32)
     assert run('analysis_tools/complexity.py', *arguments) == 0
@@ -546,3 +548,29 @@ def test_training_cost(run, tiny_configs, tmp_path, capsys):
     report = json.loads(report.read_text())
     assert report['setup']['shape'] == [64, 64]
     assert len(report['costs']) == 3
+
+
+@pytest.mark.parametrize(
+    'given, policy', [({}, 'PASSIVE'), ({'OMP_WAIT_POLICY': 'active'}, 'ACTIVE')]
+)
+def test_how_threads_wait(given, policy):
+    env = {k: v for k, v in os.environ.items() if k != 'OMP_WAIT_POLICY'}
+    done = subprocess.run(
+        [sys.executable, 'tools/train.py', '--help'],
+        cwd=ROOT,
+        env=dict(env, PYTHONPATH=str(ROOT), OMP_DISPLAY_ENV='true', **given),
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    # As PyTorch's OpenMP has read it.
+    assert f"OMP_WAIT_POLICY = '{policy}'" in done.stderr
+
+
+@pytest.mark.parametrize('name', ['demo', 'predict', 'test', 'train'])
+def test_it_is_chosen_before_pytorch_is_loaded(name):
+    body = ast.parse((ROOT / 'tools' / f'{name}.py').read_text()).body
+    lines = [ast.unparse(statement) for statement in body]
+    chosen = lines.index("os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')")
+    modules = [line.split()[1].split('.')[0] for line in lines[1:chosen]]
+    assert set(modules) <= set(sys.stdlib_module_names)

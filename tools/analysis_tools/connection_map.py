@@ -1,19 +1,19 @@
-"""Draw what the sparse layers of a checkpoint connect, and how strongly.
+"""Draw the connections of a checkpoint's sparse layers and their strengths.
 
-A table says how strongly the layers of dense blocks read what was computed how long
-before.
+Also prints how strongly the layers of dense blocks read features by distance.
 """
 
 import argparse
 from typing import List, Optional
 
+import clone  # noqa: F401
 from rich.markup import escape
 from rich.table import Table
 
-from mmcdnv2.analysis import lgc_chains, measure_use
-from mmcdnv2.analysis.connection_map import BlockMap
-from mmcdnv2.analysis.connection_plot import draw_connection_maps
-from mmcdnv2.analysis.source_use import QUANTITIES
+from lab.connection_maps import lgc_chains, measure_use
+from lab.connection_maps.block_map import BlockMap
+from lab.connection_maps.plot import draw_connection_maps
+from lab.connection_maps.source_use import QUANTITIES
 from mmcdnv2.cli import add_trust_argument, command_line, report_console
 
 
@@ -22,7 +22,7 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('config', help='config file of the model')
     parser.add_argument('checkpoint', help='its checkpoint, sparse or condensed')
-    parser.add_argument('--out', required=True, help='picture to write')
+    parser.add_argument('--out', required=True, help='image file to write')
     parser.add_argument(
         '--compare',
         nargs=2,
@@ -41,8 +41,8 @@ def number(value: Optional[float]) -> str:
 def show(names: List[str], models: List[List[BlockMap]]) -> None:
     """Print how far back the models' layers read."""
     table = Table(
-        title='Mean |w| of the LGCs, by what was computed how many layers before',
-        caption='Relative to the mean of all that a layer reads. Early use: of the '
+        title='Mean |w| of the LGCs by distance to the source in layers',
+        caption='Relative to the mean over the sources of a layer. Early use: of the '
         'first third of the layers by the last third.',
     )
     for column in ('model', 'layers'):
@@ -64,14 +64,14 @@ def show(names: List[str], models: List[List[BlockMap]]) -> None:
         console.print(table)
     for name in without:
         console.print(
-            f'{name} has no LGCs in dense blocks, so it has no such numbers.',
+            f'{name} has no LGCs in dense blocks, so there is no table for it.',
             markup=False,
         )
 
 
 @command_line(parse_args)
 def main(args: argparse.Namespace) -> None:
-    """Draw."""
+    """Draw the maps and print the table."""
     models = [(args.config, args.checkpoint)]
     if args.compare:
         models.append(tuple(args.compare))

@@ -4,13 +4,12 @@ import argparse
 import sys
 from pathlib import Path
 
+from clone import ROOT
 from mmengine.config import DictAction
 from rich.console import Console
 from rich.table import Table
 
-from mmcdnv2.cli import command_line, report_console
-from mmcdnv2.errors import InputError
-from mmcdnv2.study import (
+from lab.study import (
     ENTRIES,
     QUICK,
     Connections,
@@ -21,7 +20,7 @@ from mmcdnv2.study import (
     run_study,
     study_connections,
 )
-from mmcdnv2.study.connections import (
+from lab.study.connections import (
     DIFFERENCES_TITLE,
     USE_COLUMNS,
     connections_heading,
@@ -29,7 +28,7 @@ from mmcdnv2.study.connections import (
     remarks,
     use_cells,
 )
-from mmcdnv2.study.tables import (
+from lab.study.tables import (
     DIFFERENCE_COLUMNS,
     ENTRY_COLUMNS,
     NOTE,
@@ -37,47 +36,49 @@ from mmcdnv2.study.tables import (
     entry_cells,
     heading,
 )
+from mmcdnv2.cli import command_line, report_console
+from mmcdnv2.errors import InputError
 
-CONFIG = Path(__file__).resolve().parents[2] / 'configs' / 'study' / 'digits.py'
+CONFIG = ROOT / 'configs' / 'study' / 'digits.py'
 
 
 def parse_args() -> argparse.Namespace:
     """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
-        '--config', default=str(CONFIG), help='data and recipe (default: the digits)'
+        '--config', default=str(CONFIG), help='data and recipe (default: digits)'
     )
     parser.add_argument(
         '--quick',
         action='store_true',
-        help=f'only {", ".join(QUICK)}, two seeds and two epochs, if not given',
+        help=f'use {", ".join(QUICK)}, two seeds and two epochs as defaults',
     )
     parser.add_argument(
         '--entries',
         nargs='+',
         metavar='ENTRY',
-        help=f'what to train (default: all): {", ".join(ENTRIES)}',
+        help=f'entries to train (default: all): {", ".join(ENTRIES)}',
     )
     parser.add_argument('--seeds', type=int, nargs='+', help='default: 0 1 2')
     parser.add_argument('--epochs', type=int, help="default: the config's")
     parser.add_argument(
-        '--jobs', type=int, help='trainings at once (default: one for each core)'
+        '--jobs', type=int, help='parallel training runs (default: one per core)'
     )
     parser.add_argument('--data-root', help="folder of the data (default: config's)")
     parser.add_argument(
         '--out',
         type=Path,
-        help='folder to write to (default: work_dirs/study/CONFIG_NAME)',
+        help='output folder (default: work_dirs/study/CONFIG_NAME)',
     )
     parser.add_argument(
         '--report-only',
         action='store_true',
-        help='train nothing, report what is trained so far',
+        help='do not train; report the finished runs',
     )
     parser.add_argument(
         '--connections',
         action='store_true',
-        help='train nothing, measure how far back the layers of what is trained read',
+        help='do not train; measure how far back the layers of finished runs read',
     )
     parser.add_argument(
         '--cfg-options',
@@ -130,7 +131,7 @@ def show_connections(connections: Connections) -> None:
 
 @command_line(parse_args)
 def main(args: argparse.Namespace) -> None:
-    """Study."""
+    """Train the entries and report."""
     name = Path(args.config).stem + ('_quick' if args.quick else '')
     settings = Settings(
         config=args.config,
@@ -153,22 +154,22 @@ def main(args: argparse.Namespace) -> None:
             report = run_study(settings, args.jobs, progress)
     except KeyboardInterrupt:
         print(
-            f'Interrupted: {settings.out} keeps what is trained, and the same command '
-            'goes on.',
+            f'Interrupted: {settings.out} keeps what is trained; run the same command '
+            'again to continue.',
             file=sys.stderr,
         )
         sys.exit(130)
     show(report)
     names = ['study.md', 'study.json']
-    # There is none of results that are not compared.
+    # Without comparisons there is no plot.
     if (settings.out / 'study.png').exists():
         names.append('study.png')
     print(f'Written to {settings.out}: {", ".join(names)}')
     if report.failures:
         name, reason = next(iter(report.failures.items()))
         raise InputError(
-            f'{len(report.failures)} trainings failed, and the same command tries only '
-            f'these again; the first is {name}: {reason}'
+            f'{len(report.failures)} training runs failed; the same command runs only '
+            f'these again. The first is {name}: {reason}'
         )
 
 

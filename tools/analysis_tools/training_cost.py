@@ -1,15 +1,15 @@
-"""Measure a training step's time and memory, next to the authors' structure's."""
+"""Measure a training step's time and memory, also with the authors' structure."""
 
 import argparse
 import json
 from dataclasses import asdict
-from pathlib import Path
 
+from clone import ROOT
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from mmcdnv2.benchmark.training_cost import (
+from lab.benchmark.training_cost import (
     VARIANTS,
     TrainingSetup,
     measure_training,
@@ -17,7 +17,7 @@ from mmcdnv2.benchmark.training_cost import (
 from mmcdnv2.cli import add_input_shape_argument, command_line
 from mmcdnv2.files import check_writable, replace_when_done
 
-CONFIG = Path(__file__).resolve().parents[2] / 'configs' / 'cdnv2_c_8xb128_in1k.py'
+CONFIG = ROOT / 'configs' / 'cdnv2_c_8xb128_in1k.py'
 
 
 def parse_args() -> argparse.Namespace:
@@ -33,7 +33,7 @@ def parse_args() -> argparse.Namespace:
         '--part',
         choices=('classifier', 'backbone'),
         default='classifier',
-        help="what to train; of a detector's config only the backbone",
+        help='part to train; for detectors only the backbone',
     )
     parser.add_argument('--batch', type=int, default=16, help='images (default: 16)')
     add_input_shape_argument(
@@ -44,20 +44,20 @@ def parse_args() -> argparse.Namespace:
         '--rounds',
         type=int,
         default=3,
-        help='timed steps of each (default: 3), with an untimed one before each',
+        help='timed steps per variant (default: 3), each after an untimed step',
     )
     parser.add_argument(
         '--channels-last',
         action='store_true',
-        help='lay all variants out channels last, as ChannelsLastHook does',
+        help='use the channels-last format for all variants, as ChannelsLastHook',
     )
-    parser.add_argument('--json', help='file to write the figures to')
+    parser.add_argument('--json', help='also write the results to this file')
     return parser.parse_args()
 
 
 @command_line(parse_args)
 def main(args: argparse.Namespace) -> None:
-    """Measure."""
+    """Measure the variants and print a table."""
     shape = tuple(args.input_shape)
     setup = TrainingSetup(
         args.config, args.part, args.batch, shape, args.threads, args.channels_last
@@ -93,8 +93,8 @@ def main(args: argparse.Namespace) -> None:
     console = Console()
     console.print(table)
     console.print(
-        "Time and memory are also given as multiples of the authors' structure. "
-        'Memory: tensors of the step, without weights and momentum.'
+        "The last two columns are relative to the authors' structure. Memory: tensors "
+        'of the step, without weights and momentum.'
     )
 
 

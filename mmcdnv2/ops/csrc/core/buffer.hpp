@@ -1,4 +1,4 @@
-// Memory for rows of pixels.
+// Memory for feature maps.
 
 #pragma once
 
@@ -20,7 +20,7 @@ inline int64_t round_up(int64_t n) {
   return (n + kAlign - 1) / kAlign * kAlign;
 }
 
-// An odd number of cache lines, so that the rows of a plane spread over the
+// An odd number of cache lines, so that the channels of a plane spread over the
 // sets of a cache.
 inline int64_t stride_of(int64_t pixels) { return round_up(pixels) | kAlign; }
 
@@ -37,15 +37,15 @@ inline int64_t cached_floats = [] {
   return most / static_cast<int64_t>(sizeof(float)) * 3 / 4;
 }();
 
-// Keeps large pieces of memory for the next call: pages that the system has
-// just made cost more than what is computed on them.
+// Keeps large pieces of memory for the next call, because page faults of new
+// memory cost more than the computation on it.
 class MemoryPool {
  public:
   struct Piece {
     void* data;
     size_t bytes;
   };
-  // Smaller pieces are malloc's, which keeps those; at most so much is kept.
+  // malloc keeps smaller pieces itself. At most kKept bytes are kept.
   static constexpr size_t kSmallest = 1 << 20, kKept = 256 << 20;
 
   // At least so many bytes at the start of a cache line; throws std::bad_alloc.
@@ -80,15 +80,15 @@ class MemoryPool {
  private:
   static constexpr size_t kLine = 64;
 
-  // A power of two or one and a half of it, so that sizes that are much the
-  // same share a piece. Pages that are not used are not there.
+  // A power of two or 1.5 times one, so that similar sizes share a piece.
+  // Untouched pages are not committed.
   static size_t rounded(size_t bytes) {
     size_t size = kSmallest;
     while (size < bytes && size + size / 2 < bytes) size *= 2;
     return size < bytes ? size + size / 2 : size;
   }
 
-  // What was handed back last is most likely in a cache.
+  // Takes the piece released last, which is most likely in a cache.
   void* take(size_t bytes) {
     const std::lock_guard<std::mutex> lock(fork_lock<MemoryPool>);
     for (size_t i = free_.size(); i-- > 0;) {
@@ -101,7 +101,7 @@ class MemoryPool {
     return nullptr;
   }
 
-  // What was handed back first comes first.
+  // In the order of release.
   std::vector<Piece> free_;
   size_t kept_ = 0;
 };
@@ -112,9 +112,9 @@ inline MemoryPool& memory_pool = *new MemoryPool;
 // Uninitialised floats at the start of a cache line.
 class Buffer {
  public:
-  // Null if there are none.
+  // Null if `size` is 0.
   explicit Buffer(int64_t size = 0) : piece_{nullptr, 0} {
-    // No machine has an eighth of the memory that numbers can count.
+    // Rejects sizes beyond the memory of any machine.
     if (size < 0 || size > INT64_MAX / 8) throw std::bad_alloc();
     if (size) piece_ = memory_pool.acquire(size * sizeof(float));
   }

@@ -1,4 +1,4 @@
-// A lock that a forked process finds open.
+// A mutex that is unlocked in forked processes.
 
 #pragma once
 

@@ -1,4 +1,4 @@
-// The operators that make the core known to PyTorch.
+// The PyTorch operators.
 
 #include <ATen/ATen.h>
 #include <ATen/EmptyTensor.h>
@@ -48,7 +48,7 @@ void choose_kernels(const std::string& name) {
               "; it has: ", kernel_names());
 }
 
-// Memory for tensors that comes from the pool.
+// Allocates tensors from the memory pool.
 class PooledAllocator final : public c10::Allocator {
  public:
 #if TORCH_VERSION_MAJOR == 2 && TORCH_VERSION_MINOR < 3
@@ -87,7 +87,7 @@ Parallel at_parallel() {
           }};
 }
 
-// Returns what `read` makes of the parameters.
+// Returns the operator that `read` packs from the parameters.
 template <class Packed, class Read>
 std::shared_ptr<const Packed> packed(const Kernels& kernels,
                                      at::TensorList params,
@@ -98,7 +98,7 @@ std::shared_ptr<const Packed> packed(const Kernels& kernels,
   std::vector<at::Tensor> owners;
   for (const at::Tensor& param : params) {
     TORCH_CHECK(param.is_cpu(), "mmcdnv2: a parameter is not on the CPU");
-    // A network may be laid out channels last.
+    // Weights may be in the channels-last format.
     owners.push_back(param.contiguous());
     const at::ScalarType type = param.scalar_type();
     arguments.params.push_back({owners.back().const_data_ptr(),
@@ -116,7 +116,7 @@ std::shared_ptr<const Packed> packed(const Kernels& kernels,
   }
 }
 
-// Returns what `read` makes of the parameters, anew only if they changed.
+// Returns the packed operator, and packs again only if the parameters changed.
 template <class Packed, class Read>
 std::shared_ptr<const Packed> packed_from(at::TensorList params,
                                           at::IntArrayRef spec,
@@ -150,14 +150,14 @@ void check_channels(const at::Tensor& x, int64_t expected) {
               " channels were expected, got ", x.size(1));
 }
 
-// Fake tensors have the channels that the caller states.
+// Fake tensors have the number of channels that the caller states.
 void check_output(int64_t channels, int64_t stated) {
   TORCH_CHECK(channels == stated, "mmcdnv2: the parameters give ", channels,
               " channels, not the stated ", stated);
 }
 
-// An uninitialised tensor. Large ones are kept for the next call: their pages
-// would have to be made anew each time.
+// An uninitialised tensor. Large ones come from the memory pool, which avoids
+// page faults in each call.
 at::Tensor empty_like_input(const at::Tensor& x, at::IntArrayRef sizes) {
   const size_t bytes = product(sizes.vec()) * sizeof(float);
   if (bytes < MemoryPool::kSmallest) return at::empty(sizes, x.options());
@@ -301,11 +301,11 @@ at::Tensor pool_excite(const at::Tensor& input, at::TensorList params,
   return out;
 }
 
-// glibc hands free memory at the end of the heap back to the system, so that
-// each inference would have its feature maps' pages made anew. The limits from
-// which it does so rise with the largest block that was ever freed.
+// glibc returns free memory at the end of the heap to the system, which would
+// cause page faults in each inference. Its thresholds rise with the largest
+// block that was ever freed.
 void keep_heap() {
-  // Of those that count, at most 32 MiB with what malloc adds.
+  // The largest block that counts is 32 MiB, including malloc's overhead.
   void* volatile block = std::malloc(size_t{31} << 20);
   std::free(block);
 }
