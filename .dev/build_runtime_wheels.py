@@ -2,8 +2,10 @@
 
     python .dev/build_runtime_wheels.py [--out dist] [x86_64] [aarch64]
 
-Without a name it builds both. The other processor's needs a cross-compiler, on Debian
-g++-aarch64-linux-gnu or g++-x86-64-linux-gnu.
+A wheel for another processor needs a cross-compiler, on Debian g++-aarch64-linux-gnu
+or g++-x86-64-linux-gnu. Without names this builds each wheel that has a compiler,
+reports missing compilers, and fails only if this processor's wheel is not built. With
+names, each of them must be built.
 """
 
 import argparse
@@ -53,18 +55,20 @@ def main() -> None:
     parser.add_argument('machines', nargs='*', metavar='|'.join(MACHINES))
     parser.add_argument('--out', type=Path, default=RUNTIME.parent / 'dist')
     args = parser.parse_args()
-    machines = args.machines or MACHINES
-    for machine in machines:
+    missing = []
+    for machine in args.machines or MACHINES:
         if machine not in MACHINES:
             sys.exit(f'{machine} is none of {", ".join(MACHINES)}.')
         compiler = compiler_for(machine)
         if shutil.which(compiler.split()[0]) is None:
+            missing.append(machine)
             package = f'g++-{machine.replace("_", "-")}-linux-gnu'
-            sys.exit(
-                f'{compiler} was not found, which compiles for {machine}; on Debian: '
-                f'apt-get install {package}'
+            print(
+                f'No wheel for {machine}: its compiler {compiler} was not found; on '
+                f'Debian: apt-get install {package}',
+                file=sys.stderr,
             )
-    for machine in machines:
+            continue
         # Only what is whole goes where others look for it.
         with tempfile.TemporaryDirectory() as folder:
             wheel = build(machine, Path(folder))
@@ -78,6 +82,8 @@ def main() -> None:
                 f'{size / 1e6:.2f} MB installed',
                 flush=True,
             )
+    if set(missing) & set(args.machines or [platform.machine()]):
+        sys.exit(1)
 
 
 if __name__ == '__main__':
