@@ -10,7 +10,13 @@ from mmengine.config import DictAction
 from rich.console import Console
 from rich.progress import track
 
-from .errors import ConfigError, DataError, InputError, UntrustedError
+from .errors import (
+    ChangedFileError,
+    ConfigError,
+    DataError,
+    InputError,
+    UntrustedError,
+)
 from .export.engines import ENGINES
 
 T = TypeVar('T')
@@ -21,6 +27,11 @@ _HINTS = (
         UntrustedError,
         'trust_checkpoint',
         'On the command line, that is --trust-checkpoint.',
+    ),
+    (
+        ChangedFileError,
+        'verify',
+        'On the command line, that is --no-verify.',
     ),
     (
         ConfigError,
