@@ -2,10 +2,10 @@
 
     python .dev/build_runtime_wheels.py [--out dist] [x86_64] [aarch64]
 
-A wheel for another processor needs a cross-compiler, on Debian g++-aarch64-linux-gnu or
-g++-x86-64-linux-gnu. Without names this builds each wheel that has a compiler, reports
-missing compilers, and fails only if this processor's own wheel is not built. With
-names, all of these must be built.
+A wheel for another processor needs a cross-compiler, on Debian g++-aarch64-linux-gnu
+or g++-x86-64-linux-gnu. Without names this builds each wheel that has a compiler,
+reports missing compilers, and fails only if this processor's wheel is not built. With
+names, each of them must be built.
 """
 
 import argparse

@@ -11,7 +11,13 @@ from mmengine.config import DictAction
 from rich.console import Console
 from rich.progress import track
 
-from .errors import ChangedError, ConfigError, DataError, InputError, UntrustedError
+from .errors import (
+    ChangedFileError,
+    ConfigError,
+    DataError,
+    InputError,
+    UntrustedError,
+)
 from .export.engines import ENGINES
 
 T = TypeVar('T')
@@ -24,11 +30,15 @@ _HINTS = (
         'On the command line, that is --trust-checkpoint.',
     ),
     (
+        ChangedFileError,
+        'verify',
+        'On the command line, that is --no-verify.',
+    ),
+    (
         ConfigError,
         'cfg_options',
         'Set keys of the config with --cfg-options KEY=VALUE ...',
     ),
-    (ChangedError, 'verify', 'On the command line, that is --no-verify.'),
     (
         DataError,
         'skip_data_check',

@@ -17,8 +17,8 @@ class UntrustedError(InputError):
     """A checkpoint that must be marked as trusted to be loaded."""
 
 
-class ChangedError(InputError):
-    """An exported file that was changed, perhaps on purpose."""
+class ChangedFileError(InputError):
+    """An exported file whose checksum differs."""
 
 
 def in_one_line(error: Exception) -> str:

@@ -19,7 +19,13 @@ from mmcdnv2.cli import (
     report_console,
     track_progress,
 )
-from mmcdnv2.errors import ConfigError, DataError, InputError, UntrustedError
+from mmcdnv2.errors import (
+    ChangedFileError,
+    ConfigError,
+    DataError,
+    InputError,
+    UntrustedError,
+)
 
 
 @pytest.fixture
@@ -65,6 +71,7 @@ def test_only_input_errors_become_one_sentence(run):
     ('error', 'option', 'hint'),
     [
         (UntrustedError, 'trust_checkpoint', 'On the command line, that is'),
+        (ChangedFileError, 'verify', 'On the command line, that is --no-verify'),
         (ConfigError, 'cfg_options', 'Set keys of the config with --cfg-options'),
         (DataError, 'skip_data_check', 'To go on all the same, --skip-data-check'),
     ],

@@ -9,7 +9,7 @@ from typing import Any, Dict, Iterator, List, Set, Tuple, Union
 import onnx
 from google.protobuf.message import Message
 
-from ..errors import ChangedError, InputError
+from ..errors import ChangedFileError, InputError
 from ..version import __version__
 
 PREFIX = 'mmcdnv2.'
@@ -122,8 +122,9 @@ def read_metadata(path: Union[str, Path], verify: bool = True) -> Metadata:
         Metadata: The metadata.
 
     Raises:
-        InputError: If the file is missing, damaged, changed, from elsewhere or of
-            another format, or its metadata are not understood.
+        ChangedFileError: If its checksum differs.
+        InputError: If the file is missing, damaged, from elsewhere or of another
+            format, or its metadata are not understood.
     """
     try:
         content = Path(path).read_bytes()
@@ -142,10 +143,10 @@ def read_metadata(path: Union[str, Path], verify: bool = True) -> Metadata:
         )
     blank = content[:-_DIGITS] + b'0' * _DIGITS
     if verify and hashlib.sha256(blank).hexdigest() != found.get(CHECKSUM):
-        raise ChangedError(
+        raise ChangedFileError(
             f'{path} was changed since it was exported (its checksum differs); if by '
             'accident, such as a failed copy, copy or export it again; if on purpose, '
-            'such as by a quantiser, set verify=False.'
+            'such as by a quantiser, pass verify=False.'
         )
     if next(_external(model), None) is not None:
         # The checksum does not cover them, and they may be anyone's.

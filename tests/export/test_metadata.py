@@ -99,7 +99,9 @@ def test_notices_other_weights_written_by_onnx(path):
     model = onnx.load(str(path))
     model.graph.initializer[0].raw_data = bytes(12000)
     onnx.save(model, str(path))
-    message = 'changed since .* if on purpose, such as by a quantiser, set verify=False'
+    message = (
+        'changed since .* if on purpose, such as by a quantiser, pass verify=False'
+    )
     with pytest.raises(InputError, match=message):
         read_metadata(path)
     assert read_metadata(path, verify=False) == METADATA
