@@ -1,6 +1,11 @@
 """Test a classifier or a detector: sparse, condensed or exported."""
 
 import argparse
+import os
+
+# OpenMP reads this when PyTorch is loaded. By default its threads wait actively for
+# each other, which takes many times as long where another process needs a core.
+os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')
 
 from mmengine.evaluator import DumpResults
 

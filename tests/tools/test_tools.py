@@ -1,7 +1,9 @@
 """The command-line tools, from training to the condensed model's test."""
 
 import json
+import os
 import pickle
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -454,3 +456,30 @@ def test_training_cost(run, tiny_configs, tmp_path, capsys):
     report = json.loads(report.read_text())
     assert report['setup']['shape'] == [64, 64]
     assert len(report['costs']) == 3
+
+
+@pytest.mark.parametrize(
+    'given, policy', [({}, 'PASSIVE'), ({'OMP_WAIT_POLICY': 'active'}, 'ACTIVE')]
+)
+def test_how_threads_wait(given, policy):
+    env = {k: v for k, v in os.environ.items() if k != 'OMP_WAIT_POLICY'}
+    done = subprocess.run(
+        [sys.executable, 'tools/train.py', '--help'],
+        cwd=ROOT,
+        env=dict(env, PYTHONPATH=str(ROOT), OMP_DISPLAY_ENV='true', **given),
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    # As PyTorch's OpenMP has read it.
+    assert f"OMP_WAIT_POLICY = '{policy}'" in done.stderr
+
+
+@pytest.mark.parametrize('name', ['demo', 'predict', 'test', 'train'])
+def test_it_is_chosen_before_pytorch_is_loaded(name):
+    source = (ROOT / 'tools' / f'{name}.py').read_text()
+    before, found, _ = source.partition(
+        "os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')"
+    )
+    assert found
+    assert not re.search(r'^(from|import) (mm|torch)', before, re.MULTILINE)
