@@ -142,9 +142,10 @@ def check_heads(model: nn.Module, cfg: Config, loaders: Sequence[str]) -> None:
             has_others = 'thing_classes' in meta or part.get('return_classes')
             if not isinstance(built, BaseDetDataset) or has_others:
                 continue
-            count = len(meta.get('classes') or ())
-            if not count:
+            classes = meta.get('classes')
+            if classes is None or not len(classes):
                 continue
+            count = len(classes)
             wrong = {head: n for head, n in heads.items() if n != count}
             listed = ', '.join(f'{head}.num_classes={n}' for head, n in wrong.items())
             sentence = f'the data of {loader} has {count} classes, the model {listed}'
