@@ -307,7 +307,7 @@ def _allowed_globals() -> Dict[str, Any]:
     """Return the globals that checkpoints of MMEngine hold in addition to tensors."""
     reconstruct, scalar = np.zeros(1).__reduce__()[0], np.float64(0).__reduce__()[0]
     allowed = {
-        # Of an array that is empty.
+        # Empty arrays are pickled with it.
         'builtins.bytes': bytes,
         'builtins.getattr': _attribute,
         'mmengine.logging.history_buffer.HistoryBuffer': HistoryBuffer,

@@ -23,7 +23,7 @@ _ORIENTATION = 0x0112
 
 
 class SeenImage(NamedTuple):
-    """What was found in an image file.
+    """Result of the check of an image file.
 
     Attributes:
         fault (str, optional): Why it cannot be used.

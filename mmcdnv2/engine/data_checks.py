@@ -164,7 +164,7 @@ def check_heads(model: nn.Module, cfg: Config, loaders: Sequence[str]) -> None:
 def _built_parts(node: Any, cfg: Config) -> Iterator[Tuple[Dict, BaseDataset]]:
     """Build the data sets in a part of a config, without reading their files."""
     for part in typed_dicts(node):
-        # What a config takes from another package's has a scope of its own.
+        # Parts from another package's config have their own scope.
         scope = part.get('_scope_', cfg.get('default_scope'))
         with DATASETS.switch_scope_and_registry(scope) as registry:
             kind = part['type']
