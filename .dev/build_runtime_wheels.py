@@ -1,9 +1,11 @@
-"""Build the wheels of mmcdnv2-runtime, for this processor and by cross-compiling.
+"""Build the wheels of mmcdnv2-runtime, natively and by cross-compiling.
 
     python .dev/build_runtime_wheels.py [--out dist] [x86_64] [aarch64]
 
-Without a name it builds both. The other processor's needs a cross-compiler, on Debian
-g++-aarch64-linux-gnu or g++-x86-64-linux-gnu.
+A wheel for another processor needs a cross-compiler, on Debian g++-aarch64-linux-gnu
+or g++-x86-64-linux-gnu. Without names this builds each wheel that has a compiler,
+reports missing compilers, and fails only if this processor's wheel is not built. With
+names, each of them must be built.
 """
 
 import argparse
@@ -21,7 +23,7 @@ MACHINES = ('x86_64', 'aarch64')
 
 
 def compiler_for(machine: str) -> str:
-    """Return the command that compiles for a processor."""
+    """Return the compiler for an architecture."""
     if machine == platform.machine():
         return os.environ.get('CXX') or 'c++'
     return f'{machine}-linux-gnu-g++'
@@ -31,14 +33,14 @@ def build(machine: str, folder: Path) -> Path:
     """Build one wheel.
 
     Args:
-        machine (str): The processor.
-        folder (Path): Where the wheel goes.
+        machine (str): The architecture.
+        folder (Path): Output folder.
 
     Returns:
         Path: The wheel.
     """
     command = [sys.executable, '-m', 'pip', 'wheel', '-q', '--no-deps']
-    # What builds it is in the environment already.
+    # The build dependencies are already in the environment.
     command += ['--no-build-isolation', '-w', str(folder), str(RUNTIME)]
     status = subprocess.call(command, env=dict(os.environ, CXX=compiler_for(machine)))
     if status:
@@ -48,23 +50,25 @@ def build(machine: str, folder: Path) -> Path:
 
 
 def main() -> None:
-    """Build."""
+    """Build the wheels."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('machines', nargs='*', metavar='|'.join(MACHINES))
     parser.add_argument('--out', type=Path, default=RUNTIME.parent / 'dist')
     args = parser.parse_args()
-    machines = args.machines or MACHINES
-    for machine in machines:
+    missing = []
+    for machine in args.machines or MACHINES:
         if machine not in MACHINES:
-            sys.exit(f'{machine} is none of {", ".join(MACHINES)}.')
+            sys.exit(f'{machine} must be one of {", ".join(MACHINES)}.')
         compiler = compiler_for(machine)
         if shutil.which(compiler.split()[0]) is None:
+            missing.append(machine)
             package = f'g++-{machine.replace("_", "-")}-linux-gnu'
-            sys.exit(
-                f'{compiler} was not found, which compiles for {machine}; on Debian: '
-                f'apt-get install {package}'
+            print(
+                f'No wheel for {machine}: its compiler {compiler} was not found; on '
+                f'Debian: apt-get install {package}',
+                file=sys.stderr,
             )
-    for machine in machines:
+            continue
         # Only what is whole goes where others look for it.
         with tempfile.TemporaryDirectory() as folder:
             wheel = build(machine, Path(folder))
@@ -78,6 +82,8 @@ def main() -> None:
                 f'{size / 1e6:.2f} MB installed',
                 flush=True,
             )
+    if set(missing) & set(args.machines or [platform.machine()]):
+        sys.exit(1)
 
 
 if __name__ == '__main__':

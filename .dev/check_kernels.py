@@ -1,11 +1,11 @@
-"""Test the core of the kernels on its own, under sanitizers or emulation.
+"""Test the kernels' core alone, under sanitizers or emulation.
 
     python .dev/check_kernels.py            # AddressSanitizer and UBSan
     python .dev/check_kernels.py aarch64    # cross-compiled, run by qemu-aarch64
-    python .dev/check_kernels.py native     # as users compile it
+    python .dev/check_kernels.py native     # with the users' compiler flags
     python .dev/check_kernels.py threads    # ThreadSanitizer
 
-Needs g++; the second one Debian's g++-aarch64-linux-gnu and qemu-user.
+Needs g++; for aarch64 Debian's g++-aarch64-linux-gnu and qemu-user.
 """
 
 import argparse

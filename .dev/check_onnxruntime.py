@@ -1,11 +1,11 @@
-"""Test the operators for ONNX Runtime on several of its versions, or under sanitizers.
+"""Test the ONNX Runtime operators with several versions, or under sanitizers.
 
     python .dev/check_onnxruntime.py             # the versions below
-    python .dev/check_onnxruntime.py 1.20.1      # another one
+    python .dev/check_onnxruntime.py 1.20.1      # another version
     python .dev/check_onnxruntime.py sanitizers  # AddressSanitizer and UBSan
 
-Each version is installed in a folder that is deleted again, and goes before that of the
-environment. Needs what the tests need; the sanitizers g++.
+Each version is installed in a temporary folder that precedes the environment. Needs
+the tests' requirements; the sanitizers need g++.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Dict, List
 
 ROOT = Path(__file__).parent.parent
-# The oldest that will do, one between, the newest that was tried.
+# The oldest supported version, one between, the newest tested.
 VERSIONS = ['1.17.3', '1.23.2', '1.32.0']
 TOO_OLD = '1.16.3'
 TESTS = 'tests/ops/test_onnxruntime_library.py'
@@ -28,14 +28,14 @@ SANITIZERS = '-fsanitize=address,undefined -fno-sanitize-recover=all -g'
 
 
 def run(command: List[str], **variables: str) -> 'subprocess.CompletedProcess[str]':
-    """Run a Python command on the sources here.
+    """Run a Python command with this source tree.
 
     Args:
-        command (list[str]): What follows the name of the interpreter.
-        variables (str): Environment variables, PYTHONPATH for what goes first.
+        command (list[str]): The interpreter's arguments.
+        variables (str): Environment variables; PYTHONPATH goes before this tree.
 
     Returns:
-        subprocess.CompletedProcess: With its output.
+        subprocess.CompletedProcess: The result with its output.
     """
     path = os.pathsep.join([variables.pop('PYTHONPATH', ''), str(ROOT)]).strip(':')
     return subprocess.run(
@@ -49,7 +49,7 @@ def run(command: List[str], **variables: str) -> 'subprocess.CompletedProcess[st
 
 
 def install(version: str, folder: Path) -> None:
-    """Install a version of ONNX Runtime and the NumPy that it can be used with."""
+    """Install a version of ONNX Runtime and a compatible NumPy."""
     packages = [f'onnxruntime=={version}']
     if int(version.split('.')[1]) < 19:
         packages.append('numpy<2')
@@ -60,17 +60,17 @@ def install(version: str, folder: Path) -> None:
 
 
 def test(*options: str, **variables: str) -> bool:
-    """Run the tests; say what they say."""
+    """Run the tests, print their result and return whether they passed."""
     result = run(['-m', 'pytest', TESTS, *options], **variables)
     lines = result.stdout.strip().splitlines()
-    # Nothing is proved by tests that were left out.
+    # Skipped tests count as a failure.
     passed = not result.returncode and 'skipped' not in lines[-1]
     print('\n'.join(lines[-1 if passed else 0 :]), flush=True)
     return passed
 
 
 def check_version(version: str) -> bool:
-    """Run the tests on a version, or see it refused."""
+    """Run the tests with a version, or check that it is rejected as too old."""
     with tempfile.TemporaryDirectory() as folder:
         install(version, Path(folder))
         found = run(['-c', VERSION], PYTHONPATH=folder).stdout.strip()
@@ -85,10 +85,10 @@ def check_version(version: str) -> bool:
 
 
 def check_sanitizers() -> bool:
-    """Run the tests on a library that the sanitizers watch."""
+    """Run the tests with a library compiled with the sanitizers."""
     if shutil.which('g++') is None:
         sys.exit('g++ was not found; on Debian: apt-get install g++')
-    # The sanitizer looks for the C++ library at the start, and Python has none.
+    # The sanitizer needs libstdc++ at start-up, and Python does not load it.
     libraries = [
         subprocess.check_output(['g++', f'-print-file-name={name}'], text=True).strip()
         for name in ('libasan.so', 'libstdc++.so')
@@ -96,19 +96,19 @@ def check_sanitizers() -> bool:
     variables: Dict[str, str] = dict(
         CXX=f'g++ {SANITIZERS}',
         LD_PRELOAD=' '.join(libraries),
-        # Python itself leaves memory behind.
+        # Python itself leaks memory at exit.
         ASAN_OPTIONS='detect_leaks=0:halt_on_error=1',
-        # PyTorch's side is tested elsewhere.
+        # The PyTorch operators are tested elsewhere.
         MMCDNV2_KERNELS='0',
     )
     with tempfile.TemporaryDirectory() as cache:
         print(f'Compiling with {variables["CXX"]}.', flush=True)
-        # The sanitizer takes more memory than that test allows.
+        # The sanitizer needs more memory than the memory test allows.
         return test('-s', '-k', 'not memory', XDG_CACHE_HOME=cache, **variables)
 
 
 def main() -> None:
-    """Check what is asked for."""
+    """Check the given targets."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('targets', nargs='*', default=[TOO_OLD, *VERSIONS])
     failed = [

@@ -1,11 +1,11 @@
-"""Run the ARM wheel of mmcdnv2-runtime under emulation, on exported files.
+"""Run the ARM wheel of mmcdnv2-runtime under emulation and compare results.
 
     python .dev/check_runtime_aarch64.py [MODEL.onnx ...] [--image IMAGE]
 
-Debian's Python for ARM and the wheels of NumPy, Pillow and ONNX Runtime are unpacked
-into the user's cache, the first time. Each file is run on this machine and on the
-emulated one, by the wheels of both, and the results are compared. Without a file, the
-demo's classifier is exported, pruned but not trained.
+The first run unpacks Debian's Python for ARM and wheels of NumPy, Pillow and ONNX
+Runtime into the user's cache. Each file runs on this machine and on the emulated one,
+and the results are compared. Without a file, the demo's classifier is exported, pruned
+but not trained.
 
 Needs Debian's apt-get, g++-aarch64-linux-gnu, qemu-user and debian-archive-keyring.
 """
@@ -25,13 +25,13 @@ HERE = Path(__file__).resolve().parent
 KEYRING = Path('/usr/share/keyrings/debian-archive-keyring.gpg')
 MIRROR = 'http://deb.debian.org/debian bookworm main'
 PYTHON = '3.11'
-# Of scores, and of boxes in units of the image.
+# For scores, and for boxes relative to the image size.
 TOLERANCE = 1e-3
-# pip wants to be told of each.
+# pip needs a list of all.
 PLATFORMS = ['manylinux2014_aarch64']
 PLATFORMS += [f'manylinux_2_{minor}_aarch64' for minor in range(17, 37)]
-# ONNX Runtime looks for the processor here; what it finds of another kind of processor
-# crashes it (1.32). This is a Raspberry Pi 4's.
+# ONNX Runtime reads /proc/cpuinfo and crashes on another architecture's (1.32). This is
+# a Raspberry Pi 4's.
 CPUINFO = """processor\t: {}
 BogoMIPS\t: 108.00
 Features\t: fp asimd evtstrm crc32 cpuid
@@ -53,7 +53,7 @@ for path in models:
         found = mmcdnv2_runtime.Classifier(path, 2)(image)
         results[path] = [[score] for score in found.scores.tolist()]
     else:
-        # Of the sides in units of the image, so that scores and they are alike.
+        # Relative to the image size, so that boxes and scores have one tolerance.
         found = mmcdnv2_runtime.Detector(path, 2)(image)
         side = max(found.image_size)
         results[path] = [
@@ -66,7 +66,7 @@ print(json.dumps(results))
 
 
 def check_tools() -> None:
-    """Say in one line what is missing."""
+    """Exit with the missing packages, if any."""
     tools = {
         'qemu-aarch64': 'qemu-user',
         'aarch64-linux-gnu-g++': 'g++-aarch64-linux-gnu',
@@ -81,10 +81,10 @@ def check_tools() -> None:
 
 
 def unpack_system(root: Path) -> None:
-    """Unpack Debian's Python for ARM; nothing on this system changes.
+    """Unpack Debian's Python for ARM without changing this system.
 
     Args:
-        root (Path): The folder that will be the emulated system.
+        root (Path): Root folder of the emulated system.
     """
     print('Unpacking Python for ARM.', flush=True)
     with tempfile.TemporaryDirectory() as name:
@@ -122,9 +122,8 @@ def unpack_system(root: Path) -> None:
 
 
 def install(target: Path, *requirements: str, foreign: bool = False) -> None:
-    """Install wheels into a folder, of this machine or for ARM."""
-    # Its errors are shown; that these packages do not fit the environment around is
-    # no matter.
+    """Install wheels into a folder, for this machine or for ARM."""
+    # -qq hides warnings about conflicts with the environment, but not errors.
     command = [sys.executable, '-m', 'pip', 'install', '-qq', '--target', str(target)]
     if foreign:
         command += ['--only-binary', ':all:', '--python-version', PYTHON]
@@ -150,7 +149,7 @@ def system() -> Path:
 
 
 def build(machine: str, folder: Path) -> Path:
-    """Build the wheel for a processor and install it alone."""
+    """Build the wheel for an architecture and install it without dependencies."""
     script = HERE / 'build_runtime_wheels.py'
     subprocess.run(
         [sys.executable, str(script), '--out', str(folder), machine], check=True
@@ -162,7 +161,7 @@ def build(machine: str, folder: Path) -> Path:
 
 
 def photograph() -> Path:
-    """Return a photograph that scikit-learn brings."""
+    """Return a photograph from scikit-learn."""
     from sklearn import datasets
 
     return Path(datasets.__file__).parent / 'images' / 'china.jpg'
@@ -181,7 +180,7 @@ def export(folder: Path) -> Path:
     model = build_model(Config.fromfile(config))
     for layer in sparse_layers(model).values():
         layer.set_progress(1)
-    # Else all classes had nearly the same score.
+    # Otherwise all classes have nearly equal scores.
     with torch.no_grad():
         model.head.layers[-1].fc.weight *= 100
     checkpoint = folder / 'checkpoint.pth'
@@ -194,7 +193,7 @@ def export(folder: Path) -> Path:
 
 
 def largest_difference(here: List[List[float]], there: List[List[float]]) -> float:
-    """Compare what was found on both machines."""
+    """Compare the results of both machines."""
     if len(here) != len(there):
         sys.exit(f'{len(here)} results here, but {len(there)} on ARM.')
     pairs = [pair for rows in zip(here, there) for pair in zip(*rows)]
@@ -202,7 +201,7 @@ def largest_difference(here: List[List[float]], there: List[List[float]]) -> flo
 
 
 def run(command: List[str], *paths: Path) -> Dict[str, Any]:
-    """Run Python with packages from these folders; return what it prints."""
+    """Run Python with packages from these folders; return its JSON output."""
     environment = dict(os.environ, PYTHONPATH=os.pathsep.join(map(str, paths)))
     result = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True)
     if result.returncode:
@@ -211,10 +210,10 @@ def run(command: List[str], *paths: Path) -> Dict[str, Any]:
 
 
 def main() -> None:
-    """Run and compare."""
+    """Run the models on both machines and compare."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('models', nargs='*', type=Path, metavar='MODEL.onnx')
-    parser.add_argument('--image', type=Path, help='default: one of scikit-learn')
+    parser.add_argument('--image', type=Path, help='default: one from scikit-learn')
     args = parser.parse_args()
     check_tools()
     image = args.image or photograph()
@@ -230,11 +229,11 @@ def main() -> None:
     for path in models:
         difference = largest_difference(here[str(path)], there[str(path)])
         print(
-            f'{path.name}: {len(here[str(path)])} results, the same on '
-            f'{there["machine"]} as on {here["machine"]} within {difference:.1e}'
+            f'{path.name}: {len(here[str(path)])} results, largest difference between '
+            f'{there["machine"]} and {here["machine"]} {difference:.1e}'
         )
         if difference > TOLERANCE:
-            sys.exit(f'At most {TOLERANCE} was expected.')
+            sys.exit(f'The difference must be at most {TOLERANCE}.')
 
 
 if __name__ == '__main__':

@@ -1,12 +1,12 @@
-"""Kill trainings at random moments, and train on several processes.
+"""Kill training runs at random moments, and train on several processes.
 
     python .dev/check_trainings.py kill [--kills 20]   # killed, resumed, compared
     python .dev/check_trainings.py ranks               # 2 and 4 processes, resumed on 1
 
-Trains the demo's classifier and a detector that sparsifies itself, on a part of the
-demo's images (made first, if they are not there), each process on one thread. The
-first compares what the killed training and one that nobody killed end in, bit for
-bit; the second the masks of all ranks at each stage.
+Trains the demo's classifier and a detector with sparsification on part of the demo's
+images (generated if missing), with one thread per process. ``kill`` compares the final
+checkpoints of the killed and of an uninterrupted run bit for bit; ``ranks`` compares
+the masks of all ranks at each stage.
 """
 
 import argparse
@@ -29,21 +29,21 @@ sys.path.insert(0, str(ROOT / 'tests'))
 from training_jobs import differences, train, train_and_kill, write_config  # noqa: E402
 
 EPOCHS = 8
-# When trainings are killed.
+# When training runs are killed.
 KINDS = ('start', 'iteration', 'writing')
 # The config of a model, and its batch size.
 MODELS = dict(
     classifier=('cdnv2_a_digits.py', 32),
     detector=('faster_rcnn_cdnv2_a_fpn_sparsify_digits.py', 8),
 )
-# In an epoch, on one process.
+# Per epoch, with one process.
 BATCHES = 8
 Moment = Callable[[], bool]
 console = Console()
 
 
 def config_of(model: str, folder: Path, *hooks: str) -> str:
-    """Write the config of a short training."""
+    """Write the config of a short training run."""
     name, batch_size = MODELS[model]
     return write_config(
         folder / f'{model}.py',
@@ -57,33 +57,33 @@ def config_of(model: str, folder: Path, *hooks: str) -> str:
 
 
 def finish(config: str, folder: Path, *options: str) -> float:
-    """Train to the end; return the seconds that it took."""
+    """Train to the end and return the seconds."""
     began = time.time()
     status, output = train(config, folder, *options, timeout=3600)
     if status:
-        sys.exit(f'The training failed:\n{output[-2000:]}')
+        sys.exit(f'The training run failed:\n{output[-2000:]}')
     return time.time() - began
 
 
 def iterations_in(log: Path, begin: int) -> int:
-    """Count the iterations that a log tells of."""
+    """Count the iterations in a log after a position."""
     with log.open() as file:
         file.seek(begin)
         return file.read().count('Epoch(train)')
 
 
 def moment_of(kind: str, numbers: random.Random, folder: Path, log: Path) -> Moment:
-    """Choose when a training is killed.
+    """Choose when to kill a training run.
 
     Args:
-        kind (str): While the process starts, between two iterations or in one, or
-            while a checkpoint is written.
-        numbers (Random): What decides how long after.
-        folder (Path): Of the training.
-        log (Path): What it prints, after what earlier ones printed.
+        kind (str): 'start': while the process starts; 'iteration': between or in
+            iterations; 'writing': while a checkpoint is written.
+        numbers (Random): Random numbers for the delay.
+        folder (Path): Folder of the run.
+        log (Path): Output of this and earlier runs.
 
     Returns:
-        callable: Whether it is that moment.
+        callable: Returns whether the moment has come.
     """
     began, size = time.time(), log.stat().st_size
     if kind == 'start':
@@ -104,10 +104,10 @@ def moment_of(kind: str, numbers: random.Random, folder: Path, log: Path) -> Mom
 
 
 def kill(folder: Path, kills: int, seed: int) -> bool:
-    """Kill trainings, resume them, and compare them with one that ran through."""
+    """Kill and resume training runs and compare them with an uninterrupted one."""
     numbers = random.Random(seed)
-    table = Table(title=f'Trainings of {EPOCHS} epochs, killed and resumed')
-    for column in ('', *KINDS, 'resumed from epoch', 'trainings', 'differences'):
+    table = Table(title=f'Training runs of {EPOCHS} epochs, killed and resumed')
+    for column in ('', *KINDS, 'resumed from epoch', 'runs', 'differences'):
         table.add_column(column)
     equal = True
     last = f'epoch_{EPOCHS}.pth'
@@ -119,11 +119,11 @@ def kill(folder: Path, kills: int, seed: int) -> bool:
         log.touch()
         counts = dict.fromkeys(KINDS, 0)
         different: List[str] = []
-        trainings = 1
+        runs = 1
         killed = 0
         while killed < kills // len(MODELS):
             kind = KINDS[killed % len(KINDS)]
-            broken = folder / f'{model}_{trainings}'
+            broken = folder / f'{model}_{runs}'
             moment = moment_of(kind, numbers, broken, log)
             if train_and_kill(moment, config, broken, '--resume', log=log):
                 counts[kind] += 1
@@ -131,12 +131,12 @@ def kill(folder: Path, kills: int, seed: int) -> bool:
                 print(f'{model}: killed {killed} times', flush=True)
             else:
                 different += differences(straight / last, broken / last)
-                trainings += 1
-        broken = folder / f'{model}_{trainings}'
+                runs += 1
+        broken = folder / f'{model}_{runs}'
         finish(config, broken, '--resume')
         different += differences(straight / last, broken / last)
         resumed = re.findall(r'resumed epoch: (\d+)', log.read_text())
-        cells = [*map(str, counts.values()), ' '.join(resumed), str(trainings)]
+        cells = [*map(str, counts.values()), ' '.join(resumed), str(runs)]
         table.add_row(model, *cells, ', '.join(different[:3]) or 'none')
         equal &= not different
     console.print(table)
@@ -154,7 +154,7 @@ def ranks(folder: Path) -> bool:
             work_dir = folder / f'{model}_{count}'
             recorder = "dict(type='MaskRecorder')"
             killer = "dict(type='KilledRank', rank=1, iteration={})"
-            # In the last epoch but one, when the sparsification is over.
+            # In the second-to-last epoch, after the sparsification.
             iterations = (EPOCHS - 2) * BATCHES // count
             config = config_of(model, folder, recorder, killer.format(iterations))
             began = time.time()
@@ -182,7 +182,7 @@ def ranks(folder: Path) -> bool:
 
 
 def main() -> None:
-    """Run what was asked for."""
+    """Run the chosen check."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('what', choices=['kill', 'ranks'])
     parser.add_argument('--kills', type=int, default=20)
@@ -190,7 +190,7 @@ def main() -> None:
     args = parser.parse_args()
     data = ROOT / 'work_dirs' / 'demo' / 'data'
     if not data.exists():
-        script = ROOT / 'tools' / 'dataset_converters' / 'digits.py'
+        script = ROOT / 'tools' / 'analysis_tools' / 'digits.py'
         subprocess.run([sys.executable, str(script), str(data)], check=True)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

@@ -1,11 +1,11 @@
-"""Predict with a sparse and a condensed model, loaded by config path.
+"""Compare predictions of a sparse and a condensed model, loaded by config path.
 
     python check_wheel.py KIND SPARSE_CONFIG SPARSE_CHECKPOINT \
         CONDENSED_CONFIG CONDENSED_CHECKPOINT IMAGE
 
 KIND is 'classifier' or 'detector'; SPARSE_CONFIG is the name of a config in the
-installed package. This is what a user's own script would do, so it imports nothing
-of mmcdnv2 before the config does.
+installed package. Like a user's script, this does not import mmcdnv2 before the config
+does.
 """
 
 import importlib.util
@@ -17,7 +17,7 @@ import numpy as np
 
 
 def classify(config: str, checkpoint: str, image: str) -> List[float]:
-    """Return the scores of the classes, loaded in both of mmpretrain's ways."""
+    """Return the class scores of a model loaded in both of mmpretrain's ways."""
     from mmpretrain import ImageClassificationInferencer, get_model
 
     inferencers = (
@@ -30,7 +30,7 @@ def classify(config: str, checkpoint: str, image: str) -> List[float]:
 
 
 def detect(config: str, checkpoint: str, image: str) -> List[float]:
-    """Return scores, labels and coordinates of what the inferencer finds."""
+    """Return scores, labels and coordinates of the detections."""
     from mmdet.apis import DetInferencer
 
     inferencer = DetInferencer(config, checkpoint, device='cpu')
@@ -39,17 +39,17 @@ def detect(config: str, checkpoint: str, image: str) -> List[float]:
 
 
 def main() -> None:
-    """Compare."""
+    """Compare the predictions."""
     kind, name, checkpoint, condensed, condensed_checkpoint, image = sys.argv[1:]
     package = Path(importlib.util.find_spec('mmcdnv2').origin).parent
     if Path(sys.prefix) not in package.parents:
-        sys.exit(f'The wheel was expected, but mmcdnv2 is {package}.')
+        sys.exit(f'mmcdnv2 must be imported from the wheel, not from {package}.')
     (config,) = (package / '.mim' / 'configs').rglob(name)
     predict = dict(classifier=classify, detector=detect)[kind]
     sparse = predict(str(config), checkpoint, image)
     scores = predict(condensed, condensed_checkpoint, image)
     if not scores:
-        sys.exit('The models were expected to find something, but did not.')
+        sys.exit('The models detected nothing, so there is nothing to compare.')
     np.testing.assert_allclose(scores, sparse, atol=1e-2, rtol=1e-3)
     print(f'equal predictions: {len(scores)} numbers, the first {scores[0]:.3f}')
 

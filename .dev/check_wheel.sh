@@ -12,6 +12,7 @@ cd "$(dirname "$0")/.."
 stack=$1
 venv=$2
 checks=$PWD/.dev/check_wheel.py
+digits=$PWD/tools/analysis_tools/digits.py
 
 # The clone's package must not stand in for the wheel's.
 unset PYTHONPATH
@@ -51,8 +52,9 @@ expect_files() {
 }
 
 demo=work_dirs/demo
-check passes 'finished successfully' mim run mmcdnv2 digits $demo/data \
-    --num-train 6 --num-val 3 --num-classification 30
+# The laboratory makes the data; the wheel does without it.
+check fails 'needs the folder lab/' mim run mmcdnv2 digits $demo/data
+python "$digits" $demo/data --num-train 6 --num-val 3 --num-classification 30
 
 for model in classifier:cdnv2_a_digits:4:accuracy/top1 \
     detector:faster_rcnn_cdnv2_a_fpn_digits:2:coco/bbox_mAP; do
@@ -83,13 +85,5 @@ check passes '^CondenseNetV2' python -c "import mmcdnv2, mmpretrain
 print(type(mmpretrain.get_model('cdnv2_a_8xb128_in1k').backbone).__name__)"
 check passes 'config id: cdnv2_a_8xb128_in1k' \
     mim search mmcdnv2 --model condensenetv2
-name=condensenet-50_1xb64_cifar10
-cifar=$(python -c "from mmpretrain import ModelHub; import mmcdnv2
-print(ModelHub.get('$name').config.filename)" | tail -n 1)
-check passes "$name .* 0.217 .* 28.642.* 28.6M" mim run mmcdnv2 complexity "$cifar"
-classifier=$demo/classifier
-check passes 'finished successfully' mim run mmcdnv2 connection_map \
-    $classifier/cdnv2_a_digits.py $classifier/epoch_4.pth --out map.png
-expect_files map.png
 
 echo "The wheel works with $(basename "$stack")."

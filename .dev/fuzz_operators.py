@@ -1,12 +1,12 @@
-"""Call the kernels' operators with arguments that are wrong in random ways.
+"""Fuzz the kernels' operators with random wrong arguments.
 
     python .dev/fuzz_operators.py --minutes 5              # under the sanitizers
-    python .dev/fuzz_operators.py --plain --minutes 1      # the library that is used
+    python .dev/fuzz_operators.py --plain --minutes 1      # the users' library
     python .dev/fuzz_operators.py --large                  # more than 2^31 elements
 
-They must raise, never crash, read out of bounds or take memory that no argument asked
-for. A call that is taken must give an output. A crash ends the process: the file that
---log names has the call. --host onnxruntime does the same with nodes.
+The operators must raise, and never crash, read out of bounds or allocate memory that no
+argument asks for. Accepted calls must return an output. A crash ends the process; the
+--log file then has the call. --host onnxruntime does the same with ONNX nodes.
 """
 
 import argparse
@@ -23,7 +23,7 @@ from typing import Any, Callable, Dict, List, Tuple
 
 ROOT = Path(__file__).parent.parent
 SANITIZERS = '-fsanitize=address,undefined -fno-sanitize-recover=all -g'
-# What a number may become.
+# Replacements for integers.
 NUMBERS = (
     -(2**63),
     -(2**31) - 1,
@@ -41,8 +41,8 @@ NUMBERS = (
 Call = Tuple[str, List[Any]]
 
 
-def calls_to_spoil() -> List[Call]:
-    """Collect right calls of all operators."""
+def valid_calls() -> List[Call]:
+    """Return valid calls of all operators."""
     import torch
     from conftest import randomise
     from kernel_networks import ARCHS, condensed
@@ -78,12 +78,12 @@ def calls_to_spoil() -> List[Call]:
 
 
 def has_memory(tensor: Any) -> bool:
-    """Whether all of a tensor, laid out in any way, can be read."""
+    """Return whether a tensor's storage is complete."""
     return not tensor.is_meta and tensor.untyped_storage().nbytes() >= tensor.nbytes
 
 
-def spoil_tensor(tensor: Any, dice: random.Random) -> Any:
-    """Make another tensor of one."""
+def mutate_tensor(tensor: Any, dice: random.Random) -> Any:
+    """Return a random mutation of a tensor."""
     import torch
 
     if not has_memory(tensor):
@@ -113,7 +113,7 @@ def spoil_tensor(tensor: Any, dice: random.Random) -> Any:
     if kind == 6 and len(dims) > 1:
         return values.transpose(0, dice.randrange(len(dims)))
     if kind == 7:
-        # Sizes without memory: one of them is zero, or it is all the same element.
+        # Huge sizes without memory, because one size is zero.
         sizes = [dice.choice([0, 1, 2, 2**20, 2**31, 2**40]) for _ in range(4)]
         sizes[dice.randrange(4)] = 0
         return torch.empty(sizes, dtype=values.dtype)
@@ -135,14 +135,14 @@ def spoil_tensor(tensor: Any, dice: random.Random) -> Any:
     return values.detach().requires_grad_() if values.is_floating_point() else values
 
 
-def spoil(value: Any, dice: random.Random) -> Any:
-    """Make another argument of one."""
+def mutate(value: Any, dice: random.Random) -> Any:
+    """Return a random mutation of an argument."""
     import torch
 
     if isinstance(value, torch.Tensor):
         try:
-            return spoil_tensor(value, dice)
-        except RuntimeError:  # PyTorch has no such tensor
+            return mutate_tensor(value, dice)
+        except RuntimeError:  # not a valid tensor in PyTorch
             return value
     if isinstance(value, bool):
         return not value
@@ -163,12 +163,12 @@ def spoil(value: Any, dice: random.Random) -> Any:
         del value[dice.randrange(len(value) + 1) :]
     elif value:
         at = dice.randrange(len(value))
-        value[at] = spoil(value[at], dice)
+        value[at] = mutate(value[at], dice)
     return value
 
 
 def describe(value: Any) -> str:
-    """Say what an argument is, so that a crash can be made again."""
+    """Describe an argument, to reproduce a crash."""
     import torch
 
     if isinstance(value, torch.Tensor):
@@ -178,8 +178,8 @@ def describe(value: Any) -> str:
     return repr(value)
 
 
-def fuzz_torch(dice: random.Random, say: Callable[[str], None]) -> Callable[[], str]:
-    """Return what calls one of PyTorch's operators and says how that ended."""
+def fuzz_torch(dice: random.Random, log: Callable[[str], None]) -> Callable[[], str]:
+    """Return a function that calls a PyTorch operator and returns the outcome."""
     import torch
 
     from mmcdnv2.ops import library
@@ -187,7 +187,7 @@ def fuzz_torch(dice: random.Random, say: Callable[[str], None]) -> Callable[[], 
     torch.set_grad_enabled(False)
     if not library.load():
         sys.exit(library.describe())
-    calls = calls_to_spoil()
+    calls = valid_calls()
     names = torch.ops.mmcdnv2.kernel_names()
 
     def step() -> str:
@@ -195,12 +195,12 @@ def fuzz_torch(dice: random.Random, say: Callable[[str], None]) -> Callable[[], 
         args = list(args)
         for _ in range(dice.choice([1, 1, 1, 2, 3])):
             at = dice.randrange(len(args))
-            args[at] = spoil(args[at], dice)
+            args[at] = mutate(args[at], dice)
         torch.ops.mmcdnv2.choose_kernels(dice.choice(names))
-        say(f'{name} {describe(args)}')
+        log(f'{name} {describe(args)}')
         try:
             out = getattr(torch.ops.mmcdnv2, name)(*args)
-        # Torch raises whatever fits; a crash raises nothing.
+        # PyTorch raises various exceptions; only crashes matter.
         except Exception as error:
             return type(error).__name__
         for tensor in out if isinstance(out, list) else [out]:
@@ -211,9 +211,9 @@ def fuzz_torch(dice: random.Random, say: Callable[[str], None]) -> Callable[[], 
 
 
 def fuzz_onnxruntime(
-    dice: random.Random, say: Callable[[str], None]
+    dice: random.Random, log: Callable[[str], None]
 ) -> Callable[[], str]:
-    """Return what makes and runs a node for ONNX Runtime and says how that ended."""
+    """Return a function that runs an ONNX Runtime node and returns the outcome."""
     import numpy as np
     import torch
     from test_onnxruntime_library import NODES, run
@@ -228,21 +228,21 @@ def fuzz_onnxruntime(
             if dice.randrange(2) and node.params:
                 at = dice.randrange(len(node.params))
                 tensor = torch.from_numpy(np.ascontiguousarray(node.params[at]))
-                tensor = spoil(tensor, dice)
+                tensor = mutate(tensor, dice)
                 if not has_memory(tensor):
                     continue
-                # What NumPy has no array of stays as it is.
+                # NumPy has no bfloat16.
                 if tensor.dtype != torch.bfloat16 and max(tensor.shape, default=0) < 99:
                     node.params[at] = tensor.detach().contiguous().numpy()
             elif dice.randrange(4):
                 at = dice.choice(sorted(node.attributes))
-                node.attributes[at] = spoil(node.attributes[at], dice)
+                node.attributes[at] = mutate(node.attributes[at], dice)
             else:
                 at = dice.randrange(len(inputs))
-                tensor = spoil(inputs[at], dice)
+                tensor = mutate(inputs[at], dice)
                 if has_memory(tensor):
                     inputs[at] = tensor.detach().contiguous()
-        say(f'{node.kind} {node.attributes} {[p.shape for p in node.params]}')
+        log(f'{node.kind} {node.attributes} {[p.shape for p in node.params]}')
         try:
             run(node.session(threads=dice.choice([1, 2])), inputs)
         except Exception as error:
@@ -252,21 +252,21 @@ def fuzz_onnxruntime(
     return step
 
 
-def fuzz(host: str, minutes: float, seed: int, log: str) -> None:
-    """Call operators as long as is asked for; say how often they did what."""
+def fuzz(backend: str, minutes: float, seed: int, log: str) -> None:
+    """Call operators for some minutes and print the counts of outcomes."""
     dice = random.Random(seed)
     found: Dict[str, int] = {}
     with open(log, 'w') as last:
 
-        def say(text: str) -> None:
+        def log_call(text: str) -> None:
             last.seek(0)
             last.truncate()
             last.write(text)
             last.flush()
 
-        step = (fuzz_torch if host == 'torch' else fuzz_onnxruntime)(dice, say)
+        step = (fuzz_torch if backend == 'torch' else fuzz_onnxruntime)(dice, log_call)
         if 'LD_PRELOAD' not in os.environ:
-            # What is small asks for little; the sanitizers' own memory is not counted.
+            # Small inputs must not need much memory. Sanitizers need their own.
             used = int(Path('/proc/self/statm').read_text().split()[0]) * 4096
             resource.setrlimit(resource.RLIMIT_AS, (used + 2**32, used + 2**32))
         end = time.monotonic() + 60 * minutes
@@ -274,11 +274,13 @@ def fuzz(host: str, minutes: float, seed: int, log: str) -> None:
             outcome = step()
             found[outcome] = found.get(outcome, 0) + 1
     total = sum(found.values())
-    print(f'{host}: {total} calls, no crash: {dict(sorted(found.items()))}', flush=True)
+    print(
+        f'{backend}: {total} calls, no crash: {dict(sorted(found.items()))}', flush=True
+    )
 
 
 def check_large() -> None:
-    """Run each operator on more than 2^31 elements; compare the last pixels."""
+    """Run each operator on more than 2^31 elements and check the last pixels."""
     import torch
     from conftest import randomise
     from kernel_networks import ARCHS, condensed
@@ -300,8 +302,8 @@ def check_large() -> None:
     def check(
         name: str, call: Callable[..., Any], *channels: int, largest: int = 0
     ) -> None:
-        # A multiple of 32 by 32 pixels, the largest map just over 2^31 elements. Pages
-        # that are only read cost nothing: almost all of it is one page of zeros.
+        # A multiple of 32 by 32 pixels, the largest map just over 2^31 elements. Zero
+        # pages that are only read need no memory.
         width = 2**14
         height = (2**31 // (largest or channels[0]) // width // 32 + 1) * 32
         inputs = [torch.zeros(1, count, height, width) for count in channels]
@@ -312,14 +314,14 @@ def check_large() -> None:
         seconds = time.monotonic() - begin
         assert max(inputs[0].numel(), out.numel()) > 2**31
         last = call(*(x[..., -32:, -32:].clone() for x in inputs))
-        # What the last pixels depend on is within the crop.
+        # The receptive field of the last pixels is within the crop.
         actual, expected = out[..., -2:, -2:], last[..., -2:, -2:]
         assert expected.std() > 0.01
         torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-5)
         used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
         print(
             f'{name}: {tuple(inputs[0].shape)} to {tuple(out.shape)} in {seconds:.0f} '
-            f's, the last pixels are right, {used:.1f} GiB so far',
+            f's, the last pixels are correct, {used:.1f} GiB so far',
             flush=True,
         )
 
@@ -337,11 +339,11 @@ def check_large() -> None:
     x[0, :, -1, -1] = 2**27 * torch.arange(1.0, 17.0)
     means = (torch.arange(1.0, 17.0) * 2**27 / (x.numel() // 16)).view(1, 16, 1, 1)
     torch.testing.assert_close(neck((x,)), neck((means,)))
-    print(f'pooling: {tuple(x.shape)}, the last pixel is seen', flush=True)
+    print(f'pooling: {tuple(x.shape)}, the last pixel is counted', flush=True)
 
 
-def under_sanitizers(host: str, arguments: List[str]) -> int:
-    """Run this script on libraries that the sanitizers watch."""
+def under_sanitizers(backend: str, arguments: List[str]) -> int:
+    """Run this script with libraries compiled with the sanitizers."""
     libraries = [
         subprocess.check_output(['g++', f'-print-file-name={name}'], text=True).strip()
         for name in ('libasan.so', 'libubsan.so', 'libstdc++.so')
@@ -350,22 +352,20 @@ def under_sanitizers(host: str, arguments: List[str]) -> int:
         variables = dict(
             CXX=f'g++ {SANITIZERS}',
             LD_PRELOAD=' '.join(libraries),
-            # Python leaves memory behind. No call may ask for more than this at once.
+            # Python leaks memory at exit. No call may allocate more than this at once.
             ASAN_OPTIONS='detect_leaks=0:halt_on_error=1:allocator_may_return_null=1:'
             'max_allocation_size_mb=2048:detect_container_overflow=0',
             UBSAN_OPTIONS='print_stacktrace=1',
             XDG_CACHE_HOME=cache,
         )
-        if host == 'onnxruntime':
-            variables['MMCDNV2_KERNELS'] = (
-                '0'  # PyTorch's would be compiled for nothing
-            )
+        if backend == 'onnxruntime':
+            variables['MMCDNV2_KERNELS'] = '0'  # do not compile the PyTorch library
         command = [sys.executable, '-W', 'ignore', __file__, '--plain', *arguments]
         return subprocess.call(command, env=dict(os.environ, **variables))
 
 
 def main() -> None:
-    """Do what is asked for."""
+    """Fuzz, or check large inputs."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('--minutes', type=float, default=5)
     parser.add_argument('--seed', type=int, default=0)

@@ -1,21 +1,21 @@
-"""Let mmcv's operators compile in minutes: as a few units, not as 78 sources.
+"""Compile mmcv's operators in minutes by joining 78 sources into a few units.
 
-Nearly all of the time of its build goes into PyTorch's headers, which each source
-parses anew. Sources that are included into one unit parse them once.
+Most of the build time is spent on PyTorch's headers, which each source parses again.
+Sources included into one unit parse them once.
 
     python .dev/join_mmcv_sources.py SDIST FOLDER
 
-unpacks mmcv's source distribution in FOLDER and prints where. Its setup.py, which
-compiles each *.cpp it finds, is left as it is: the sources get another suffix and the
-units stand in their place. A source that is not named below is compiled by itself.
+unpacks mmcv's source distribution in FOLDER and prints the path. Its setup.py, which
+compiles each *.cpp file, is unchanged: the sources get another suffix and the units
+replace them. Sources that are not listed below are compiled separately.
 """
 
 import sys
 import tarfile
 from pathlib import Path
 
-# The sources under cpu/ that share a unit. Some define the same names (PreCalc of
-# the three roi_align and bezier_align), so they do not fit into one.
+# The sources in cpu/ by unit. Some define the same names (PreCalc in the three
+# roi_align and in bezier_align), so they cannot share one.
 CPU_UNITS = (
     (
         'active_rotated_filter',
@@ -38,17 +38,17 @@ CPU_UNITS = (
         'pixel_group',
         'roi_align',
     ),
-    # psamask defines macros "min" and "max", so nothing may follow it.
+    # psamask defines macros "min" and "max", so it must be last.
     ('roi_align_rotated', 'rotated_feature_align', 'psamask'),
 )
-# By far the slowest, so that it has a unit to itself.
+# By far the slowest, so it has its own unit.
 BINDINGS = 'pybind'
-# It says "using namespace std", so nothing may follow it.
+# Has "using namespace std", so it must be last.
 LAST = 'contour_expand'
 
 
 def join_sources(folder: Path) -> None:
-    """Replace the sources of the operators by units that include them.
+    """Replace the operators' sources by units that include them.
 
     Args:
         folder (Path): mmcv's ``mmcv/ops/csrc/pytorch``.
@@ -58,14 +58,14 @@ def join_sources(folder: Path) -> None:
     """
     dispatchers = {path.stem for path in folder.glob('*.cpp')} - {BINDINGS, LAST}
     units = [
-        # distutils compiles in the order of the names: the slowest first.
+        # distutils compiles in name order; the slowest first.
         [folder / f'{BINDINGS}.cpp'],
         [folder / f'{name}.cpp' for name in [*sorted(dispatchers), LAST]],
         *([folder / 'cpu' / f'{name}.cpp' for name in unit] for unit in CPU_UNITS),
     ]
     missing = [str(path) for unit in units for path in unit if not path.is_file()]
     if missing:
-        sys.exit(f'mmcv was expected to have {", ".join(missing)}.')
+        sys.exit(f'This version of mmcv lacks {", ".join(missing)}.')
     for number, unit in enumerate(units):
         lines = []
         for source in unit:
@@ -75,7 +75,7 @@ def join_sources(folder: Path) -> None:
 
 
 def main() -> None:
-    """Unpack, join and print where."""
+    """Unpack, join and print the path."""
     sdist, folder = sys.argv[1:]
     with tarfile.open(sdist) as archive:
         archive.extractall(folder, filter='data')

@@ -1,4 +1,4 @@
-"""Compile a program around the core of the kernels, which knows nothing of PyTorch."""
+"""Compile a program with the kernels' core, without PyTorch."""
 
 from pathlib import Path
 from typing import Sequence
@@ -12,11 +12,11 @@ def build_program(
     """Compile and link a program with the kernels for all instruction sets.
 
     Args:
-        source (Path): The program's one file.
-        folder (Path): Where it goes.
+        source (Path): The program's source file.
+        folder (Path): Output folder.
         compiler (Sequence[str]): A C++ compiler and its arguments.
-        machine (str): What it compiles for, as ``platform.machine()`` names it.
-        flags (str): More flags, for example of a sanitizer.
+        machine (str): Target, as returned by ``platform.machine()``.
+        flags (str): Additional flags, for example of a sanitizer.
 
     Returns:
         Path: The program.

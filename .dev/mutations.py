@@ -356,7 +356,7 @@ MUTATIONS = (
     # When kernels may not run, and PyTorch does.
     Mutation(
         'ops/kernel_module.py',
-        "if any(self.hooks):\n            return 'a module inside of it has a hook'",
+        "if any(self.hooks):\n            return 'a module inside it has a hook'",
         'if False:\n            return None',
         'ops/test_kernels.py ops/test_changes.py',
     ),

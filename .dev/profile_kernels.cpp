@@ -1,5 +1,5 @@
-// Times the kernels' parts in a network that profile_kernels.py has written:
-// prints a line of JSON for each operator, and last for the whole.
+// Times the kernels in a network written by profile_kernels.py. Prints a line
+// of JSON for each operator and, last, for the network.
 
 #include <algorithm>
 #include <chrono>
@@ -41,11 +41,11 @@ const char* const kNames[kKinds] = {"lgc",    "conv3x3", "sfr",    "stem",
                                     "affine", "mean",    "linear", "pool"};
 double spent[kKinds];
 
-// What the packed operators call: the chosen kernels, or these and a clock.
+// The kernels that the packed operators call, with or without timing.
 const Kernels* chosen;
 Kernels active;
 
-// What the clock itself adds to a measured time.
+// The overhead of the clock in a measured time.
 double clock_cost() {
   double least = 1;
   for (int i = 0; i < 1000; ++i) {
@@ -56,7 +56,7 @@ double clock_cost() {
 }
 const double clock_ms = clock_cost();
 
-// Calls a kernel and adds the time that it takes.
+// Calls a kernel and adds its time.
 template <Kind kind, auto Kernels::* kernel, class... Args>
 void timed(Args... args) {
   const double start = now();
@@ -74,7 +74,7 @@ void wrap(Kernels& kernels) {
   wrap<kind, kernel>(kernels, kernels.*kernel);
 }
 
-// A kernel that is not listed here counts as none of the kinds.
+// Kernels that are not listed here are not timed.
 Kernels timed_kernels() {
   Kernels result = *chosen;
   wrap<kLgc, &Kernels::gather_conv>(result);
@@ -90,7 +90,7 @@ Kernels timed_kernels() {
   return result;
 }
 
-// Reads what the Python side wrote: 64-bit numbers and raw tensors.
+// Reads the file of the Python script: 64-bit numbers and raw tensors.
 class File {
  public:
   explicit File(const char* path) : in_(path, std::ios::binary) {
@@ -122,7 +122,7 @@ class File {
   std::ifstream in_;
 };
 
-// An operator's arguments and the memory that they point to.
+// An operator's arguments and the memory they refer to.
 struct Owned {
   Arguments arguments;
   std::vector<std::vector<char>> tensors;
@@ -181,7 +181,7 @@ void run(const Operator& op, const Map& in, Map& out) {
                                         serial);
 }
 
-// The least time, or the median.
+// The minimum or the median.
 double typical(std::vector<double> values, bool least) {
   const auto place = values.begin() + (least ? 0 : values.size() / 2);
   std::nth_element(values.begin(), place, values.end());
@@ -210,11 +210,11 @@ void profile(const char* path, int64_t height, int64_t width, int rounds,
   for (size_t i = 0; i < maps[0].pixels.size(); ++i)
     maps[0].pixels[i] = static_cast<float>(i * 7919 % 255) / 127.f - 1.f;
 
-  // By operator: its time without the clock inside, and that of each kind.
+  // By operator: its time without timing inside, and the time of each kind.
   std::vector<std::vector<double>> totals(count), kinds(count * kKinds);
   std::vector<double> whole;
   const Kernels timing = timed_kernels();
-  // The first round pays for what is new and does not count.
+  // The first round is a warm-up.
   for (int round = 0; round <= rounds; ++round) {
     active = *chosen;
     const double first = now();
@@ -246,8 +246,8 @@ void profile(const char* path, int64_t height, int64_t width, int rounds,
 
 }  // namespace
 
-// Takes the file, height, width, rounds, whether to print the least times
-// rather than medians (0 or 1), and the kernels' name or nothing for the best.
+// Arguments: file, height, width, rounds, 1 for minima or 0 for medians, and
+// the kernels' name or '' for the best.
 int main(int argc, char** argv) {
   if (argc != 7) return 2;
   const std::string name = argv[6];

@@ -1,17 +1,16 @@
-"""Show where the kernels' time goes in CondenseNetV2, block by block.
+"""Profile the kernels in CondenseNetV2, block by block.
 
     python .dev/profile_kernels.py                        # C at 224x224
     taskset -c 1 python .dev/profile_kernels.py --arch a --size 640 640
 
-The core of the kernels runs alone, without a host, in one thread on the first core that
-the process may use. The weights are random and always the same. Needs a C++ compiler.
+The kernels' core runs without a backend, in one thread on the first core that the
+process may use. The weights are random with a fixed seed. Needs a C++ compiler.
 
-MFLOP are those of all convolutions, two for each multiply-add on an image's pixels.
-MB are what must move at least once: weights and indices, the input and the output, four
-bytes for each number. Times are medians. 'rest' is spent in none of the kernels, but on
-copies and fresh memory, say; being a difference, it may be below zero. 'of product' is
-the share of the rate of the fastest float32 matrix product in one thread, which PyTorch
-runs on the processor's best instructions, whatever --kernels says.
+MFLOP: all convolutions, two operations per multiply-add. MB: weights, indices, input
+and output, moved once, four bytes per number. Times are medians. 'rest' is the time
+outside the kernels, for example copies and new memory; as a difference, it may be
+negative. 'of product' is relative to the fastest float32 matrix product of PyTorch in
+one thread, which uses the processor's best instructions regardless of --kernels.
 """
 
 import argparse
@@ -35,17 +34,17 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from lab.benchmark.latency import best_product_gflops, matrix_products, pinned
 from lab.benchmark.networks import randomise
-from lab.machine import processor_name
 from mmcdnv2.backbones import CondenseNetV2
 from mmcdnv2.backbones.dense_block import DenseBlock, DenseLayer
 from mmcdnv2.cli import command_line, report_console
 from mmcdnv2.complexity import count_params, time_rounds
 from mmcdnv2.errors import InputError
 from mmcdnv2.layers import condense_layers
+from mmcdnv2.machine import processor_name
 from mmcdnv2.ops.compiler import BuildError, find_compiler, instruction_sets
 
 SOURCE = Path(__file__).with_suffix('.cpp')
-# Kinds of work, by the names of the kernels that the program prints.
+# Kinds of work and the kernels' names in the program's output.
 KINDS = {
     'LGC': ('lgc',),
     '3x3': ('conv3x3',),
@@ -66,9 +65,9 @@ class Part:
         name (str): Its name.
         size (str): Height and width of its map.
         flop (dict[str, float]): Operations by kind of work.
-        moved (float): Bytes to move at least once.
-        ms (float): Milliseconds that it takes.
-        kinds (dict[str, float]): Milliseconds of them by kind of work.
+        moved (float): Bytes of weights, indices, input and output.
+        ms (float): Latency in milliseconds.
+        kinds (dict[str, float]): Milliseconds by kind of work.
     """
 
     name: str
@@ -80,16 +79,16 @@ class Part:
 
     @property
     def rest(self) -> float:
-        """float: Milliseconds in none of the kernels."""
+        """float: Milliseconds outside the kernels."""
         return self.ms - sum(self.kinds.values())
 
 
 def build_network(arch: str) -> CondenseNetV2:
-    """Build a condensed backbone of random weights."""
+    """Build a condensed backbone with random weights."""
     torch.manual_seed(0)
     network = CondenseNetV2(arch)
     randomise(network, lambda: network(torch.randn(4, 3, 64, 64)))
-    # In evaluation mode, the kernels would be compiled for PyTorch, too.
+    # Evaluation mode would also compile the kernels for PyTorch.
     network.train()
     condense_layers(network)
     return network
@@ -99,12 +98,12 @@ def count_parts(network: CondenseNetV2, height: int, width: int) -> List[Part]:
     """Count the work of the stem and of each block.
 
     Args:
-        network (CondenseNetV2): Condensed.
-        height (int): Of the input in pixels.
-        width (int): Of the input in pixels.
+        network (CondenseNetV2): A condensed network.
+        height (int): Height of the input in pixels.
+        width (int): Width of the input in pixels.
 
     Returns:
-        list[Part]: Not timed yet.
+        list[Part]: The parts without times.
     """
     stem = network.stem.conv.weight
     floats = stem.size(1) * height * width
@@ -147,14 +146,14 @@ def _macs_of_block(block: DenseBlock, pixels: int) -> Dict[str, int]:
         macs['LGC'] += pixels * layer.lgc.conv.weight.numel()
         macs['3x3'] += pixels * layer.conv.conv.weight.numel()
         macs['SFR'] += pixels * layer.sfr.conv.weight.numel()
-        # On means over all pixels.
+        # Squeeze-and-excite works on means over all pixels.
         convs = (m for m in layer.se.modules() if isinstance(m, nn.Conv2d))
         macs['norm, gate'] += sum(conv.weight.numel() for conv in convs)
     return macs
 
 
 def write_network(network: CondenseNetV2, file: BinaryIO) -> None:
-    """Write the arguments of the kernels' operators, as the program reads them."""
+    """Write the operators' arguments in the program's input format."""
 
     def write(*numbers: int) -> None:
         file.write(struct.pack(f'={len(numbers)}q', *numbers))
@@ -187,17 +186,17 @@ def run_program(
 
     Args:
         program (Path): The program.
-        network (Path): What :func:`write_network` has written.
+        network (Path): A file from :func:`write_network`.
         size (tuple[int]): Height and width of the input.
-        rounds (int): How often the network is timed.
-        best (bool): Whether to return the least times, not medians.
+        rounds (int): Number of timings.
+        best (bool): Whether to return minima instead of medians.
         kernels (str): Instruction set, '' for the processor's best.
 
     Returns:
-        list[dict]: Times of the operators and, last, of the whole.
+        list[dict]: Times of the operators and, last, of the network.
 
     Raises:
-        InputError: If it fails; with what it said.
+        InputError: If it fails; the message has its output.
     """
     command = [program, network, *size, rounds, int(best), kernels]
     result = subprocess.run(
@@ -210,14 +209,14 @@ def run_program(
 
 
 def add_times(parts: List[Part], times: List[dict]) -> List[Part]:
-    """Add what the program measured to what was counted.
+    """Add measured times to the parts.
 
     Args:
         parts (list[Part]): The stem and the blocks; changed in place.
-        times (list[dict]): Of each of them, and last of the whole.
+        times (list[dict]): Times of each part and, last, of the network.
 
     Returns:
-        list[Part]: The parts and the whole.
+        list[Part]: The parts and the network.
     """
     for part, spent in zip(parts, times):
         part.ms = spent['ms']
@@ -235,10 +234,10 @@ def add_times(parts: List[Part], times: List[dict]) -> List[Part]:
 
 
 def times_table(parts: List[Part], product: float) -> List[List[str]]:
-    """Tabulate the work and the times.
+    """Tabulate work and times.
 
     Args:
-        parts (list[Part]): What to list.
+        parts (list[Part]): The rows.
         product (float): GFLOP/s of the fastest matrix product.
 
     Returns:
@@ -257,10 +256,10 @@ def times_table(parts: List[Part], product: float) -> List[List[str]]:
 
 
 def rates_table(parts: List[Part]) -> List[List[str]]:
-    """Tabulate the GFLOP/s of the kinds of work that are counted.
+    """Tabulate GFLOP/s by kind of work.
 
     Args:
-        parts (list[Part]): What to list.
+        parts (list[Part]): The rows.
 
     Returns:
         list[list[str]]: A header and a row for each part.
@@ -276,7 +275,7 @@ def rates_table(parts: List[Part]) -> List[List[str]]:
 
 
 def show(rows: List[List[str]], markdown: bool) -> None:
-    """Print a table, its first row the header."""
+    """Print a table whose first row is the header."""
     header, *rest = rows
     if markdown:
         for row in (header, ['---', *['---:'] * (len(header) - 1)], *rest):
@@ -297,7 +296,7 @@ def parse_args() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        '--arch', choices=['a', 'b', 'c'], default='c', help='which one (default: c)'
+        '--arch', choices=['a', 'b', 'c'], default='c', help='arch (default: c)'
     )
     parser.add_argument(
         '--size',
@@ -319,7 +318,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--best',
         action='store_true',
-        help='print the least times, not medians: for a machine that does other work',
+        help='print minima instead of medians, for a busy machine',
     )
     parser.add_argument(
         '--markdown', action='store_true', help='print the tables as Markdown'
@@ -347,7 +346,7 @@ def main(args: argparse.Namespace) -> None:
             write_network(network, file)
         with pinned(1) as cores:
             products = matrix_products()
-            # Before and after, as the machine may be busier at one of these times.
+            # Before and after, in case the load changes.
             before = time_rounds([*products.values()], range(PRODUCT_ROUNDS))
             times = run_program(
                 program, path, args.size, args.rounds, args.best, args.kernels
@@ -362,7 +361,7 @@ def main(args: argparse.Namespace) -> None:
         f'CondenseNetV2-{args.arch.upper()}, backbone, '
         f'{args.size[0]}x{args.size[1]}, one thread, {times[-1]["kernels"]} kernels, '
         f'{"best" if args.best else "median"} of {args.rounds} rounds\n'
-        f'{processor_name()}, {cores}; largest matrix product: {product:.1f} GFLOP/s\n'
+        f'{processor_name()}, {cores}; fastest matrix product: {product:.1f} GFLOP/s\n'
     )
     show(times_table(parts, product), args.markdown)
     show(rates_table(parts), args.markdown)

@@ -55,6 +55,12 @@ run() {
     done
 }
 
+# Without --no-compile pip compiles all modules to bytecode, most of which are never
+# imported; Python compiles the others at their first import.
+install() {
+    run "$py" -m pip install --no-compile "$@"
+}
+
 fingerprint() {
     { printf '%s\n' "$PWD" "$form"; cat .dev/setup_env.sh \
         .dev/join_mmcv_sources.py setup.py "$stack" requirements/build.txt \
@@ -69,8 +75,7 @@ install_wheel() {
     run "$py" -m pip wheel --no-deps -w "$venv/wheel" .
     rm -rf build
     run "$py" -m pip uninstall -y mmcdnv2
-    run "$py" -m pip install "$(compgen -G "$venv/wheel/mmcdnv2-*.whl")[demo]" \
-        -r "$stack"
+    install "$(compgen -G "$venv/wheel/mmcdnv2-*.whl")[demo]" -r "$stack"
 }
 
 mmcv_wheel() {
@@ -137,9 +142,15 @@ fi
 rm -f "$stamp"
 
 say 'install torch and torchvision (some GB the first time)'
-run "$py" -m pip install --upgrade pip
-run "$py" -m pip install -c "$stack" -r requirements/build.txt -r <(grep -E \
+install --upgrade pip
+install -c "$stack" -r requirements/build.txt $(grep -E \
     '^(torch|torchvision|setuptools|numpy|(onedl-)?mmengine)\b' "$stack")
+
+requirements=(-r "$stack")
+if [ "$form" = editable ]; then
+    requirements+=(-r requirements/demo.txt -r requirements/export.txt
+        -r requirements/runtime.txt -r requirements/tests.txt)
+fi
 
 # They need no more than that. It runs beside what follows, which takes longer; if
 # it fails, the last step says so. It may outlive this script without harm.
@@ -172,7 +183,11 @@ wheel_glob="$wheels/$(echo "${mmcv%%==*}" | tr - _)-${mmcv##*==}-cp${version/./}
 if ! compgen -G "$wheel_glob" >/dev/null; then
     mkdir -p "$wheels"
     build=$(mktemp -d "$wheels/build.XXXXXX")
-    trap 'rm -rf "$build"' EXIT
+    # The other packages do not need mmcv, so they are installed while it compiles.
+    "$py" -m pip install --no-compile $(grep -vE '^(#|(onedl-)?mmcv==)' "$stack") \
+        "${requirements[@]:2}" >"$venv/packages.log" 2>&1 &
+    packages=$!
+    trap 'kill "$packages" 2>/dev/null || true; rm -rf "$build"' EXIT
     if [[ $built_for == *-cpu ]]; then
         export CUDA_VISIBLE_DEVICES=
         say "build $mmcv with its operators (about 2 minutes of processor time, once)"
@@ -186,21 +201,20 @@ if ! compgen -G "$wheel_glob" >/dev/null; then
         mmcv_wheel --no-binary :all: "$mmcv"
     fi
     mv "$build"/*.whl "$wheels"/
+
+    say 'wait for the packages that are installed beside that'
+    wait "$packages" || log=$venv/packages.log fail
+    trap 'rm -rf "$build"' EXIT
 fi
 
 say 'install the OpenMMLab packages'
-requirements=(-r "$stack")
-if [ "$form" = editable ]; then
-    requirements+=(-r requirements/demo.txt -r requirements/export.txt
-        -r requirements/runtime.txt -r requirements/tests.txt)
-fi
-run "$py" -m pip install $(compgen -G "$wheel_glob") "${requirements[@]}"
+install $(compgen -G "$wheel_glob") "${requirements[@]}"
 
 if [ "$form" = wheel ]; then
     install_wheel
 else
     say 'install mmcdnv2, editable'
-    run "$py" -m pip install --no-deps -e .
+    install --no-deps -e .
 
     say 'check that everything imports, and compile the kernels'
     wait

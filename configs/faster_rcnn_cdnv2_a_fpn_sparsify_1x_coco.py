@@ -1,5 +1,5 @@
-# Sparsifies while it trains to detect. Starting from a finished ImageNet
-# checkpoint needs no hook: its masks stay.
+# Sparsifies while training to detect. A fully pruned ImageNet checkpoint needs no hook:
+# its masks stay.
 _base_ = './faster_rcnn_cdnv2_a_fpn_1x_coco.py'
 
 custom_hooks = [dict(type='SparsificationHook')]

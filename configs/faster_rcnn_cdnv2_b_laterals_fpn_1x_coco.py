@@ -17,5 +17,5 @@ model = dict(
     ),
     test_cfg=dict(rpn=dict(max_per_img=300)),
 )
-# Prunes what is not final yet: the laterals, or all if the backbone is not pretrained.
+# Prunes the laterals, and the backbone unless it is pretrained.
 custom_hooks = [dict(type='SparsificationHook')]

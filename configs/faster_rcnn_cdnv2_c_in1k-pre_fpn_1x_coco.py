@@ -1,5 +1,5 @@
-# Starts from our ImageNet checkpoint, sparse or condensed. Its masks stay, and its
-# norms' statistics, which two images per GPU would blur.
+# Starts from our ImageNet checkpoint, sparse or condensed. Masks and norm statistics
+# stay; two images per GPU would blur the latter.
 _base_ = './faster_rcnn_cdnv2_c_fpn_1x_coco.py'
 
 model = dict(

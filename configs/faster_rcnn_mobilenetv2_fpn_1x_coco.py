@@ -4,5 +4,5 @@ model = dict(
     backbone=dict(_delete_=True, type='MobileNetV2', out_indices=(1, 2, 4, 6)),
     neck=dict(in_channels=[24, 32, 96, 320]),
 )
-# The backbone always computes its last convolution, which no one uses here.
+# The backbone always computes its last convolution, which is unused here.
 find_unused_parameters = True

@@ -9,5 +9,5 @@ model = dict(
     ),
     neck=dict(in_channels=[176, 352, 704]),
 )
-# The backbone always computes its last convolution, which no one uses here.
+# The backbone always computes its last convolution, which is unused here.
 find_unused_parameters = True

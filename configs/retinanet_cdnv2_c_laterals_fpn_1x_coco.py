@@ -15,5 +15,5 @@ model = dict(
     ],
     bbox_head=dict(in_channels=96, feat_channels=96),
 )
-# Prunes what is not final yet: the laterals, or all if the backbone is not pretrained.
+# Prunes the laterals, and the backbone unless it is pretrained.
 custom_hooks = [dict(type='SparsificationHook')]

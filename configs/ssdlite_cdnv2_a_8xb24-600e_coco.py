@@ -1,5 +1,5 @@
-# SSDLite as MMDetection ships it, 320x320, with CondenseNetV2-A in the place of
-# MobileNetV2 and learned group laterals in the place of its 1x1 expansions.
+# MMDetection's SSDLite, 320x320, with CondenseNetV2-A instead of MobileNetV2 and
+# learned group laterals instead of its 1x1 expansions.
 _base_ = 'mmdet::ssd/ssdlite_mobilenetv2-scratch_8xb24-600e_coco.py'
 custom_imports = dict(imports=['mmcdnv2'], allow_failed_imports=False)
 

@@ -1,5 +1,5 @@
 """Measure and compare the networks: benchmark, study, connection maps, model index.
 
-The laboratory is part of a clone, not of the wheel. ``tools/analysis_tools`` and the
-demo run it; nothing in ``mmcdnv2`` imports it.
+This package is in a clone, not in the wheel. ``tools/analysis_tools`` and the demo
+use it; ``mmcdnv2`` does not import it.
 """

@@ -1,8 +1,8 @@
-"""A small, real data set: handwritten digits on photographs.
+"""Generate small datasets of real handwritten digits on photographs.
 
-scikit-learn ships 1,797 scanned digits of 8x8 pixels and two photographs.
-Pasted at random sizes, places and colours they make a detection data set in
-COCO format and a classification data set in folders, both without a download.
+scikit-learn ships 1,797 scanned digits of 8x8 pixels and two photographs. Pasted
+with random sizes, positions and colours, they give a detection dataset in COCO
+format and a classification dataset in folders, without a download.
 """
 
 import json
@@ -20,34 +20,34 @@ from mmcdnv2.files import make_folder_when_done
 CLASSES = tuple(str(digit) for digit in range(10))
 # Width and height of the detection images in pixels.
 DETECTION_SIZE = 192
-# The most digits in a detection image.
+# Largest number of digits in a detection image.
 MAX_DIGITS = 6
-# Smallest and largest size of a digit's 8x8 raster there, in pixels.
+# Smallest and largest size of a digit's 8x8 raster in a detection image, in pixels.
 DIGIT_SIZE = (24, 71)
-# Ink fainter than this is not part of a digit's box.
+# Smallest opacity of ink in a digit's box.
 _INK = 0.3
 
 
 @dataclass(frozen=True)
 class ClassificationStyle:
-    """What a classification image looks like; the defaults are the demo's.
+    """Style of classification images; the defaults are the demo's.
 
     Args:
         size (int): Width and height of the image in pixels. Defaults to 48.
         digit_size (tuple[int]): Smallest and largest size of the digit's 8x8
             raster in pixels. Defaults to (32, 48).
-        dimming (float): The photograph is dimmed by a uniform random number
-            to this power: 0 leaves it as it is. Defaults to 2.
-        rotation (float): Largest angle that a digit is turned by, in degrees,
-            either way. Defaults to 0.
-        shear (float): Largest angle that its upright strokes lean by, in
-            degrees, either way. Defaults to 0.
+        dimming (float): The photograph is multiplied by a uniform random number
+            to this power; 0 for no dimming. Defaults to 2.
+        rotation (float): Largest rotation of a digit in degrees, in both
+            directions. Defaults to 0.
+        shear (float): Largest shear of a digit in degrees, in both directions.
+            Defaults to 0.
         neighbours (int): Largest number of other digits, of the same split,
-            that look in from the border. Defaults to 0.
-        opacity (float): Smallest opacity of a digit, the largest is 1.
-            Defaults to 1.
-        noise (float): Standard deviation of the noise that is added to each
-            pixel, in grey levels. Defaults to 0.
+            that are partly visible at the border. Defaults to 0.
+        opacity (float): Smallest opacity of a digit; the largest is 1. Defaults
+            to 1.
+        noise (float): Standard deviation of the pixel noise in grey levels.
+            Defaults to 0.
 
     Raises:
         InputError: If the digits do not fit into the image.
@@ -72,9 +72,9 @@ class ClassificationStyle:
 
 
 DEMO = ClassificationStyle()
-# So hard that small networks differ by more than their seeds do. Dark grounds and a
-# third of the images without neighbours are for the start: ShuffleNetV2 learned nothing
-# in 750 iterations where every image was cluttered.
+# Hard enough that small networks differ by more than their seeds do. Dark backgrounds
+# and a third of the images without neighbours help at the start: ShuffleNetV2 learned
+# nothing in 750 iterations when every image was cluttered.
 STUDY = ClassificationStyle(
     size=32,
     digit_size=(16, 28),
@@ -88,11 +88,11 @@ STUDY = ClassificationStyle(
 
 
 class DigitPainter:
-    """Paint digits of one split on crops of the photographs.
+    """Paint the digits of one split on crops of the photographs.
 
     Args:
-        split (str): 'train' or 'val'. Their digits are disjoint.
-        seed (int): Seed of all randomness. Defaults to 0.
+        split (str): 'train' or 'val', which have disjoint digits.
+        seed (int): Random seed. Defaults to 0.
     """
 
     def __init__(self, split: str, seed: int = 0) -> None:
@@ -108,7 +108,7 @@ class DigitPainter:
         self.rng = np.random.RandomState([seed, split == 'val'])
 
     def background(self, size: int) -> np.ndarray:
-        """Crop a photograph at random and scale the crop.
+        """Return a random, scaled crop of a photograph.
 
         Args:
             size (int): Width and height of the result in pixels.
@@ -126,19 +126,19 @@ class DigitPainter:
         return cv2.resize(crop, (size, size), interpolation=cv2.INTER_AREA)
 
     def ink(self, index: int, size: int) -> np.ndarray:
-        """Scale a digit up, with a margin for the edges of its strokes.
+        """Return an enlarged digit with a margin for the edges of its strokes.
 
         Args:
-            index (int): Which digit of the split.
-            size (int): Width and height of the result in pixels. The scan
-                takes the inner four fifths.
+            index (int): Index of the digit in the split.
+            size (int): Width and height of the result in pixels; the scan is in
+                the inner four fifths.
 
         Returns:
             np.ndarray: Opacity in [0, 1], shape (size, size).
         """
         scan = np.pad(self.digits[index], 1)
         ink = cv2.resize(scan, (size, size), interpolation=cv2.INTER_CUBIC)
-        # Strokes of so few pixels come out blurred: give them an edge.
+        # Sharpen the strokes, which are blurred after scaling.
         return (2 * ink - 0.5).clip(0, 1)
 
     def paint(
@@ -149,18 +149,18 @@ class DigitPainter:
         top: int,
         opacity: float = 1.0,
     ) -> Optional[Tuple[int, int, int, int]]:
-        """Paint a digit in a colour that stands out, in place.
+        """Paint a digit in a light random colour, in place.
 
         Args:
             canvas (np.ndarray): RGB, uint8, shape (H, W, 3).
-            ink (np.ndarray): From :meth:`ink`.
-            left (int): Column of the ink's left edge; may lie outside.
-            top (int): Row of the ink's top edge; may lie outside.
-            opacity (float): Of the ink where it is strongest. Defaults to 1.
+            ink (np.ndarray): Opacities from :meth:`ink`.
+            left (int): Column of the ink's left edge; may be outside.
+            top (int): Row of the ink's top edge; may be outside.
+            opacity (float): Factor for the ink's opacity. Defaults to 1.
 
         Returns:
-            tuple[int] | None: The box (x, y, width, height) of the visible
-            ink in pixels, None if nothing is visible.
+            tuple[int] | None: The box (x, y, width, height) of the visible ink
+            in pixels; None if nothing is visible.
         """
         height, width = canvas.shape[:2]
         y0, x0 = max(top, 0), max(left, 0)
@@ -175,7 +175,7 @@ class DigitPainter:
         if not len(rows):
             return None
         patch = canvas[y0:y1, x0:x1]
-        # Tinted chalk with a dark rim, so that it shows on any ground.
+        # A light colour with a dark rim is visible on any background.
         colour = self.rng.randint(170, 256, 3)
         alpha = ink[..., None] * opacity
         patch[:] = patch * (1 - rim[..., None]) * (1 - alpha) + colour * alpha
@@ -193,18 +193,18 @@ class DigitPainter:
         """Paint one digit on a dimmed photograph.
 
         Args:
-            style (ClassificationStyle): Defaults to the demo's: the digit
+            style (ClassificationStyle): Defaults to the demo's, where the digit
                 fills most of the image.
 
         Returns:
             tuple[np.ndarray, int]: RGB image, uint8, and the label.
         """
-        # A network that starts from nothing finds digits among clutter only if it
-        # sees some with hardly any clutter.
+        # A new network learns to find digits in clutter only if some images have
+        # hardly any.
         size = style.size
         dimmed = self.background(size) * self.rng.rand() ** style.dimming
         canvas = dimmed.astype(np.uint8)
-        # The demo's images must not change: draw no number that they do not need.
+        # The demo's images must not change: draw random numbers only where needed.
         if style.neighbours:
             for _ in range(self.rng.randint(style.neighbours + 1)):
                 self._paint_neighbour(canvas, style)
@@ -218,7 +218,7 @@ class DigitPainter:
         return canvas, int(self.labels[index])
 
     def _paint_neighbour(self, canvas: np.ndarray, style: ClassificationStyle) -> None:
-        """Paint a digit whose centre lies on the border, so that half is seen."""
+        """Paint a digit whose centre is on the border, so that half is visible."""
         index = self.rng.randint(len(self.digits))
         side = self.rng.randint(style.digit_size[0], style.digit_size[1] + 1)
         along, across = self.rng.randint(style.size), self.rng.choice([0, style.size])
@@ -235,7 +235,7 @@ class DigitPainter:
         top: int,
         style: ClassificationStyle,
     ) -> None:
-        """Paint a digit whose 8x8 raster, before it is turned, has this place."""
+        """Paint a digit whose 8x8 raster, before rotation, has this position."""
         margin = side // 8
         ink = self.ink(index, side + 2 * margin)
         if style.rotation or style.shear:
@@ -246,7 +246,7 @@ class DigitPainter:
         self.paint(canvas, ink, left - margin, top - margin, opacity)
 
     def _warped(self, ink: np.ndarray, style: ClassificationStyle) -> np.ndarray:
-        """Turn and shear about the centre."""
+        """Rotate and shear about the centre."""
         limits = np.array([style.rotation, style.shear])
         turn, lean = np.deg2rad(self.rng.uniform(-limits, limits))
         rotation = np.array(
@@ -274,7 +274,7 @@ class DigitPainter:
             index = self.rng.randint(len(self.digits))
             side = self.rng.randint(DIGIT_SIZE[0], DIGIT_SIZE[1] + 1)
             margin = side // 8
-            # A quarter of a digit may lie beyond the border.
+            # A quarter of a digit may be outside the image.
             left, top = self.rng.randint(-side // 4, size - side * 3 // 4, 2)
             region = taken[max(top, 0) : top + side, max(left, 0) : left + side]
             if region.mean() > 0.1:
@@ -294,7 +294,7 @@ def make_digits(
     num_classification: int = 6000,
     seed: int = 0,
 ) -> None:
-    """Write both data sets; the same arguments give the same files.
+    """Write both datasets; the same arguments give the same files.
 
     Layout::
 
@@ -303,12 +303,12 @@ def make_digits(
         out_dir/classification/{train,val}/D/000000.png
 
     Args:
-        out_dir (str | Path): Folder to create. It appears only when complete.
-        num_train (int): Number of detection images to train on.
-        num_val (int): Number of detection images to test on.
-        num_classification (int): Number of classification images to train
-            on; a fifth as many to test on.
-        seed (int): Seed of all randomness.
+        out_dir (str | Path): Folder to create, atomically.
+        num_train (int): Number of detection images for training.
+        num_val (int): Number of detection images for testing.
+        num_classification (int): Number of classification images for training;
+            a fifth of it for testing.
+        seed (int): Random seed.
 
     Raises:
         InputError: If ``out_dir`` exists.
@@ -328,19 +328,19 @@ def make_classification(
     style: ClassificationStyle = STUDY,
     seed: int = 0,
 ) -> None:
-    """Write a classification data set; the same arguments give the same files.
+    """Write a classification dataset; the same arguments give the same files.
 
     Layout::
 
         out_dir/{train,val}/D/000000.png
 
     Args:
-        out_dir (str | Path): Folder to create. It appears only when complete.
-        num_train (int): Number of images to train on. Defaults to 8000.
-        num_val (int): Number of images to test on, whose digits are others.
-            Defaults to 4000.
+        out_dir (str | Path): Folder to create, atomically.
+        num_train (int): Number of images for training. Defaults to 8000.
+        num_val (int): Number of images for testing, with other digits. Defaults
+            to 4000.
         style (ClassificationStyle): Defaults to the study's.
-        seed (int): Seed of all randomness. Defaults to 0.
+        seed (int): Random seed. Defaults to 0.
 
     Raises:
         InputError: If ``out_dir`` exists.
@@ -399,6 +399,6 @@ def _write_folders(
 
 
 def _write_image(pixels: np.ndarray, path: Path) -> None:
-    # cv2.imwrite says nothing if the disk is full, and mmcv.imwrite makes a folder
-    # anew that someone removed with all that was written before.
+    # cv2.imwrite ignores a full disk, and mmcv.imwrite recreates a folder that was
+    # removed with the images before.
     path.write_bytes(cv2.imencode('.png', pixels[..., ::-1])[1].tobytes())

@@ -1,4 +1,4 @@
-"""The networks of the model index: counted costs and published figures."""
+"""Compare the counted costs of the model index with published figures."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,15 +12,15 @@ from mmcdnv2.config import load_config
 from mmcdnv2.errors import InputError, in_one_line
 from mmcdnv2.layers import condense_layers, sparse_layers
 
-# How far a figure may be from the published one before it needs a note.
+# Largest relative difference from a published figure without a note.
 TOLERANCE = dict(params=0.005, flops=0.015)
 
 
 @dataclass
 class Cost:
-    """Cost of a config's model; pairs are (sparse, condensed).
+    """Cost of a config's model as pairs (sparse, condensed).
 
-    A sparse convolution counts as the dense one that it runs as.
+    Sparse convolutions count as dense, as they run.
 
     Attributes:
         input_shape (tuple[int]): Height and width of the input in pixels.
@@ -37,13 +37,13 @@ class Cost:
 
 @dataclass
 class Published:
-    """Figures as they were printed, for example '0.48M'.
+    """Published figures, for example '0.48M'.
 
     Attributes:
-        by (str): Where they were printed.
+        by (str): Where they were published.
         params (str, optional): Parameters of the condensed network.
         flops (str, optional): FLOPs of the condensed network.
-        counting (str): What the FLOPs count: 'elements', the papers' way, or
+        counting (str): How FLOPs are counted: 'elements' as in the papers, or
             'macs'.
         notes (dict[str, str]): Why ours differ, by 'params' and 'flops'.
     """
@@ -55,13 +55,14 @@ class Published:
     notes: Dict[str, str] = field(default_factory=dict)
 
     def compare(self, cost: Cost) -> Dict[str, 'Comparison']:
-        """Compare with what was measured.
+        """Compare the figures with measured costs.
 
         Args:
             cost (Cost): The measured cost at the paper's input size.
 
         Returns:
-            dict[str, Comparison]: By 'params' and 'flops', where published.
+            dict[str, Comparison]: Comparisons by 'params' and 'flops', if
+            published.
         """
         flops = cost.macs if self.counting == 'macs' else cost.paper_flops
         found = dict(params=(self.params, cost.params), flops=(self.flops, flops))
@@ -74,12 +75,12 @@ class Published:
 
 @dataclass
 class Comparison:
-    """A printed figure and ours.
+    """A published figure and ours.
 
     Attributes:
         name (str): 'params' or 'flops'.
         printed (str): In millions with an M, for example '28.6M'.
-        measured (int): Ours.
+        measured (int): Our figure.
     """
 
     name: str
@@ -93,7 +94,7 @@ class Comparison:
 
     @property
     def rounds_to_printed(self) -> bool:
-        """bool: Whether ours, rounded to as many digits, is the same."""
+        """bool: Whether ours, rounded to the same number of digits, is equal."""
         number = self.printed.rstrip('M')
         decimals = len(number.partition('.')[2])
         return f'{self.measured / 1e6:.{decimals}f}' == number
@@ -111,10 +112,10 @@ class ZooModel:
     Attributes:
         name (str): Name of the model.
         config (Path): Its config file.
-        task (str): 'Image Classification', for example.
+        task (str): For example 'Image Classification'.
         metadata (dict): Its metadata.
-        published (Published, optional): What was published about its cost.
-        metrics (dict[str, float]): Its results by the names of the metrics.
+        published (Published, optional): Its published costs.
+        metrics (dict[str, float]): Its results, by metric.
     """
 
     name: str
@@ -135,7 +136,7 @@ def read_zoo(root: Union[str, Path]) -> List[ZooModel]:
         list[ZooModel]: The models in the order of the index.
 
     Raises:
-        InputError: If there is no such index.
+        InputError: If the index does not exist.
     """
     root = Path(root)
     index = root / 'model-index.yml'
@@ -162,7 +163,7 @@ def read_zoo(root: Union[str, Path]) -> List[ZooModel]:
 def measure(
     config: Union[str, Path], input_shape: Optional[Tuple[int, int]] = None
 ) -> Cost:
-    """Measure a config's model, random weights, sparse and condensed.
+    """Count the costs of a config's model with random weights, sparse and condensed.
 
     Args:
         config (str | Path): Config of a classifier or a detector.
@@ -170,10 +171,10 @@ def measure(
             Defaults to the size of the config's test data.
 
     Returns:
-        Cost: What it costs.
+        Cost: The costs.
 
     Raises:
-        InputError: If there is no such config, the shape is too small or the
+        InputError: If the config does not exist, the shape is too small, or the
             model needs more than images to run.
     """
     cfg = load_config(str(config))
@@ -192,11 +193,11 @@ def measure(
         except InputError:
             raise
         except Exception as error:
-            # A model of another package may raise anything without annotations.
+            # Models of other packages may raise anything without annotations.
             raise InputError(
-                f'{config} cannot be counted, as its model failed on an image without '
-                f'annotations ({in_one_line(error)}); count a config of '
-                'its backbone alone.'
+                f'{config} cannot be counted: its model failed on an image without '
+                f'annotations ({in_one_line(error)}); use a config of only its '
+                'backbone.'
             ) from error
         counts.append((count_params(model), macs, paper_flops))
     before, after = counts

@@ -8,6 +8,17 @@ available to a config::
 and that ``mmpretrain.get_model`` knows the configs by name.
 """
 
+import warnings
+from contextlib import redirect_stdout
+from importlib import import_module
+from io import StringIO
+
+# They report packages that their optional data sets and metrics would need.
+with redirect_stdout(StringIO()), warnings.catch_warnings():
+    warnings.filterwarnings('ignore', 'faster_coco_eval is not installed')
+    for _module in ('mmdet.datasets', 'mmdet.evaluation', 'mmpretrain.datasets'):
+        import_module(_module)
+
 from . import backbones, engine, heads, layers, necks
 from .condensable import CondensableMixin
 from .export.exported_models import ExportedClassifier, ExportedDetector

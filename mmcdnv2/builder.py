@@ -1,4 +1,4 @@
-"""Building a config's model, and an input for it."""
+"""Build a config's model and an input for it."""
 
 import copy
 import os
@@ -14,6 +14,7 @@ from mmpretrain.models import BaseClassifier
 from mmpretrain.structures import DataSample
 from torch import Tensor, nn
 
+from .checkpoint import unwrap_model
 from .config import type_of, typed_dicts
 from .errors import InputError
 
@@ -25,32 +26,34 @@ def build_model(cfg: Config) -> nn.Module:
         cfg (Config): Config of a classifier or a detector.
 
     Returns:
-        nn.Module: The model, weights as they are built.
+        nn.Module: The model, weights as they are built, without a wrapper for
+        test-time augmentation.
 
     Raises:
         InputError: If the config has no model.
     """
     if 'model' not in cfg:
         raise InputError(
-            f'{cfg.filename} has no model: the config of a classifier or a detector '
-            'was expected.'
+            f'{cfg.filename} has no model: pass the config of a classifier or a '
+            'detector.'
         )
     init_default_scope(cfg.get('default_scope', 'mmengine'))
     model = copy.deepcopy(cfg.model)
     if 'data_preprocessor' in cfg:
         model.setdefault('data_preprocessor', cfg.data_preprocessor)
-    built = MODELS.build(model)
+    # Test-time augmentation is for the runner alone.
+    built = unwrap_model(MODELS.build(model))
     # By itself, as that of some of OpenMMLab's models returns nothing.
     built.eval()
     return built
 
 
 class TensorMode(nn.Module):
-    """A model as a function of its images alone, which counting needs.
+    """Wrap a model as a function of its images only.
 
     Args:
         model (nn.Module): A classifier or a detector.
-        samples (list): The data samples that it is called with.
+        samples (list): The data samples to call it with.
     """
 
     def __init__(self, model: nn.Module, samples: list) -> None:
@@ -63,20 +66,20 @@ class TensorMode(nn.Module):
 
 
 def input_shape_of(cfg: Config) -> Tuple[int, int]:
-    """Size of the images that a config tests on.
+    """Return the size of a config's test images.
 
     Args:
         cfg (Config): Config of a classifier or a detector.
 
     Returns:
-        tuple[int]: Height and width in pixels; for a resizing that keeps the
-        ratio the largest ones. 224 x 224 if the config does not tell.
+        tuple[int]: Height and width in pixels; the largest ones if the ratio is
+        kept. 224 x 224 if the config does not define them.
     """
     loader = cfg.get('test_dataloader') or {}
     shape = (224, 224)
-    # The data set comes before its transforms, and the last of these decides.
+    # The dataset precedes its transforms, and the last transform decides.
     for part in typed_dicts(loader.get('dataset', {})):
-        # Crops and scales are (width, height).
+        # Crop sizes and scales are (width, height).
         if type_of(part).startswith('CIFAR'):
             shape = (32, 32)
         elif type_of(part) == 'CenterCrop':
@@ -94,18 +97,18 @@ def make_inputs(
     image: Optional[str] = None,
     input_shape: Optional[Tuple[int, int]] = None,
 ) -> Tuple[Tensor, list]:
-    """Make a preprocessed batch of one and its data sample.
+    """Return a preprocessed batch of one image and its data sample.
 
     Args:
         model (nn.Module): A classifier or a detector.
         cfg (Config): Its config.
         image (str, optional): Image file. Defaults to random pixels.
-        input_shape (tuple[int], optional): Height and width that the image
-            is scaled to. Defaults to :func:`input_shape_of`.
+        input_shape (tuple[int], optional): Height and width to scale the image
+            to. Defaults to :func:`input_shape_of`.
 
     Returns:
-        tuple[Tensor, list]: Images, shape (1, 3, H, W), padded as the model's
-        preprocessor pads, and one data sample.
+        tuple[Tensor, list]: Images, shape (1, 3, H, W), padded by the model's
+        preprocessor, and one data sample.
 
     Raises:
         InputError: If the image cannot be read or the shape is too small.
@@ -114,7 +117,7 @@ def make_inputs(
     if min(height, width) < 32:
         raise InputError(
             f'The input must be at least 32 pixels high and wide, got {height} x '
-            f'{width}.'
+            f'{width} pixels.'
         )
     if image is None:
         rng = np.random.RandomState(0)
@@ -134,7 +137,7 @@ def read_image(image: str) -> np.ndarray:
         np.ndarray: Pixels, shape (H, W, 3), BGR.
 
     Raises:
-        InputError: If there is none, or it cannot be read.
+        InputError: If the file is missing or cannot be decoded.
     """
     pixels = mmcv.imread(image) if os.path.isfile(image) else None
     if pixels is None:
@@ -142,20 +145,22 @@ def read_image(image: str) -> np.ndarray:
     return pixels
 
 
-def prepare(model: nn.Module, pixels: np.ndarray) -> Tuple[Tensor, list]:
+def prepare(model: nn.Module, pixels: np.ndarray, **meta: Any) -> Tuple[Tensor, list]:
     """Prepare an image as a model's preprocessor does.
 
     Args:
         model (nn.Module): A classifier or a detector.
         pixels (np.ndarray): Shape (3, H, W), as the test pipeline leaves them.
+        meta: ``ori_shape`` and ``scale_factor`` of an image that was scaled.
 
     Returns:
-        tuple[Tensor, list]: Images, shape (1, 3, H, W), padded as the model's
-        preprocessor pads, and one data sample.
+        tuple[Tensor, list]: Images, shape (1, 3, H, W), padded by the model's
+        preprocessor, and one data sample.
     """
     shape = pixels.shape[1:]
     sample = DataSample() if isinstance(model, BaseClassifier) else DetDataSample()
-    sample.set_metainfo(dict(img_shape=shape, ori_shape=shape, scale_factor=(1.0, 1.0)))
+    known = dict(img_shape=shape, ori_shape=shape, scale_factor=(1.0, 1.0))
+    sample.set_metainfo({**known, **meta})
     batch = dict(inputs=[torch.from_numpy(pixels)], data_samples=[sample])
     batch = model.data_preprocessor(batch, training=False)
     return batch['inputs'], batch['data_samples']

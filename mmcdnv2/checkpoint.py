@@ -1,23 +1,28 @@
 """Reading checkpoints of unknown origin."""
 
 import codecs
+import io
 import math
 import os
 import pickle
+import pickletools
+import re
 import tarfile
 import types
 import zipfile
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from pathlib import Path
-from typing import Any, Dict, NoReturn, Union
+from typing import IO, Any, Dict, List, NoReturn, Union
 
 import numpy as np
 import torch
 from mmengine.logging import HistoryBuffer
+from mmengine.model import BaseTTAModel, is_model_wrapper
+from mmengine.optim.scheduler.param_scheduler import OneCycleParamScheduler
 from mmengine.utils import digit_version
 from torch import Tensor, nn
 
-from .errors import InputError, UntrustedError
+from .errors import InputError, UntrustedError, in_one_line
 
 
 def load_checkpoint(path: Union[str, Path], trust: bool = False) -> Dict[str, Any]:
@@ -47,15 +52,8 @@ def load_checkpoint(path: Union[str, Path], trust: bool = False) -> Dict[str, An
         else:
             content = _load_safely(path)
     except Exception as error:
-        # A damaged file may make the unpickler raise anything.
-        refused = ('Unsupported global', 'Unsupported class', 'unrecognized function')
-        if any(reason in str(error) for reason in refused):
-            raise UntrustedError(
-                f'{path} holds more than tensors and plain data, which may run code '
-                'when it is loaded: if you trust where it comes from, set trust=True '
-                '(trust_checkpoint=True for a runner).'
-            ) from error
-        raise InputError(f'{path} is damaged or not a checkpoint.') from error
+        # The unpickler may raise anything on a damaged file.
+        raise _explained(error, path, trust) from error
     if not isinstance(content, dict):
         raise InputError(f'{path} is not a checkpoint: it holds no state dict.')
     _check_parts(content, path)
@@ -63,15 +61,62 @@ def load_checkpoint(path: Union[str, Path], trust: bool = False) -> Dict[str, An
 
 
 def _check_checksums(path: Union[str, Path]) -> None:
-    """Raise something if a file of torch.save is damaged."""
-    with open(path, 'rb') as stream:
-        # As torch.load tells it from older formats.
-        if stream.read(4) != b'PK\x03\x04':
-            return
+    """Raise an error if a file of torch.save is damaged."""
+    if not _is_zip(path):
+        return
     with zipfile.ZipFile(path) as archive:
         # Where torch.serialization.set_crc32_options has turned them off, all are 0.
         if any(each.CRC for each in archive.infolist()) and archive.testzip():
             raise ValueError('a checksum is wrong')
+
+
+def _is_zip(path: Union[str, Path]) -> bool:
+    """Return whether a file is a zip archive, by the bytes that torch.load checks."""
+    with open(path, 'rb') as stream:
+        return stream.read(4) == b'PK\x03\x04'
+
+
+def _explained(error: Exception, path: Union[str, Path], trust: bool) -> InputError:
+    """Tell damage from distrust, by the file instead of the error's message."""
+    try:
+        _check_checksums(path)
+        names = _pickled_globals(path)
+    except Exception:
+        names = None
+    if names is not None and trust:
+        return InputError(f'{path} cannot be loaded: {in_one_line(error)}')
+    if names is None or not isinstance(error, pickle.UnpicklingError):
+        return InputError(f'{path} is damaged or not a checkpoint.')
+    # Those of tensors are not listed here.
+    known, plain = _allowed_globals(), ('torch', 'collections', '_codecs')
+    other = [n for n in names if n not in known and n.split('.')[0] not in plain]
+    example = f' ({other[0]})' if other else ''
+    return UntrustedError(
+        f'{path} holds more than tensors and plain data{example}, which may run code '
+        'when it is loaded: if you trust where it comes from, set trust=True '
+        '(trust_checkpoint=True for a runner).'
+    )
+
+
+def _pickled_globals(path: Union[str, Path]) -> List[str]:
+    """List the classes and functions that a checkpoint refers to.
+
+    Raises an error unless the pickles of the checkpoint are complete.
+    """
+    with open(path, 'rb') as stream:
+        # Magic number, version, system, content and the names of the storages.
+        pickles: List[IO[bytes]] = [stream] * 5
+        if _is_zip(path):
+            with zipfile.ZipFile(stream) as archive:
+                # torch.save puts all records into a folder.
+                (name,) = (n for n in archive.namelist() if n.endswith('/data.pkl'))
+                pickles = [io.BytesIO(archive.read(name))]
+        return [
+            str(argument).replace(' ', '.').replace('__builtin__', 'builtins')
+            for each in pickles
+            for opcode, argument, _ in pickletools.genops(each)
+            if opcode.name == 'GLOBAL'
+        ]
 
 
 def _check_parts(content: Dict[str, Any], path: Union[str, Path]) -> None:
@@ -92,8 +137,11 @@ def _check_parts(content: Dict[str, Any], path: Union[str, Path]) -> None:
                 'a dict of names was expected.'
             )
         for key, value in part.items():
-            names = value if isinstance(value, (list, tuple)) else [value or '']
-            if key.lower() == 'classes' and not all(isinstance(n, str) for n in names):
+            if key.lower() != 'classes' or value is None:
+                continue
+            names = value.tolist() if isinstance(value, np.ndarray) else value
+            names = names if isinstance(names, (list, tuple)) else [names]
+            if not all(isinstance(n, str) for n in names):
                 raise InputError(
                     f'{path} is not a checkpoint: its {name}.{key} is {value!r:.100}, '
                     'a list of names was expected.'
@@ -146,8 +194,34 @@ def check_finite(state_dict: Dict[str, Tensor], source: Union[str, Path]) -> Non
 
 
 def weights_of(content: Dict[str, Any]) -> Dict[str, Tensor]:
-    """Return the state dict of a checkpoint, which may be one itself."""
-    return content.get('state_dict', content)
+    """Return the state dict of a checkpoint, which may be one itself.
+
+    Args:
+        content (dict): The checkpoint.
+
+    Returns:
+        dict: Weights and buffers by name, without the prefix ``module.`` of
+        ``nn.DataParallel``, which MMEngine removes, too.
+    """
+    weights = content.get('state_dict', content)
+    if not any(str(name).startswith('module.') for name in weights):
+        return weights
+    return {re.sub(r'^module\.', '', str(k)): value for k, value in weights.items()}
+
+
+def unwrap_model(model: nn.Module) -> nn.Module:
+    """Return the model inside wrappers, whose names a checkpoint has.
+
+    Args:
+        model (nn.Module): A model, or one in a wrapper for several devices or for
+            test-time augmentation.
+
+    Returns:
+        nn.Module: The model itself.
+    """
+    while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
+        model = model.module
+    return model
 
 
 def load_weights(
@@ -156,13 +230,14 @@ def load_weights(
     """Load a state dict that must fit the model exactly.
 
     Args:
-        model (nn.Module): Filled in place.
+        model (nn.Module): Filled in place; may be in a wrapper.
         state_dict (dict): Weights and buffers by name.
         source (str | Path): Where they come from, for the message.
 
     Raises:
         InputError: If names, shapes or types differ.
     """
+    model = unwrap_model(model)
     check_state_dict(state_dict, source)
     check_types(model, state_dict, source)
     try:
@@ -204,32 +279,52 @@ def check_types(
             )
 
 
-# What a history buffer has in its state unless a user added to them.
-_STATISTICS = ('current', 'max', 'mean', 'min')
+# Stands in for the class, whose functions are needed, but no instances.
+_ONE_CYCLE = object()
+# Functions that MMEngine pickles as attributes, by their owner and name. A history
+# buffer has these in its state unless a user added to them.
+_ATTRIBUTES = {
+    **{
+        (HistoryBuffer, name): getattr(HistoryBuffer, name)
+        for name in ('current', 'max', 'mean', 'min')
+    },
+    **{
+        (_ONE_CYCLE, name): getattr(OneCycleParamScheduler, name)
+        for name in ('_annealing_cos', '_annealing_linear')
+    },
+}
 
 
-def _history_method(owner: Any, name: str) -> Any:
-    """Stand in for getattr, which history buffers pickle their methods with."""
-    if owner is not HistoryBuffer or name not in _STATISTICS:
-        raise pickle.UnpicklingError(f'Unsupported class {owner}.{name}')
-    return getattr(owner, name)
+def _attribute(owner: Any, name: str) -> Any:
+    """Stand in for getattr, with which functions of classes are pickled."""
+    try:
+        return _ATTRIBUTES[owner, name]
+    except KeyError:
+        raise pickle.UnpicklingError(f'Unsupported class {owner}.{name}') from None
 
 
 def _allowed_globals() -> Dict[str, Any]:
-    """Return the globals that MMEngine's message hub adds to training checkpoints."""
+    """Return the globals that checkpoints of MMEngine hold in addition to tensors."""
     reconstruct, scalar = np.zeros(1).__reduce__()[0], np.float64(0).__reduce__()[0]
     allowed = {
-        'builtins.getattr': _history_method,
+        # Empty arrays are pickled with it.
+        'builtins.bytes': bytes,
+        'builtins.getattr': _attribute,
         'mmengine.logging.history_buffer.HistoryBuffer': HistoryBuffer,
+        f'{OneCycleParamScheduler.__module__}.OneCycleParamScheduler': _ONE_CYCLE,
         'numpy.dtype': np.dtype,
         'numpy.ndarray': np.ndarray,
     }
-    for kind in (np.int64, np.uint32, np.float32, np.float64):
-        dtype = type(np.dtype(kind))
+    # Types of numbers, texts and times; neither objects nor structures.
+    for code in np.typecodes['AllInteger'] + np.typecodes['AllFloat'] + '?SUMm':
+        dtype = type(np.dtype(code))
         allowed[f'{dtype.__module__}.{dtype.__name__}'] = dtype
     for package in ('numpy.core', 'numpy._core'):
         allowed[f'{package}.multiarray._reconstruct'] = reconstruct
         allowed[f'{package}.multiarray.scalar'] = scalar
+    # Python 3.13 moved them.
+    for module in ('pathlib', 'pathlib._local'):
+        allowed[f'{module}.PosixPath'] = allowed[f'{module}.WindowsPath'] = Path
     return allowed
 
 
@@ -243,8 +338,10 @@ def _load_safely(path: Union[str, Path]) -> Any:
     # that knows nothing else is as strict.
     allowed.update(
         {
-            '__builtin__.getattr': _history_method,
+            '__builtin__.bytes': bytes,
+            '__builtin__.getattr': _attribute,
             '_codecs.encode': codecs.encode,
+            'collections.Counter': Counter,
             'collections.OrderedDict': OrderedDict,
             'torch._utils._rebuild_parameter': torch._utils._rebuild_parameter,
             'torch._utils._rebuild_tensor_v2': torch._utils._rebuild_tensor_v2,
@@ -262,20 +359,19 @@ def _load_safely(path: Union[str, Path]) -> Any:
     )
     # These, torch.load reads in ways of its own. A script runs code of its own.
     if _is_script(path) or tarfile.is_tarfile(path):
-        raise pickle.UnpicklingError('a script or a file of PyTorch 0.1')
+        raise ValueError('a script or a file of PyTorch 0.1')
     return torch.load(
         path, map_location='cpu', pickle_module=restricted, weights_only=False
     )
 
 
 def _is_script(path: Union[str, Path]) -> bool:
-    """Tell whether torch.load would take a file for one of torch.jit.save.
+    """Return whether torch.load would take a file for one of torch.jit.save.
 
     Its own reader is asked, as others may understand an odd archive differently.
     """
-    with open(path, 'rb') as stream:
-        if stream.read(4) != b'PK\x03\x04':
-            return False
+    if not _is_zip(path):
+        return False
     records = torch._C.PyTorchFileReader(str(path)).get_all_records()
     return 'constants.pkl' in records
 
@@ -283,21 +379,25 @@ def _is_script(path: Union[str, Path]) -> bool:
 def _check_numpy_state(thing: Any, state: Any) -> None:
     """Raise something unless NumPy can take a state, as it would crash."""
     if isinstance(thing, np.dtype):
-        # What plain numbers have.
-        if state[:1] + state[2:] != (3, None, None, None, -1, -1, 0):
-            raise pickle.UnpicklingError('not a plain type of numbers')
+        kind = thing.str
+        if thing.kind in 'Mm':
+            # The unit of times is in the state alone.
+            unit, number = state[8][1][:2]
+            kind = f'{thing.kind}8[{number}{unit.decode()}]'
+        if state != np.dtype(kind).newbyteorder(state[1]).__reduce__()[2]:
+            raise pickle.UnpicklingError('not a plain type')
         return
     _, shape, dtype, _, content = state
     sizes = [size for size in shape if type(size) is int and size >= 0]
     if (
         not isinstance(dtype, np.dtype)
-        or dtype.kind not in 'biufc'
+        or dtype.kind not in 'biufcSUMm'
         or not isinstance(content, bytes)
         or type(shape) is not tuple
         or len(sizes) != len(shape)
         or len(content) != math.prod(sizes) * dtype.itemsize
     ):
-        raise pickle.UnpicklingError('not a plain array of numbers')
+        raise pickle.UnpicklingError('not a plain array')
 
 
 # In Python, so that single steps can be refused; types do not know its methods.

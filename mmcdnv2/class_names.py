@@ -8,6 +8,8 @@ from mmengine.fileio import list_from_file
 from mmengine.registry import DATASETS
 from torch import nn
 
+from .config import tested_datasets
+
 
 def class_names(
     cfg: Config, content: Dict[str, Any], number: Optional[int] = None
@@ -48,12 +50,10 @@ def _given(cfg: Config, content: Dict[str, Any]) -> Iterator[Any]:
     for part in (meta.get('dataset_meta') or {}, meta):
         # Earlier versions wrote CLASSES.
         yield {key.lower(): value for key, value in part.items()}.get('classes')
-    dataset = (cfg.get('test_dataloader') or {}).get('dataset') or {}
-    while 'dataset' in dataset or dataset.get('datasets'):
-        dataset = dataset['dataset'] if 'dataset' in dataset else dataset['datasets'][0]
-    # MMPreTrain's data sets take the names as an argument of their own, too.
-    own = (dataset.get('metainfo') or {}).get('classes') or dataset.get('classes')
-    yield own or (_metainfo_of(dataset.get('type'), cfg) or {}).get('classes')
+    for dataset in tested_datasets(cfg):
+        # MMPreTrain's data sets take the names as an argument of their own, too.
+        own = (dataset.get('metainfo') or {}).get('classes') or dataset.get('classes')
+        yield own or (_metainfo_of(dataset.get('type'), cfg) or {}).get('classes')
 
 
 def _metainfo_of(kind: Any, cfg: Config) -> Any:
@@ -76,4 +76,4 @@ def _listed(given: Any) -> Tuple[str, ...]:
             return tuple(list_from_file(path))
         # A file that is not here, or the only class.
         return () if path.endswith('.txt') else (given,)
-    return tuple(map(str, given or ()))
+    return () if given is None else tuple(map(str, given))

@@ -3,6 +3,7 @@
 import functools
 import os
 import sys
+import warnings
 from argparse import ArgumentParser, Namespace
 from typing import Any, Callable, Dict, Iterable, Optional, Tuple, TypeVar
 
@@ -10,7 +11,13 @@ from mmengine.config import DictAction
 from rich.console import Console
 from rich.progress import track
 
-from .errors import ConfigError, DataError, InputError, UntrustedError
+from .errors import (
+    ChangedFileError,
+    ConfigError,
+    DataError,
+    InputError,
+    UntrustedError,
+)
 from .export.engines import ENGINES
 
 T = TypeVar('T')
@@ -21,6 +28,11 @@ _HINTS = (
         UntrustedError,
         'trust_checkpoint',
         'On the command line, that is --trust-checkpoint.',
+    ),
+    (
+        ChangedFileError,
+        'verify',
+        'On the command line, that is --no-verify.',
     ),
     (
         ConfigError,
@@ -53,6 +65,8 @@ def command_line(
         @functools.wraps(main)
         def wrapper() -> None:
             args = parse_args()
+            # MMDetection calls it in the old way.
+            warnings.filterwarnings('ignore', 'torch.meshgrid: in an upcoming release')
             try:
                 main(args)
             except InputError as error:
@@ -96,6 +110,12 @@ def add_engine_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         '--threads', type=int, help="its threads (default: the engine's)"
     )
+    parser.add_argument(
+        '--no-verify',
+        dest='verify',
+        action='store_false',
+        help='accept an exported file that was changed since then',
+    )
 
 
 def engine_options(args: Namespace, is_exported: bool) -> Dict[str, Any]:
@@ -106,7 +126,8 @@ def engine_options(args: Namespace, is_exported: bool) -> Dict[str, Any]:
         is_exported (bool): Whether the model is an exported file.
 
     Returns:
-        dict: ``engine`` and ``threads`` if it is, else empty.
+        dict: ``engine`` and ``threads`` if it is, else empty. ``args.verify`` is the
+        tool's to pass on.
 
     Raises:
         InputError: If they are given for a model that runs in PyTorch.
@@ -115,10 +136,10 @@ def engine_options(args: Namespace, is_exported: bool) -> Dict[str, Any]:
         raise InputError(f'--threads must be 1 or more, got {args.threads}.')
     if is_exported:
         return dict(engine=args.engine or ENGINES[0], threads=args.threads)
-    if args.engine or args.threads:
+    if args.engine or args.threads or not args.verify:
         raise InputError(
-            '--engine and --threads are for exported .onnx files; a checkpoint runs in '
-            'PyTorch.'
+            '--engine, --threads and --no-verify are for exported .onnx files; a '
+            'checkpoint runs in PyTorch.'
         )
     return {}
 

@@ -1,4 +1,4 @@
-"""Cost of a network: parameters, multiply-accumulates and time."""
+"""Measure a network's parameters, multiply-accumulates and latency."""
 
 import math
 import statistics
@@ -13,7 +13,7 @@ from .layers import CondensedConv2d
 
 
 def count_params(module: nn.Module) -> int:
-    """Number of parameters; masks and indices are buffers and do not count."""
+    """Return the number of parameters, without buffers such as masks and indices."""
     return sum(p.numel() for p in module.parameters())
 
 
@@ -37,15 +37,15 @@ def _call_counted(
 
 
 def count_macs(module: nn.Module, inputs: Tensor) -> int:
-    """Multiply-accumulates of all convolutions and linear layers.
+    """Count the multiply-accumulates of all convolutions and linear layers.
 
     Args:
         module (nn.Module): Called as ``module(inputs)``.
         inputs (Tensor): A batch of one.
 
     Returns:
-        int: MACs of one forward pass. A sparse convolution counts as the
-        dense one that it runs as.
+        int: MACs of one forward pass. Sparse convolutions count as dense, as
+        they run.
     """
     macs = 0
 
@@ -55,7 +55,7 @@ def count_macs(module: nn.Module, inputs: Tensor) -> int:
         channels = output.size(-1 if is_linear else 1)
         macs += layer.weight.numel() * (output.numel() // channels)
 
-    # By modules, as a condensed layer may run on operators that do more.
+    # Counts modules, because a condensed layer may run operators that do more.
     kinds = (nn.Conv2d, CondensedConv2d, nn.Linear)
     _call_counted(module, inputs, kinds, count)
     return macs
@@ -64,9 +64,9 @@ def count_macs(module: nn.Module, inputs: Tensor) -> int:
 def count_paper_elements(module: nn.Module, inputs: Tensor) -> int:
     """Count the FLOPs that both CondenseNet papers add to the MACs.
 
-    For each element one of a ReLU, ReLU6 or hard-swish, two of a sigmoid, and the
-    window of a pooling. Maximum pooling, norms, biases, additions and
-    products are free.
+    Per element: 1 for ReLU, ReLU6 and hard-swish, 2 for sigmoids, and the window
+    size for average poolings. Maximum pooling, norms, biases, additions and
+    products count 0.
 
     Args:
         module (nn.Module): Called as ``module(inputs)``.
@@ -104,20 +104,19 @@ def count_paper_elements(module: nn.Module, inputs: Tensor) -> int:
 def time_rounds(
     functions: Sequence[Callable[[], object]], rounds: Iterable[int] = range(10)
 ) -> List[List[float]]:
-    """Time functions in turns, so that a busy machine is busy for all of them.
+    """Time functions in interleaved rounds, so that load affects all alike.
 
-    Each round begins with another function. Each turn begins with a call that
-    is not timed: it pays for the caches and threads as the function before
-    left them. What takes less than a millisecond is then called until one has
-    passed.
+    Each round begins with another function. Each turn begins with a warm-up call,
+    after which a function that takes less than a millisecond is repeated for about
+    a millisecond.
 
     Args:
-        functions (Sequence[Callable]): What to time.
+        functions (Sequence[Callable]): Functions to time.
         rounds (Iterable[int]): Numbers of the rounds.
 
     Returns:
-        list[list[float]]: Milliseconds; a list with one entry for each round
-        for each function.
+        list[list[float]]: Milliseconds; for each function a list with one entry
+        per round.
     """
     times: List[List[float]] = [[] for _ in functions]
     turns = list(zip(functions, times))
@@ -130,7 +129,7 @@ def time_rounds(
 
 
 def _time(function: Callable[[], object], calls: int) -> float:
-    """Mean time of some calls in milliseconds."""
+    """Return the mean time of some calls in milliseconds."""
     began = time.perf_counter()
     for _ in range(calls):
         function()
@@ -138,10 +137,10 @@ def _time(function: Callable[[], object], calls: int) -> float:
 
 
 def median_latency(functions: Sequence[Callable[[], object]]) -> List[float]:
-    """Median time of each function in ten rounds of :func:`time_rounds`.
+    """Return each function's median time in ten rounds of :func:`time_rounds`.
 
     Args:
-        functions (Sequence[Callable]): What to time.
+        functions (Sequence[Callable]): Functions to time.
 
     Returns:
         list[float]: Milliseconds, one for each function.

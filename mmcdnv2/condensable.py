@@ -1,4 +1,4 @@
-"""The mixin of all networks with sparse layers."""
+"""The mixin for networks with sparse layers."""
 
 import os
 from typing import Any, Dict, List
@@ -13,17 +13,16 @@ from .checkpoint import (
     check_state_dict,
     check_types,
     load_checkpoint,
-    weights_of,
 )
 from .errors import InputError, UntrustedError
 from .layers import SFRModule, condense_layers, sparse_layers
 from .mixin import ModuleMixin
 
 
-def _check_file(path: str) -> None:
-    """Refuse a file of which MMEngine's loader would run what code it holds."""
+def _read_names(path: str) -> List[str]:
+    """Read the names of a file's weights, but run no code that it may hold."""
     if '://' in path:
-        return
+        return []
     try:
         content = load_checkpoint(os.path.expanduser(path))
     except UntrustedError as error:
@@ -31,22 +30,24 @@ def _check_file(path: str) -> None:
             f'{path} holds more than tensors and plain data, which may run code when '
             'it is loaded: for init_cfg, save its state dict alone in another file.'
         ) from error
-    check_state_dict(weights_of(content), path)
+    weights = content.get('state_dict', content)
+    check_state_dict(weights, path)
+    return list(weights)
 
 
 class CondensableMixin(ModuleMixin):
-    """Condensing for networks built from LGC and SFR.
+    """Condensing for networks with LGC and SFR layers.
 
-    List it before the other base class. A network that has it takes
-    ``deploy=True`` to build its condensed form.
+    List it before the other base class. A subclass must accept ``deploy=True`` to
+    build its condensed form.
     """
 
     def init_weights(self) -> None:
-        """Initialise; what ``init_cfg`` loads must have all the weights.
+        """Initialise weights; require complete checkpoints in ``init_cfg``.
 
         Raises:
-            InputError: If the checkpoint lacks parameters or has others'.
-                MMEngine would leave those at random.
+            InputError: If the checkpoint lacks parameters or their shapes differ.
+                MMEngine would leave these random.
         """
         cfgs = self.init_cfg or []
         pretrained = [
@@ -59,8 +60,8 @@ class CondensableMixin(ModuleMixin):
             again = getattr(self, 'is_init', False)
             before = [parameters_to_vector(sfr.parameters()) for sfr in sfrs]
             super().init_weights()
-            # Some networks have initialised all their layers by type only. In a
-            # second call MMEngine keeps all weights, but these networks do not.
+            # Some networks initialise their layers by type, which overwrites
+            # sfr_init, also in a second call, where MMEngine keeps all weights.
             for sfr, values in zip(sfrs, before):
                 kept = torch.equal(parameters_to_vector(sfr.parameters()), values)
                 if not (again and kept):
@@ -68,14 +69,18 @@ class CondensableMixin(ModuleMixin):
             return
         source = ' and '.join(cfg['checkpoint'] for cfg in pretrained)
         for cfg in pretrained:
-            _check_file(cfg['checkpoint'])
+            names = _read_names(cfg['checkpoint'])
+            # Without a prefix MMEngine removes that of nn.DataParallel itself.
+            wrapped = f'module.{cfg.get("prefix") or ""}'
+            if cfg.get('prefix') and any(name.startswith(wrapped) for name in names):
+                cfg['prefix'] = wrapped
         weights: Dict[str, Tensor] = {}
-        # MMEngine finds, reads and renames the weights; this sees what it loads.
+        # Collects the weights that MMEngine finds, reads and renames.
         handle = self._register_load_state_dict_pre_hook(
             lambda state_dict, *_: weights.update(state_dict)
         )
-        # MMEngine would load nothing in a second call, but some networks draw
-        # random weights in each.
+        # Without this, MMEngine loads nothing in a second call, but some networks
+        # draw random weights in each.
         self.is_init = False
         try:
             super().init_weights()
@@ -96,8 +101,8 @@ class CondensableMixin(ModuleMixin):
         check_finite(weights, source)
         check_types(self, weights, source)
         try:
-            # MMEngine has done it, but goes on where a shape differs, and some
-            # networks draw random weights afterwards.
+            # Again: MMEngine skips weights whose shape differs, and some networks
+            # draw random weights after loading.
             self.load_state_dict(weights, strict=False)
         except RuntimeError as error:
             reason = str(error).splitlines()[-1].strip()
@@ -108,7 +113,7 @@ class CondensableMixin(ModuleMixin):
     def _check_names(
         self, weights: Dict[str, Tensor], pretrained: List[Dict[str, Any]], source: str
     ) -> None:
-        """Raise unless there are weights for all parameters."""
+        """Check that there are weights for all parameters."""
         missing = [name for name, _ in self.named_parameters() if name not in weights]
         if missing:
             prefix = (pretrained[-1].get('prefix') or '').rstrip('.')
@@ -121,7 +126,7 @@ class CondensableMixin(ModuleMixin):
 
     @property
     def deploy(self) -> bool:
-        """bool: Whether there is nothing left to condense."""
+        """bool: Whether the network has no sparse layers."""
         return not sparse_layers(self)
 
     def switch_to_deploy(self) -> None:
@@ -129,6 +134,6 @@ class CondensableMixin(ModuleMixin):
 
         Raises:
             InputError: If a layer's sparsification is unfinished; the network
-                is then left as it was.
+                is then unchanged.
         """
         condense_layers(self)

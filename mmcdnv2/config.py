@@ -1,7 +1,7 @@
 """Reading configs."""
 
 import os
-from typing import Any, Dict, Iterator, Optional
+from typing import Any, Dict, Iterator, List, Optional
 
 from mmengine.config import Config
 
@@ -51,6 +51,44 @@ def typed_dicts(node: Any) -> Iterator[Dict]:
     if isinstance(node, (list, tuple)):
         for child in node:
             yield from typed_dicts(child)
+
+
+def unwrapped_datasets(dataset: Any) -> List[Dict]:
+    """Return the data sets inside wrappers, whatever the wrappers are.
+
+    Args:
+        dataset (dict, optional): Config of a data set, or of a wrapper: its ``dataset``
+            or its list of ``datasets`` is what it wraps, at any depth.
+
+    Returns:
+        list[dict]: Configs of data sets, in order. A wrapper's own ``pipeline`` is
+        appended to theirs, since it is applied to what they return.
+    """
+    if not dataset:
+        return []
+    inner = dataset.get('datasets') or dataset.get('dataset')
+    if not isinstance(inner, (dict, list, tuple)):
+        return [dataset]
+    inner = [inner] if isinstance(inner, dict) else inner
+    found = [part for each in inner for part in unwrapped_datasets(each)]
+    own = dataset.get('pipeline')
+    if not own:
+        return found
+    return [
+        dict(part, pipeline=[*(part.get('pipeline') or ()), *own]) for part in found
+    ]
+
+
+def tested_datasets(cfg: Config) -> List[Dict]:
+    """Return the data sets that a config tests on, without their wrappers.
+
+    Args:
+        cfg (Config): Of a classifier or a detector.
+
+    Returns:
+        list[dict]: As :func:`unwrapped_datasets`.
+    """
+    return unwrapped_datasets((cfg.get('test_dataloader') or {}).get('dataset'))
 
 
 def type_of(part: Dict) -> str:

@@ -17,6 +17,10 @@ class UntrustedError(InputError):
     """A checkpoint that must be marked as trusted to be loaded."""
 
 
+class ChangedFileError(InputError):
+    """An exported file whose checksum differs."""
+
+
 def in_one_line(error: Exception) -> str:
     """Describe an error of other code by its type and its message's first line."""
     first = str(error).strip().partition('\n')[0]

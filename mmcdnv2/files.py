@@ -1,4 +1,4 @@
-"""Writing files and folders whole or not at all."""
+"""Write files and folders atomically."""
 
 import errno
 import os
@@ -10,25 +10,25 @@ from typing import Iterator, List, Sequence, Union
 
 from .errors import InputError
 
-# What a write meets that has no file's name in its error.
+# Errors of writes, which have no filename.
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 
 @contextmanager
 def replace_when_done(path: Union[str, Path]) -> Iterator[Path]:
-    """Give a temporary name to write to; rename it if all went well.
+    """Yield a temporary path to write to; rename it on success.
 
-    A link stays, what it points at is replaced. The mode is what ``open`` would give.
+    Follows symbolic links. The mode is that of ``open``.
 
     Args:
-        path (str | Path): The final name.
+        path (str | Path): The final path.
 
     Yields:
-        Path: A name in the same folder, with the same suffix, of no file yet.
+        Path: A new path in the same folder with the same suffix.
 
     Raises:
-        InputError: If it cannot be written. What fails because of other files is
-            raised as it is.
+        InputError: If it cannot be written. Errors of other files are not
+            converted.
     """
     with replace_all_when_done([path]) as (partial,):
         yield partial
@@ -36,13 +36,13 @@ def replace_when_done(path: Union[str, Path]) -> Iterator[Path]:
 
 @contextmanager
 def replace_all_when_done(paths: Sequence[Union[str, Path]]) -> Iterator[List[Path]]:
-    """Do the same for several files, of which all are replaced or none.
+    """Replace several files, all or none; see :func:`replace_when_done`.
 
     Args:
-        paths (Sequence[str | Path]): The final names.
+        paths (Sequence[str | Path]): The final paths.
 
     Yields:
-        list[Path]: A temporary name for each.
+        list[Path]: A temporary path for each.
 
     Raises:
         InputError: If one cannot be written.
@@ -60,7 +60,7 @@ def replace_all_when_done(paths: Sequence[Union[str, Path]]) -> Iterator[List[Pa
         succeeded = True
     except OSError as error:
         for file in files:
-            if file.is_met_by(error):
+            if file.error_concerns(error):
                 raise file.unwritable(error) from error
         if error.filename is None and error.errno in _NO_SPACE:
             begun = [file for file in files if os.path.exists(file.partial)]
@@ -75,17 +75,17 @@ def replace_all_when_done(paths: Sequence[Union[str, Path]]) -> Iterator[List[Pa
 
 @contextmanager
 def make_folder_when_done(path: Union[str, Path]) -> Iterator[Path]:
-    """Give a temporary folder to fill; rename it if all went well.
+    """Yield a temporary folder to fill; rename it on success.
 
     Args:
-        path (str | Path): The final name, of nothing that exists.
+        path (str | Path): The final path, which must not exist.
 
     Yields:
-        Path: An empty folder beside it.
+        Path: A new folder next to it.
 
     Raises:
-        InputError: If something of that name exists, or the folder or a file in it
-            cannot be written.
+        InputError: If the path exists, or the folder or a file in it cannot be
+            written.
     """
     path = Path(path)
     if os.path.lexists(path):
@@ -103,18 +103,18 @@ def make_folder_when_done(path: Union[str, Path]) -> Iterator[Path]:
         raise
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-        # Those that hold the result are not empty.
+        # Folders with the result are not empty and stay.
         _remove_folders(missing)
 
 
 def check_writable(path: Union[str, Path]) -> None:
-    """Refuse a file that cannot be written, before the work for it; leave no trace.
+    """Check that a file can be written, without changing anything.
 
     Args:
-        path (str | Path): The file, of which nothing is changed.
+        path (str | Path): The file.
 
     Raises:
-        InputError: If :func:`replace_when_done` could not write it.
+        InputError: If :func:`replace_when_done` cannot write it.
     """
     file = _File(path)
     missing = _missing_folders([file.partial])
@@ -125,10 +125,10 @@ def check_writable(path: Union[str, Path]) -> None:
 
 
 class _File:
-    """A file to be replaced.
+    """A file to replace.
 
     Args:
-        path (str | Path): As the user names it.
+        path (str | Path): The path given by the user.
     """
 
     def __init__(self, path: Union[str, Path]) -> None:
@@ -136,32 +136,31 @@ class _File:
         if os.path.isdir(path):
             raise InputError(f'{path} is a folder: the name of a file was expected.')
         if os.path.exists(path) and not os.path.isfile(path):
-            # To rename a file to /dev/null would take that from all others.
-            raise InputError(f'{path} is no regular file: choose another name.')
+            # Renaming a file to /dev/null would replace the device.
+            raise InputError(f'{path} is not a regular file: choose another name.')
         is_link = os.path.islink(path)
         self.target = Path(os.path.realpath(path)) if is_link else self.path
-        # No one knows before what another process, machine or user calls its own.
+        # Random, so that concurrent writers do not collide.
         name = f'.{self.target.stem}.{secrets.token_hex(4)}{self.target.suffix}'
         self.partial = self.target.with_name(name)
         self.old = self.target.with_name(f'{name}.old')
 
     def try_to_write(self) -> None:
-        """Write the temporary file once, and remove it."""
+        """Create and remove the temporary file."""
         _make_folder(self.target)
         try:
             self.partial.touch(exist_ok=False)
             self.partial.unlink()
-            # Renaming does not ask whether the file is protected.
+            # Renaming would also replace a write-protected file.
             if self.target.exists() and not os.access(self.target, os.W_OK):
                 raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
         except OSError as error:
             raise self.unwritable(error) from error
 
     def complete(self) -> None:
-        """Bring the temporary file to the disk, with the mode of the old one."""
+        """Flush the temporary file to disk and copy the old file's mode."""
         with open(self.partial, 'r+b') as stream:
-            # A machine that crashes after the renaming must not have lost what was
-            # written before it.
+            # The content must be on disk before the renaming, for a crash after it.
             os.fsync(stream.fileno())
         with suppress(FileNotFoundError):
             mode = self.target.stat().st_mode & 0o777
@@ -169,17 +168,17 @@ class _File:
                 self.partial.chmod(mode)
 
     def keep_old(self) -> None:
-        """Give the old file, if there is one, a second name."""
+        """Keep the old file, if any, under a second name."""
         if not os.path.lexists(self.target):
             return
         try:
             os.link(self.target, self.old)
         except OSError:
-            # Not all file systems have links.
+            # Not all file systems support links.
             shutil.copy2(self.target, self.old)
 
     def restore(self) -> None:
-        """Bring the old file back, or none if there was none, once it is replaced."""
+        """Undo the replacement: restore the old file, or remove the new one."""
         if os.path.exists(self.partial):
             return
         with suppress(OSError):
@@ -189,14 +188,13 @@ class _File:
                 self.target.unlink()
 
     def clean_up(self) -> None:
-        """Remove what is temporary."""
+        """Remove temporary files."""
         for path in (self.partial, self.old):
-            # As when the disk is read-only by now. The error that came before says
-            # more.
+            # For example on a disk that became read-only; an earlier error is raised.
             with suppress(OSError):
                 path.unlink()
 
-    def is_met_by(self, error: OSError) -> bool:
+    def error_concerns(self, error: OSError) -> bool:
         return _is_about(error, self.partial) or _is_about(error, self.target)
 
     def unwritable(self, error: OSError) -> InputError:
@@ -204,7 +202,7 @@ class _File:
 
 
 def _replace_all(files: Sequence[_File]) -> None:
-    """Rename all files, or put back what was there."""
+    """Rename all files, or restore the old ones."""
     *others, last = files
     try:
         for file in others:
@@ -218,7 +216,7 @@ def _replace_all(files: Sequence[_File]) -> None:
 
 
 def _is_about(error: OSError, path: Path) -> bool:
-    """Whether an error names a path or what is in it."""
+    """Return whether an error names a path or something below it."""
     own = os.path.abspath(path)
     for name in (error.filename, error.filename2):
         if isinstance(name, (str, Path)):
@@ -236,7 +234,7 @@ def _make_folder(path: Path) -> None:
 
 
 def _missing_folders(paths: Sequence[Path]) -> List[Path]:
-    """List the folders that the paths need and that are not there, the inner first."""
+    """Return the missing parent folders of the paths, innermost first."""
     folders = {folder for path in paths for folder in path.parents}
     missing = [folder for folder in folders if not os.path.lexists(folder)]
     return sorted(missing, key=lambda folder: -len(folder.parts))

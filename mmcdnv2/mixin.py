@@ -2,8 +2,8 @@
 
 from typing import TYPE_CHECKING
 
-# A mixin is listed before a base class that is a module, so it need not be one
-# itself; only type checkers have to know that it will be part of one.
+# Mixins are listed before an nn.Module base class and are not modules themselves;
+# only type checkers treat them as such.
 if TYPE_CHECKING:
     from torch.nn import Module as ModuleMixin
 else:

@@ -1,4 +1,4 @@
-"""One place that knows where MMDetection and MMPreTrain look for what is ours."""
+"""Register modules, hooks and configs with MMDetection and MMPreTrain."""
 
 import warnings
 from pathlib import Path
@@ -12,11 +12,11 @@ from mmpretrain.registry import MODELS as MMPRETRAIN_MODELS
 
 
 def register_model(cls: type) -> type:
-    """Register a module where both MMDetection and MMPreTrain find it.
+    """Register a module in MMEngine's, MMDetection's and MMPreTrain's registries.
 
-    Every default scope falls back on MMEngine's root registry, which serves
-    the bare name. A prefixed name (``mmdet.X``, ``mmpretrain.X``) is looked up
-    in that package's registry alone, so the module is entered there as well.
+    Every default scope falls back to MMEngine's root registry, which resolves
+    the bare name. A prefixed name (``mmdet.X``, ``mmpretrain.X``) is resolved in
+    that package's registry only.
 
     Args:
         cls (type): The module, registered under its class name.
@@ -28,7 +28,7 @@ def register_model(cls: type) -> type:
 
 
 def register_hook(cls: type) -> type:
-    """Register a hook, as :func:`register_model` does it with a module.
+    """Register a hook; see :func:`register_model`.
 
     Args:
         cls (type): The hook, registered under its class name.
@@ -46,16 +46,16 @@ def _register(cls: type, *registries: Registry) -> type:
 
 
 def register_configs() -> None:
-    """Let ``mmpretrain.get_model`` build the configs of our model index by name."""
+    """Register our model index, so that ``mmpretrain.get_model`` finds its names."""
     package = Path(__file__).parent
-    # A wheel carries the index in .mim, a clone next to the package.
+    # The index is in .mim in a wheel, next to the package in a clone.
     for root in (package / '.mim', package.parent):
         if (root / 'model-index.yml').is_file():
             try:
                 ModelHub.register_model_index(root / 'model-index.yml', root)
             except ValueError as error:
-                # A name is taken: by an earlier call, or by MMPreTrain itself.
+                # A name is taken, by an earlier call or by MMPreTrain itself.
                 warnings.warn(
-                    f'Not all configs are known by name: {error}', stacklevel=2
+                    f'Not all configs were registered by name: {error}', stacklevel=2
                 )
             return

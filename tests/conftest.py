@@ -19,6 +19,8 @@ from mmcdnv2.layers import SFRModule, sparse_layers
 sys.path.insert(0, str(Path(__file__).parent))
 
 ROOT = Path(__file__).parent.parent
+# Seconds after which a process is taken to hang, however busy the machine is.
+HANG = 300
 
 
 @pytest.fixture(autouse=True)
@@ -114,7 +116,19 @@ model = dict(
     ),
     test_cfg=dict(nms_pre=100, max_per_img=20),
 )
-test_dataloader = dict(batch_size=2, dataset=dict(data_root={str(digits)!r}))
+test_pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(type='Resize', scale=(192, 192), keep_ratio=True),
+    dict(type='Pad', size=(192, 192), pad_val=dict(img=(114, 114, 114))),
+    dict(type='LoadAnnotations', with_bbox=True),
+    dict(
+        type='PackDetInputs',
+        meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor'),
+    ),
+]
+test_dataloader = dict(
+    batch_size=2, dataset=dict(data_root={str(digits)!r}, pipeline=test_pipeline)
+)
 test_evaluator = dict(ann_file={annotations!r})
 """
     )

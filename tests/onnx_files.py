@@ -75,6 +75,7 @@ def _write(
     classes=('a', 'b', 'c'),
     raw=False,
     layout='NCHW',
+    mask_threshold=0.5,
 ):
     sides = zip(('batch', 'height', 'width'), (1, *size))
     dims = [name if name in dynamic else side for name, side in sides]
@@ -90,6 +91,7 @@ def _write(
         classes=tuple(classes),
         input=Input(dtype, layout, channel_order, tuple(size), tuple(dynamic)),
         preprocess=list(preprocess),
+        mask_threshold=mask_threshold,
     )
     write_model(model, metadata, path)
     return str(path)

@@ -237,7 +237,8 @@ def listen(event, arguments):
         event == 'open' and isinstance(arguments[1], str) and 'r' not in arguments[1]
     )
     # A text's encoding may be one that Python has not imported yet.
-    is_encoding = event == 'exec' and '/encodings/' in str(arguments)
+    # It also lists their folder if that has changed.
+    is_encoding = event in ('exec', 'os.listdir') and '/encodings' in str(arguments)
     if writes or (event.startswith(EVENTS) and not is_encoding):
         heard.append((event, str(arguments)[:200]))
 

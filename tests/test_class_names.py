@@ -37,10 +37,15 @@ def test_names_of_a_checkpoint(meta):
             type='ConcatDataset',
             datasets=[dict(dataset=dict(classes=TWO)), dict(classes=('x', 'y'))],
         ),
+        # Only names that are as many as the model's classes count.
+        dict(
+            type='ConcatDataset',
+            datasets=[dict(metainfo=dict(classes=('x',))), dict(classes=TWO)],
+        ),
     ],
 )
 def test_names_of_a_config(dataset):
-    assert class_names(config(dataset), dict(state_dict={})) == TWO
+    assert class_names(config(dataset), dict(state_dict={}), 2) == TWO
 
 
 def test_names_that_a_data_set_has_by_itself():

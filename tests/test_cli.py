@@ -1,9 +1,12 @@
 """What the command-line tools share."""
 
 import os
+import subprocess
+import sys
 from argparse import ArgumentParser, Namespace
 
 import pytest
+from conftest import ROOT
 from rich.console import Console
 
 from mmcdnv2.cli import (
@@ -16,7 +19,13 @@ from mmcdnv2.cli import (
     report_console,
     track_progress,
 )
-from mmcdnv2.errors import ConfigError, DataError, InputError, UntrustedError
+from mmcdnv2.errors import (
+    ChangedFileError,
+    ConfigError,
+    DataError,
+    InputError,
+    UntrustedError,
+)
 
 
 @pytest.fixture
@@ -36,6 +45,20 @@ def run():
     return run_tool
 
 
+def test_nothing_is_printed_before_a_tool_begins():
+    """Of optional packages that MMDetection and MMPreTrain do not find."""
+    code = """
+import torch
+from mmcdnv2.cli import command_line
+import mmdet.datasets, mmdet.evaluation, mmpretrain.datasets
+command_line(dict)(lambda args: torch.meshgrid(torch.ones(2), torch.ones(2)))()
+"""
+    done = subprocess.run(
+        [sys.executable, '-c', code], capture_output=True, text=True, cwd=ROOT
+    )
+    assert (done.stdout, done.stderr) == ('', '')
+
+
 def test_only_input_errors_become_one_sentence(run):
     run(None)
     with pytest.raises(SystemExit, match=r'^error: Do this instead\.$'):
@@ -48,6 +71,7 @@ def test_only_input_errors_become_one_sentence(run):
     ('error', 'option', 'hint'),
     [
         (UntrustedError, 'trust_checkpoint', 'On the command line, that is'),
+        (ChangedFileError, 'verify', 'On the command line, that is --no-verify'),
         (ConfigError, 'cfg_options', 'Set keys of the config with --cfg-options'),
         (DataError, 'skip_data_check', 'To go on all the same, --skip-data-check'),
     ],
@@ -98,8 +122,10 @@ def test_engine_options():
     assert engine_options(plain, False) == {}
     args = parser.parse_args(['--engine', 'openvino', '--threads', '2'])
     assert engine_options(args, True) == dict(engine='openvino', threads=2)
-    with pytest.raises(InputError, match='a checkpoint runs in PyTorch'):
-        engine_options(args, False)
+    assert plain.verify and not parser.parse_args(['--no-verify']).verify
+    for wrong in (args, parser.parse_args(['--no-verify'])):
+        with pytest.raises(InputError, match='a checkpoint runs in PyTorch'):
+            engine_options(wrong, False)
     for exported in (True, False):
         with pytest.raises(InputError, match='--threads must be 1 or more, got 0'):
             engine_options(parser.parse_args(['--threads', '0']), exported)

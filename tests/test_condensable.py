@@ -76,6 +76,14 @@ def test_each_checkpoint_is_read_once(weights, make_init_cfg, reads, prefix, lis
         assert torch.equal(value, expected), name
 
 
+def test_a_prefix_inside_that_of_data_parallel(weights, make_init_cfg):
+    init_cfg = make_init_cfg(weights, 'module.backbone.')
+    backbone = SFRShuffleNetV2(0.5, init_cfg=dict(init_cfg, prefix='backbone.'))
+    backbone.init_weights()
+    for name, value in backbone.state_dict().items():
+        assert torch.equal(value, weights[name]), name
+
+
 @pytest.mark.parametrize('listed', [False, True])
 def test_mmengine_initialises_as_without_the_mixin(
     weights, make_init_cfg, init_info, listed

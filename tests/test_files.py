@@ -1,4 +1,4 @@
-"""Files are written whole or not at all, and refused in one sentence."""
+"""Atomic writes and their errors."""
 
 import errno
 import os
@@ -90,7 +90,9 @@ def test_only_files_are_replaced(tmp_path, function):
     path = tmp_path / 'pipe'
     os.mkfifo(path)
     before = path.stat()
-    with pytest.raises(InputError, match=f'^{path} is no regular file: choose another'):
+    with pytest.raises(
+        InputError, match=f'^{path} is not a regular file: choose another'
+    ):
         function(path)
     assert path.stat().st_ino == before.st_ino
 

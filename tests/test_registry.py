@@ -51,7 +51,7 @@ def test_model_index_of_wheel_and_clone(monkeypatch, tmp_path, place):
 
 
 def test_a_taken_name_does_not_stop_the_import():
-    with pytest.warns(UserWarning, match='Not all configs are known by name'):
+    with pytest.warns(UserWarning, match='Not all configs were registered by name'):
         registry.register_configs()
 
 

@@ -10,10 +10,12 @@ from conftest import ROOT
 
 SCRIPT = ROOT / '.dev' / 'join_mmcv_sources.py'
 STACKS = ROOT / 'requirements' / 'stacks'
-# It answers what the script asks, makes "environments", and cannot build a wheel.
+# It answers what the script asks, makes "environments", and cannot build a wheel
+# unless `cases` say how.
 FAKE_PYTHON = """#!/bin/sh
 echo "$*" >>{calls}
 case "$*" in
+{cases}
 *version_info*) echo {version} ;;
 "-m venv "*) mkdir -p "$3/bin" && cp "$0" "$3/bin/python" ;;
 -) echo torch-9-cpu ;;
@@ -84,8 +86,9 @@ class SetUp:
         (self.bin / name).write_text(text)
         (self.bin / name).chmod(0o755)
 
-    def add_python(self, name, version):
-        self.write(name, FAKE_PYTHON.format(version=version, calls=self.calls))
+    def add_python(self, name, version, cases=''):
+        text = FAKE_PYTHON.format(version=version, calls=self.calls, cases=cases)
+        self.write(name, text)
 
     def add_wheel(self, name):
         wheels = self.folder / 'mmcdnv2' / 'wheels' / 'torch-9-cpu'
@@ -175,3 +178,42 @@ def test_a_wheel_of_mmcv_serves_its_own_python_only(setup):
     calls = setup.calls.read_text()
     assert wheel not in calls
     assert 'pip wheel' in calls
+
+
+BUILDS_MMCV = """
+"-m pip download"*) ;;
+"-m pip wheel"*)
+    while [ "$1" != -w ]; do shift; done
+    touch "$2/onedl_mmcv-2.3.6-cp311-cp311-linux_x86_64.whl" ;;
+"""
+LACKS_A_PACKAGE = """
+*"pip install"*onedl-mim*"-r requirements/demo.txt"*)
+    echo "No matching distribution found for onedl-mim"; exit 3 ;;
+"""
+
+
+def test_packages_are_installed_beside_the_build_of_mmcv(setup):
+    setup.add_python('python3.11', '3.11', BUILDS_MMCV)
+    ready = setup.run()
+    assert ready.returncode == 0, ready.stderr
+    assert (setup.venv / 'setup.stamp').exists()
+    installs = [c for c in setup.calls.read_text().splitlines() if 'demo.txt' in c]
+    beside, final = installs
+    assert 'onedl-mim' in beside and 'mmcv' not in beside
+    assert 'onedl_mmcv-2.3.6-cp311-cp311-linux_x86_64.whl' in final
+    # Only the wheel is left of the build.
+    [wheels] = (setup.folder / 'mmcdnv2' / 'wheels').iterdir()
+    assert [path.suffix for path in wheels.iterdir()] == ['.whl']
+
+
+def test_a_package_that_cannot_be_installed_beside_it(setup):
+    setup.add_python('python3.11', '3.11', BUILDS_MMCV + LACKS_A_PACKAGE)
+    failed = setup.run()
+    assert failed.returncode == 3
+    assert failed.stderr.splitlines()[1:] == [
+        'set-up failed in step "wait for the packages that are installed beside that" '
+        '(exit status 3).',
+        f'The last lines of {setup.venv}/packages.log:',
+        'No matching distribution found for onedl-mim',
+    ]
+    assert not (setup.venv / 'setup.stamp').exists()

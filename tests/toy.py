@@ -46,6 +46,7 @@ def make_runner(
     hook=None,
     kind=Runner,
     optim_wrapper=None,
+    default_hooks=None,
     **kwargs,
 ):
     if model is None:
@@ -64,7 +65,9 @@ def make_runner(
         train_cfg=train_cfg or dict(by_epoch=True, max_epochs=4),
         optim_wrapper=optim_wrapper
         or dict(optimizer=dict(type='SGD', lr=0.1, momentum=0.9)),
-        default_hooks=dict(logger=dict(type='LoggerHook', interval=1)),
+        default_hooks=dict(
+            default_hooks or {}, logger=dict(type='LoggerHook', interval=1)
+        ),
         custom_hooks=[hook or dict(type='SparsificationHook'), *hooks],
         randomness=dict(seed=0),
         experiment_name=f'{work_dir.name}_{id(model)}',

@@ -16,13 +16,13 @@ def parse_args() -> argparse.Namespace:
     """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('config', help='config file of the sparse model')
-    parser.add_argument('checkpoint', help='its checkpoint, sparsification finished')
+    parser.add_argument('checkpoint', help='its checkpoint, finished sparsification')
     parser.add_argument('out_dir', help='folder for the condensed config and weights')
     parser.add_argument('--image', help='image to compare on (default: random pixels)')
     add_input_shape_argument(
-        parser, "input size in pixels (default: that of the config's test data)"
+        parser, "input size in pixels (default: size of the config's test data)"
     )
-    parser.add_argument('--json', help='file to write the report to as well')
+    parser.add_argument('--json', help='also write the report to this file')
     add_trust_argument(parser)
     return parser.parse_args()
 
@@ -70,7 +70,7 @@ def show(report: CondenseReport) -> None:
 
 @command_line(parse_args)
 def main(args: argparse.Namespace) -> None:
-    """Condense."""
+    """Condense the model and print the report."""
     if args.json:
         check_writable(args.json)
     report = condense_checkpoint(

@@ -17,6 +17,10 @@ from functools import partial
 from pathlib import Path
 from typing import Callable, Dict
 
+# OpenMP reads this when PyTorch is loaded. By default its threads wait actively for
+# each other, which takes many times as long where another process needs a core.
+os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')
+
 from rich.console import Console
 from rich.table import Table
 

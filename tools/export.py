@@ -29,7 +29,7 @@ def parse_args() -> argparse.Namespace:
         choices=OPERATORS,
         default='native',
         help='native runs on the native kernels, in ONNX Runtime with our library; '
-        'standard in any engine (default: native)',
+        'standard in other engines (default: native)',
     )
     parser.add_argument(
         '--no-gather',
@@ -83,7 +83,7 @@ def show(report: ExportReport) -> None:
         ('Compared on', ', '.join(report.images)),
         ('Largest relative difference', f'{report.difference:.1e} in {report.part}'),
     ]
-    if report.task == 'detection':
+    if report.boxes:
         rows.append(('Boxes, all of them matched', str(report.boxes)))
     rows += [
         ('PyTorch, one thread (ms)', f'{before:.1f}'),

@@ -1,9 +1,14 @@
 """Predict on images with a classifier or a detector, in PyTorch or exported."""
 
 import argparse
+import os
 import sys
 from pathlib import Path
 from typing import List, Optional, Sequence, Union
+
+# OpenMP reads this when PyTorch is loaded. By default its threads wait actively for
+# each other, which takes many times as long where another process needs a core.
+os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')
 
 from rich.markup import escape
 from rich.table import Table
@@ -109,7 +114,7 @@ def main(args: argparse.Namespace) -> None:
             raise InputError(
                 '--device is for checkpoints; an exported file has --engine.'
             )
-        predictor = open_exported_file(model[0], **engine)
+        predictor = open_exported_file(model[0], verify=args.verify, **engine)
     else:
         config, checkpoint = model
         predictor = open_checkpoint(

@@ -1,6 +1,11 @@
 """Test a classifier or a detector: sparse, condensed or exported."""
 
 import argparse
+import os
+
+# OpenMP reads this when PyTorch is loaded. By default its threads wait actively for
+# each other, which takes many times as long where another process needs a core.
+os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')
 
 from mmengine.evaluator import DumpResults
 
@@ -23,6 +28,11 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('config', help='config file')
     parser.add_argument('checkpoint', help='checkpoint file, or an exported .onnx file')
     parser.add_argument('--out', help='pickle file to dump the predictions to')
+    parser.add_argument(
+        '--tta',
+        action='store_true',
+        help="test-time augmentation by the config's tta_model and tta_pipeline",
+    )
     parser.add_argument('--show', action='store_true', help='show the predictions')
     parser.add_argument('--show-dir', help='folder to draw the predictions into')
     add_engine_arguments(parser)
@@ -46,7 +56,17 @@ def main(args: argparse.Namespace) -> None:
             raise InputError(
                 'An exported file is tested by one process: no --launcher.'
             )
-        use_exported_file(cfg, args.checkpoint, **engine)
+        use_exported_file(cfg, args.checkpoint, verify=args.verify, **engine)
+    if args.tta:
+        if 'tta_model' not in cfg or 'tta_pipeline' not in cfg or is_exported:
+            raise InputError(
+                '--tta needs a checkpoint and a config with tta_model and tta_pipeline.'
+            )
+        cfg.model = dict(cfg.tta_model, module=cfg.model)
+        dataset = cfg.test_dataloader.dataset
+        while 'dataset' in dataset:
+            dataset = dataset.dataset
+        dataset.pipeline = cfg.tta_pipeline
     if args.show or args.show_dir:
         # mmpretrain's hook has `enable`, mmdet's `draw`; names differ too.
         cfg.default_hooks.visualization.update(

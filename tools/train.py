@@ -1,6 +1,11 @@
 """Train a classifier or a detector from a config."""
 
 import argparse
+import os
+
+# OpenMP reads this when PyTorch is loaded. By default its threads wait actively for
+# each other, which takes many times as long where another process needs a core.
+os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')
 
 from mmengine.device import get_device
 

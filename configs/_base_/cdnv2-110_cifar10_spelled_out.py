@@ -1,5 +1,5 @@
-# CondenseNetV2-110 with its settings in the open, for Figure 8 to change. The paper
-# says only that the figure is on CIFAR-10: that it is this network is our choice.
+# CondenseNetV2-110 with explicit settings, for the configs of Figure 8 to override. The
+# paper only states that the figure is on CIFAR-10; the network is our choice.
 _base_ = '../cifar/cdnv2-110_1xb64_cifar10.py'
 
 model = dict(

@@ -6,5 +6,5 @@ _base_ = [
 ]
 custom_imports = dict(imports=['mmcdnv2'], allow_failed_imports=False)
 
-# As mmdet's own RetinaNet configs: half the two-stage detectors' rate.
+# Half the two-stage detectors' learning rate, as in mmdet's RetinaNet configs.
 optim_wrapper = dict(optimizer=dict(lr=0.01))

@@ -1,4 +1,4 @@
-# Table 4: with reactivation, ReLU for hard-swish, no squeeze-and-excite.
+# Table 4: with SFR, ReLU instead of hard-swish, no squeeze-and-excite.
 _base_ = [
     '../_base_/models/cdnv2_a_spelled_out.py',
     '../_base_/recipes/in1k_original.py',

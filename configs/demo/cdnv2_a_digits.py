@@ -1,4 +1,4 @@
-# Pretrains CondenseNetV2-A on the demo's digits and sparsifies it on the way.
+# Pretrains and sparsifies CondenseNetV2-A on the demo's digits.
 _base_ = ['../_base_/models/cdnv2_a.py', 'mmpretrain::_base_/default_runtime.py']
 custom_imports = dict(imports=['mmcdnv2'], allow_failed_imports=False)
 
@@ -59,7 +59,7 @@ val_cfg = dict()
 test_cfg = dict()
 
 default_hooks = dict(logger=dict(interval=20))
-# Four epochs are few: pruned early, the network has more of them to recover.
+# Early pruning leaves more of the few epochs to recover.
 custom_hooks = [
     dict(type='ChannelsLastHook'),
     dict(type='SparsificationHook', end=0.25),

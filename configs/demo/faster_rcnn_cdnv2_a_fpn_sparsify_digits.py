@@ -1,6 +1,6 @@
-# The demo's detector from scratch, sparsified while it learns to detect. The demo does
-# without it; docs/evidence.md compares the reactivation's starts by it, too. Its arch
-# is 'a' with its settings in the open, to leave the reactivation out.
+# The demo's detector from scratch, sparsified while it trains. The demo does not use
+# it; docs/evidence.md compares SFR's starts with it. Its arch is 'a' with explicit
+# settings, so that SFR can be left out.
 _base_ = './faster_rcnn_cdnv2_a_fpn_digits.py'
 
 model = dict(

@@ -1,5 +1,5 @@
-# The demo's Faster R-CNN with learned group laterals, which sparsify themselves while
-# it learns to detect; docs/demo.md compares the two.
+# The demo's Faster R-CNN with learned group laterals, which sparsify while it trains;
+# docs/demo.md compares both.
 _base_ = './faster_rcnn_cdnv2_a_fpn_digits.py'
 
 model = dict(

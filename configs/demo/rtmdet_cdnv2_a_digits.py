@@ -1,5 +1,5 @@
 # RTMDet on the pretrained, sparsified backbone. The learned group laterals sparsify
-# themselves while it learns to detect.
+# while it trains.
 _base_ = [
     '../_base_/models/rtmdet_cdnv2_a.py',
     '../_base_/recipes/digits_detection.py',

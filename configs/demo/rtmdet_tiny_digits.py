@@ -1,5 +1,6 @@
-# RTMDet-tiny as MMDetection ships it, from random weights, on the demo's digits. Four
-# epochs take the minutes of the other's six and the classifier; docs/demo.md compares.
+# MMDetection's RTMDet-tiny from random weights on the demo's digits. Four epochs take
+# as long as rtmdet_cdnv2_a_digits.py's six and the classifier; docs/demo.md compares
+# them.
 _base_ = './rtmdet_cdnv2_a_digits.py'
 
 max_epochs = 4

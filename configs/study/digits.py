@@ -1,12 +1,12 @@
-# The study's task: CondenseNetV2 as on CIFAR, on digits that are hard to read.
-# The recipe is the paper's on CIFAR (SGD, batches of 64, a cosine from 0.1), cut down
-# so that a training takes a minute or two of one core and a grid with several seeds an
-# hour or two. So short a training needs a warm-up. For the same reason the network has
-# 4 dense layers a block and starts at stride 2. Digits are not flipped.
+# The study's task: CondenseNetV2 for CIFAR, on digits that are hard to read. The recipe
+# is the paper's for CIFAR (SGD, batches of 64, a cosine from 0.1), shortened so that a
+# training run takes a minute or two on one core, and a grid with several seeds an hour
+# or two. Such short runs need a warm-up, 4 dense layers per block and a first stride of
+# 2. Digits are not flipped.
 _base_ = 'mmpretrain::_base_/default_runtime.py'
 custom_imports = dict(imports=['mmcdnv2'], allow_failed_imports=False)
 
-# The study makes the data itself where it is missing.
+# The study makes missing data.
 makes_digits = True
 max_epochs = 6
 
@@ -66,7 +66,7 @@ val_dataloader = dict(
         data_prefix='val',
         pipeline=[
             dict(type='LoadImageFromFile'),
-            # The whole image: tools learn its size from this.
+            # The whole image: tools read its size from this.
             dict(type='CenterCrop', crop_size=32),
             dict(type='PackInputs'),
         ],

@@ -1,7 +1,7 @@
-# CondenseNetV2-A on the demo's digits, to compare starts of SFR on an ImageNet network:
-# the demo's training with the paper's optimiser. Entries *-adamw have the demo's. The
-# base's S and G are 8, and A's first two blocks have ReLU, the others hard-swish. Only
-# these entries and none, s4 and s4-released fit it; docs/study.md has the command.
+# CondenseNetV2-A on the demo's digits, to compare SFR's starts on an ImageNet network:
+# the demo's recipe with the paper's optimiser; entries *-adamw use the demo's. The
+# base's S and G are 8; A's first two blocks have ReLU, the others hard-swish. Only
+# *-adamw, none, s4 and s4-released fit this config; docs/study.md has the command.
 _base_ = '../demo/cdnv2_a_digits.py'
 
 model = dict(

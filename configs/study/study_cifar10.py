@@ -6,10 +6,10 @@ model = dict(
     head=dict(in_channels=240),
 )
 
-# The study runs a training on each core.
+# The study runs one training run per core.
 train_dataloader = dict(num_workers=0, persistent_workers=False)
 val_dataloader = dict(num_workers=0, persistent_workers=False)
 
-# The study compares last epochs: the best one on the test images would flatter
+# The study compares last epochs: the best epoch on the test images would favour
 # networks whose error fluctuates.
 default_hooks = dict(checkpoint=dict(max_keep_ckpts=1, save_best=None))

@@ -1,4 +1,4 @@
-"""Timing networks against their peers and against the authors' structure."""
+"""Time networks against their peers and the authors' structure."""
 
 from .detector_plot import detector_figure
 from .detectors import (

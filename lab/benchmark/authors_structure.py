@@ -1,7 +1,7 @@
-"""CondenseNetV2 as the authors' release runs it, for comparison.
+"""CondenseNetV2 as in the authors' release, for comparison.
 
-Trained, it is written from what the release computes; condensed, from what its
-converted checkpoints hold. None of it can be built from a config.
+The training form follows the computation of the release, the condensed form the
+content of its converted checkpoints. Neither can be built from a config.
 """
 
 import copy
@@ -21,16 +21,17 @@ from mmcdnv2.layers import (
 
 
 def trained_as_the_authors(model: nn.Module) -> nn.Module:
-    """Copy a CondenseNetV2 and make it train the way the authors' release does.
+    """Copy a CondenseNetV2 and convert it to the training form of the release.
 
-    That has a float mask for each weight of a sparse layer and computes hard-swish
-    in several operations. All else trains as ours does without ``with_cp``.
+    The release has a float mask for each weight of a sparse layer and computes
+    hard-swish in several operations. Otherwise it trains like ours without
+    ``with_cp``.
 
     Args:
-        model (nn.Module): Not condensed, and nothing of it is pruned yet.
+        model (nn.Module): Neither condensed nor pruned.
 
     Returns:
-        nn.Module: A network that gives the same output.
+        nn.Module: A network with the same output.
     """
 
     def rewrite(module: nn.Module) -> Optional[nn.Module]:
@@ -42,17 +43,17 @@ def trained_as_the_authors(model: nn.Module) -> nn.Module:
 
 
 def condensed_as_the_authors(model: nn.Module) -> nn.Module:
-    """Copy a condensed CondenseNetV2 and lay it out as the authors' conversion does.
+    """Copy a condensed CondenseNetV2 and convert it to the authors' condensed form.
 
-    That gathers an LGC's inputs before norm and activation, and puts an SFR's
-    updates in their places by a matrix product.
+    That form gathers an LGC's inputs before norm and activation, and scatters an
+    SFR's updates with a matrix product.
 
     Args:
-        model (nn.Module): Condensed. Its LGCs and SFRs have no bias, as all of
-            CondenseNetV2's.
+        model (nn.Module): Condensed, LGCs and SFRs without bias, as in
+            CondenseNetV2.
 
     Returns:
-        nn.Module: A network that gives the same output, in evaluation mode.
+        nn.Module: A network with the same output, in evaluation mode.
     """
 
     def rewrite(module: nn.Module) -> Optional[nn.Module]:
@@ -68,7 +69,7 @@ def condensed_as_the_authors(model: nn.Module) -> nn.Module:
 def _rewritten(
     model: nn.Module, rewrite: Callable[[nn.Module], Optional[nn.Module]]
 ) -> nn.Module:
-    """Copy a model and replace each module for which there is another one."""
+    """Copy a model and replace the modules for which ``rewrite`` returns one."""
     model = copy.deepcopy(model)
     for module in list(model.modules()):
         for name, child in list(module.named_children()):
@@ -79,10 +80,10 @@ def _rewritten(
 
 
 class FloatMaskConv2d(nn.Module):
-    """Sparse layer with a float mask of the shape of its weight.
+    """Sparse layer with a float mask of its weight's shape.
 
     Args:
-        layer (SparseConv2d): The layer to rewrite, without a bias.
+        layer (SparseConv2d): The layer to rewrite, without bias.
     """
 
     def __init__(self, layer: SparseConv2d) -> None:
@@ -96,7 +97,7 @@ class FloatMaskConv2d(nn.Module):
 
 
 class ComposedHardswish(nn.Module):
-    """Hard-swish of a sum, a ReLU6, a product and a quotient."""
+    """Hard-swish composed of a sum, a ReLU6, a product and a quotient."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Activate a tensor of any shape."""
@@ -104,10 +105,10 @@ class ComposedHardswish(nn.Module):
 
 
 class GatherFirstLGC(nn.Module):
-    """Norm, activation and condensed LGC, the inputs gathered before all.
+    """Gather the inputs, then norm, activation and group convolution.
 
-    The norm and the activation work on a copy of the features, in which those
-    that several groups read stand several times.
+    Norm and activation work on a copy of the features, with duplicates of those
+    that several groups read.
 
     Args:
         module (ConvModule): Norm, activation and :class:`CondensedLGC`, in
@@ -121,7 +122,7 @@ class GatherFirstLGC(nn.Module):
         self.norm = nn.BatchNorm2d(len(conv.index), module.norm.eps)
         self.norm.load_state_dict(
             {
-                # The number of batches seen has no channels.
+                # num_batches_tracked is a scalar.
                 name: value[conv.index] if value.dim() else value
                 for name, value in module.norm.state_dict().items()
             }
@@ -136,7 +137,7 @@ class GatherFirstLGC(nn.Module):
 
 
 class MatrixSFR(nn.Module):
-    """Condensed SFR that puts its updates in their places by a matrix product.
+    """Condensed SFR that scatters its updates with a matrix product.
 
     Args:
         conv (CondensedSFR): The layer to rewrite.
@@ -145,7 +146,7 @@ class MatrixSFR(nn.Module):
     def __init__(self, conv: CondensedSFR) -> None:
         super().__init__()
         self.conv = _plain_conv(conv)
-        # Ones where an output takes an update, shape (columns, groups * kept).
+        # Ones where an output gets an update, shape (columns, groups * kept).
         places = nn.functional.one_hot(conv.index, conv.columns).t()
         self.register_buffer('places', places.to(conv.weight))
 
@@ -158,7 +159,7 @@ class MatrixSFR(nn.Module):
 
 
 def _plain_conv(conv: CondensedConv2d) -> nn.Conv2d:
-    """Return the group convolution of a condensed layer alone."""
+    """Return only the group convolution of a condensed layer."""
     plain = nn.Conv2d(
         conv.in_channels, conv.out_channels, 1, groups=conv.groups, bias=False
     )

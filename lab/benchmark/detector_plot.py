@@ -1,24 +1,24 @@
-"""A picture of a benchmark of detectors: what their time is made of."""
+"""Plot the parts of detectors' latencies."""
 
 from matplotlib.figure import Figure
 
 from .detectors import STEPS, DetectorReport
 
-# Ours is the backbone's blue of the other benchmark's picture.
+# The backbone has our blue of the latency plot.
 COLOURS = dict(zip(STEPS, ('#08306b', '#2f7fc1', '#9ecae1', '#d0d0d0')))
-# Inches: a bar, a character of its name, the bars, and space for title and legend.
+# In inches: a bar, a character of its name, all bars, title and legend.
 BAR, CHARACTER, BARS, AROUND = 0.3, 0.095, 6.2, 1.5
 
 
 def detector_figure(report: DetectorReport) -> Figure:
-    """Draw the time of each detector, part by part.
+    """Draw the latency of each detector, part by part.
 
     Args:
-        report (DetectorReport): What was measured.
+        report (DetectorReport): The measurements.
 
     Returns:
-        Figure: A bar for each detector, the slowest last, with its time and
-        its MACs behind.
+        Figure: A bar for each detector, the slowest at the bottom, with its
+        latency and MACs.
     """
     rows = sorted(report.rows, key=lambda row: row.ms, reverse=True)
     height = BAR * len(rows) + AROUND

@@ -1,4 +1,4 @@
-"""Latency of whole detectors, part by part, on a real image."""
+"""Measure the latency of detectors, part by part, on a real image."""
 
 import math
 import statistics
@@ -34,13 +34,13 @@ from .latency import Track, environment_of, pinned
 from .networks import drop_unused_stages, randomise
 from .runtimes import RUNTIMES
 
-# What a detector's time is made of, in the order of execution.
+# The parts of a detector's latency, in execution order.
 STEPS = ('backbone', 'neck', 'head', 'post-processing')
-# Class scores above the test's threshold, of all boxes of the image.
+# Number of class scores of an image above the test's threshold.
 CANDIDATES = 300
 
 
-# Configs by name: ours by their names, MMDetection's as 'mmdet::...'.
+# Configs by name: ours by file name, MMDetection's as 'mmdet::...'.
 DETECTORS: Dict[str, str] = {
     'rtmdet_tiny': 'mmdet::rtmdet/rtmdet_tiny_8xb32-300e_coco.py',
     **{
@@ -68,19 +68,19 @@ DETECTORS: Dict[str, str] = {
 
 @dataclass(frozen=True)
 class DetectorSettings:
-    """Settings of a benchmark of detectors.
+    """Settings of a detector benchmark.
 
     Attributes:
         models (tuple[str]): Names in :data:`DETECTORS`, or config files. Empty for
-            all that have a name.
-        runtimes (tuple[str]): 'eager', and 'onnxruntime' where the detectors are to
-            be exported, too.
+            all of :data:`DETECTORS`.
+        runtimes (tuple[str]): 'eager', and 'onnxruntime' to also export the
+            detectors.
         size (tuple[int]): Height and width of the input in pixels.
-        image (str, optional): Image file. Defaults to a photograph of
-            scikit-learn's.
-        threads (int): Number of threads, and of the cores that they get.
+        image (str, optional): Image file. Defaults to a photograph from
+            scikit-learn.
+        threads (int): Number of threads and pinned cores.
         rounds (int): Number of timings of each step.
-        baseline (str, optional): Model whose time is 1. Defaults to the first.
+        baseline (str, optional): Model with ratio 1. Defaults to the first.
         seed (int): Seed of the weights.
     """
 
@@ -99,33 +99,34 @@ class DetectorSettings:
                 raise InputError(f'{name} must be at least 1.')
         if 'eager' not in self.runtimes or {*self.runtimes} - {'eager', 'onnxruntime'}:
             raise InputError(
-                'Detectors are timed in eager, part by part, and in onnxruntime as a '
-                f'whole, got {", ".join(self.runtimes)}.'
+                "Detectors are timed in 'eager' (part by part) and optionally in "
+                f"'onnxruntime' (as a whole), got {', '.join(self.runtimes)}."
             )
         if any(side < 32 or side % 32 for side in self.size):
             raise InputError(
-                'Height and width must be multiples of 32, as necks join maps of '
-                f'strides 8 to 32, got {self.size[0]} x {self.size[1]}.'
+                'Height and width must be multiples of 32, the largest stride of the '
+                f'necks, got {self.size[0]} x {self.size[1]}.'
             )
 
 
 @dataclass
 class DetectorRow:
-    """A detector, measured.
+    """Measurements of a detector.
 
     Attributes:
-        name (str): Its name, or that of its config.
-        ms (float): Median time of the whole in milliseconds.
-        ratio (float): That time divided by the baseline's.
-        exported_ms (float, optional): Median time in ONNX Runtime, exported
-            complete, on the native kernels where PyTorch has them. None where it
+        name (str): Its name, or its config's.
+        ms (float): Median latency of the detector in milliseconds.
+        ratio (float): This latency divided by the baseline's.
+        exported_ms (float, optional): Median latency of the exported detector in
+            ONNX Runtime, with native kernels if PyTorch uses them. None if it
             was not exported.
-        exported_ratio (float, optional): That time divided by the baseline's.
-        steps (dict[str, float]): Median time of each of :data:`STEPS`.
+        exported_ratio (float, optional): This latency divided by the baseline's.
+        steps (dict[str, float]): Median latency of each of :data:`STEPS`.
         macs (dict[str, int]): MACs of backbone, neck and head.
-        params (int): Parameters, condensed.
-        boxes (int): Boxes that it returns.
-        times (list[float]): All times of the whole.
+        params (int): Parameters of the condensed detector.
+        boxes (int): Number of returned boxes.
+        times (list[float]): All latencies of the detector.
+        exported_times (list[float]): All latencies of the exported detector.
     """
 
     name: str
@@ -143,13 +144,14 @@ class DetectorRow:
 
 @dataclass
 class DetectorReport:
-    """Results of a benchmark of detectors.
+    """Results of a detector benchmark.
 
     Attributes:
-        settings (DetectorSettings): What was asked for.
+        settings (DetectorSettings): The settings.
         environment (dict[str, str]): Processor, cores and versions.
         rows (list[DetectorRow]): In the order of the settings.
-        left_out (dict[str, list[str]]): By reason, what was not exported.
+        left_out (dict[str, list[str]]): Detectors that were not exported, by
+            reason.
     """
 
     settings: DetectorSettings
@@ -160,7 +162,7 @@ class DetectorReport:
 
 @dataclass
 class _Prepared:
-    """A detector that is ready to run, and what it costs."""
+    """A detector that is ready to run, and its costs."""
 
     name: str
     whole: Callable[[], Any]
@@ -171,7 +173,7 @@ class _Prepared:
     boxes: int
 
     def calls(self) -> List[Callable[[], Any]]:
-        """Return all that is timed: the whole, the steps, the exported file."""
+        """Return the functions to time: detector, steps, exported detector."""
         return [self.whole, *self.steps, *filter(None, [self.exported])]
 
 
@@ -179,26 +181,24 @@ class _Prepared:
 def measure_detectors(
     settings: DetectorSettings, root: Path, track: Track = lambda steps, text: steps
 ) -> DetectorReport:
-    """Time detectors against each other, whole and in parts, in the same rounds.
+    """Time detectors, as a whole and in parts, in interleaved rounds.
 
-    Their weights are random, with the norms' statistics of the image. The
-    biases of the classes are set such that :data:`CANDIDATES` scores pass the
-    test's threshold on the image, as random scores would all pass and flood
-    the non-maximum suppression.
+    The weights are random, with the norms' statistics of the image. Class biases
+    are set such that :data:`CANDIDATES` scores pass the test's threshold, because
+    all random scores would pass and flood the non-maximum suppression.
 
     Args:
-        settings (DetectorSettings): What to measure, and how.
+        settings (DetectorSettings): The settings.
         root (Path): Folder with our ``configs``.
-        track (Callable): Shows how far a loop has come, as that of
+        track (Callable): Shows the progress of a loop, as in
             :func:`measure_latency`.
 
     Returns:
-        DetectorReport: What it came to.
+        DetectorReport: The results.
 
     Raises:
-        InputError: If the settings name what is not there, a model is no
-            detector that can be taken apart, or there are fewer cores than
-            threads.
+        InputError: If a model or the baseline does not exist, a model is not a
+            supported detector, or there are fewer cores than threads.
     """
     names = tuple(dict.fromkeys(settings.models or DETECTORS))
     baseline = settings.baseline or names[0]
@@ -233,7 +233,7 @@ def measure_detectors(
 
 
 def _row_of(detector: _Prepared, times: List[List[float]]) -> DetectorRow:
-    """Return a detector's row; the ratios are those of the baseline."""
+    """Return a detector's row, with ratios of 1."""
     ms, *others = (statistics.median(record) for record in times)
     steps = dict(zip(STEPS, others))
     exported = times[-1] if detector.exported else []
@@ -263,7 +263,7 @@ def config_of(name: str, root: Path) -> Any:
         Config: The config.
 
     Raises:
-        InputError: If there is none.
+        InputError: If it does not exist.
     """
     if name in DETECTORS:
         config = DETECTORS[name]
@@ -272,19 +272,19 @@ def config_of(name: str, root: Path) -> Any:
         return load_config(str(root / 'configs' / f'{config}.py'))
     if not name.endswith('.py'):
         raise InputError(
-            f'There is no detector {name}: choose from {", ".join(DETECTORS)}, or give '
+            f'There is no detector {name}: choose from {", ".join(DETECTORS)}, or pass '
             'a config file.'
         )
     return load_config(name)
 
 
 def _photograph() -> str:
-    """Return the path of a photograph that a package ships."""
+    """Return the path of a photograph in an installed package."""
     found = photographs()
     if not found:
         raise InputError(
-            'No image was given, and scikit-learn, whose photograph would serve, is '
-            "missing: give one by --image, or pip install 'mmcdnv2[demo]'."
+            'The default image needs scikit-learn, which is not installed: pass '
+            "--image, or pip install 'mmcdnv2[demo]'."
         )
     return found[0]
 
@@ -292,7 +292,7 @@ def _photograph() -> str:
 def build_detector(
     name: str, cfg: Any, image: str, settings: DetectorSettings
 ) -> Tuple[BaseDetector, Tensor, List[Any]]:
-    """Build a detector with random weights that finds things in an image.
+    """Build a detector with random weights that detects boxes in an image.
 
     Args:
         name (str): Its name, for messages.
@@ -301,28 +301,28 @@ def build_detector(
         settings (DetectorSettings): Size of the input and seed.
 
     Returns:
-        tuple: The detector, condensed and in evaluation mode; the image, prepared,
-        shape (1, 3, H, W); and its data sample.
+        tuple: The detector, condensed and in evaluation mode; the preprocessed
+        image, shape (1, 3, H, W); and its data sample.
 
     Raises:
-        InputError: If it cannot be taken apart.
+        InputError: If it is not a supported detector.
     """
     torch.manual_seed(settings.seed)
-    # No pretrained weights, which would have to be downloaded.
+    # Without pretrained weights, which would be downloaded.
     model = build_model(cfg)
     if not isinstance(model, (SingleStageDetector, TwoStageDetector)):
         raise InputError(
-            f'{name} is a {type(model).__name__}; single-stage and two-stage detectors '
-            'can be timed.'
+            f'{name} is a {type(model).__name__}; only single-stage and two-stage '
+            'detectors can be timed.'
         )
     is_two_stage = isinstance(model, TwoStageDetector)
     _check_parts(name, model)
-    # The peers' last convolution, which no neck reads.
+    # For example the peers' last convolution, which no neck reads.
     drop_unused_stages(model.backbone)
-    # It cannot learn its statistics on a CPU.
+    # SyncBatchNorm cannot run in training mode on a CPU.
     model = revert_sync_batchnorm(model)
     head = model.rpn_head if is_two_stage else model.bbox_head
-    # Small weights, as heads start with: the boxes stay near their anchors.
+    # Small initial weights keep the boxes near their anchors.
     for part in (head, model.roi_head.bbox_head) if is_two_stage else (head,):
         for layer in part.modules():
             if isinstance(layer, (nn.Conv2d, nn.Linear)):
@@ -330,7 +330,7 @@ def build_detector(
                 if layer.bias is not None:
                     nn.init.zeros_(layer.bias)
     inputs, samples = make_inputs(model, cfg, image, settings.size)
-    # Norms of maps of one pixel need more than one image.
+    # Norms of 1x1 maps need more than one image.
     images = torch.cat([inputs, inputs.flip(3)])
     randomise(model, lambda: head(model.extract_feat(images)))
     condense_layers(model)
@@ -347,7 +347,7 @@ def _prepare(
     settings: DetectorSettings,
     left_out: Dict[str, List[str]],
 ) -> _Prepared:
-    """Build a detector, condense it and take it apart."""
+    """Build a condensed detector and the functions of its parts."""
     model, inputs, samples = build_detector(name, cfg, image, settings)
     metas = [sample.metainfo for sample in samples]
     neck = model.neck if model.with_neck else nn.Identity()
@@ -379,7 +379,7 @@ def _export(
     settings: DetectorSettings,
     left_out: Dict[str, List[str]],
 ) -> Optional[Callable[[], Any]]:
-    """Return what runs a detector in ONNX Runtime, if that is asked for and there."""
+    """Export a detector to ONNX Runtime, if requested and possible."""
     if 'onnxruntime' not in settings.runtimes:
         return None
     if not all(map(find_spec, RUNTIMES['onnxruntime'].packages)):
@@ -406,7 +406,7 @@ def _export(
 
 
 def _check_parts(name: str, model: BaseDetector) -> None:
-    """Refuse a detector that more than the timed parts belong to."""
+    """Check that a detector consists of the timed parts."""
     if isinstance(model, TwoStageDetector):
         roi = model.roi_head
         known = isinstance(roi.bbox_head, BBoxHead) and not roi.with_mask
@@ -417,15 +417,15 @@ def _check_parts(name: str, model: BaseDetector) -> None:
         test_cfg = head.test_cfg
     if not known or not 0 < (test_cfg or {}).get('score_thr', 0) < 1:
         raise InputError(
-            f'{name} cannot be taken apart: detectors without masks, whose heads score '
-            'each box once by class and have a score_thr above 0, can be timed.'
+            f'{name} cannot be timed part by part: only detectors without masks whose '
+            'heads predict class scores of boxes and have a score_thr above 0 can.'
         )
 
 
 def _set_class_biases(
     model: BaseDetector, feats: Sequence[Tensor], metas: List[dict]
 ) -> None:
-    """Let :data:`CANDIDATES` class scores pass the test's threshold."""
+    """Set biases such that :data:`CANDIDATES` scores pass the test's threshold."""
     if isinstance(model, TwoStageDetector):
         roi = model.roi_head
         rois = _rois_of(model, feats, metas)
@@ -437,7 +437,7 @@ def _set_class_biases(
         is_sigmoid, channels = head.use_sigmoid_cls, head.cls_out_channels
         run = partial(head, feats)
     if isinstance(head, RTMDetHead):
-        # Boxes of four strides; random distances would be as often negative.
+        # Boxes of four strides; half of the random distances would be negative.
         for module in head.rtm_reg.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.constant_(module.bias, 2)
@@ -457,16 +457,16 @@ def _set_class_biases(
             for s in scores
         ]
     )
-    # Spread as a trained head's, so that the classes differ.
+    # Scaled like a trained head's logits, so that the classes differ.
     scale = 2 / logits.std()
     logits *= scale
-    # What is added to the logits, or to the background's, for each to just pass.
+    # Margins: the shift of the logits, or the background's, that a score needs to pass.
     if is_sigmoid:
         margins = math.log(threshold / (1 - threshold)) - logits
         shift = margins.flatten().kthvalue(min(CANDIDATES, margins.numel())).values
     else:
-        likelihoods = logits[:, :-1].exp()
-        rest = likelihoods / threshold - likelihoods.sum(1, keepdim=True)
+        unnormalised = logits[:, :-1].exp()
+        rest = unnormalised / threshold - unnormalised.sum(1, keepdim=True)
         margins = rest.clamp(min=1e-30).log() - logits[:, -1:]
         number = margins.numel()
         shift = margins.flatten().kthvalue(max(1, number - CANDIDATES)).values
@@ -488,7 +488,7 @@ def _count(model: BaseDetector, inputs: Tensor, samples: list) -> Dict[str, int]
 def _head_steps(
     model: BaseDetector, feats: Sequence[Tensor], metas: List[dict]
 ) -> List[Callable[[], Any]]:
-    """Return what runs the heads and what runs the post-processing."""
+    """Return functions that run the heads and the post-processing."""
     if isinstance(model, SingleStageDetector):
         head = model.bbox_head
         outputs = head(feats)
@@ -521,7 +521,7 @@ def _head_steps(
 def _rois_of(
     model: TwoStageDetector, feats: Sequence[Tensor], metas: List[dict]
 ) -> Tensor:
-    """Return the regions that the RPN proposes."""
+    """Return the RPN's proposals."""
     rpn = model.rpn_head
     proposals = rpn.predict_by_feat(*rpn(feats), batch_img_metas=metas, rescale=False)
     return bbox2roi([proposals[0].bboxes])

@@ -1,4 +1,4 @@
-"""Latency of our networks and of their peers in several runtimes."""
+"""Measure the latency of our networks and their peers in several runtimes."""
 
 import copy
 import os
@@ -19,15 +19,15 @@ from mmcdnv2 import ops
 from mmcdnv2.complexity import count_macs, count_params, time_rounds
 from mmcdnv2.errors import InputError
 from mmcdnv2.layers import condense_layers
+from mmcdnv2.machine import processor_name
 
-from ..machine import processor_name
 from .authors_structure import condensed_as_the_authors
 from .networks import NETWORKS, Network, build_network, read_top1
 from .runtimes import RUNTIMES, Call, Job, as_tensors
 
-# Largest difference of an output that passes, relative to the largest value.
+# Largest accepted difference of an output, relative to its largest value.
 TOLERANCE = 1e-4
-# Sides of the square matrices to multiply, and floats to copy: more than caches hold.
+# Sizes of the square matrices to multiply; number of floats to copy, beyond caches.
 MATRICES = (512, 1024, 2048)
 COPIED = 2**26
 
@@ -39,16 +39,16 @@ class Settings:
     """Settings of a benchmark.
 
     Attributes:
-        models (tuple[str]): Networks, for all of their forms, or forms of
-            networks as 'NETWORK-FORM'. Empty for all there are.
+        models (tuple[str]): Networks, for all of their forms, or single forms as
+            'NETWORK-FORM'. Empty for all networks.
         runtimes (tuple[str]): Names in :data:`RUNTIMES`.
         part (str): 'classifier' or 'backbone'.
         size (tuple[int]): Height and width of the input in pixels.
         batch (int): Number of images.
-        threads (int): Number of threads, and of the cores that they get.
+        threads (int): Number of threads and pinned cores.
         rounds (int): Number of timings of each model in each runtime.
-        baseline (str, optional): MODEL:RUNTIME whose time is 1. Defaults to
-            the first one that ran.
+        baseline (str, optional): MODEL:RUNTIME with ratio 1. Defaults to the
+            first one that runs.
         seed (int): Seed of the weights and the input.
     """
 
@@ -75,30 +75,28 @@ class Settings:
 
 @dataclass
 class Row:
-    """A model in a runtime, measured.
+    """Measurements of a model in a runtime.
 
     Attributes:
         network (str): Name of the network.
-        form (str): Form of the network, or '' if it has but one.
+        form (str): Form of the network, or '' if it has only one.
         runtime (str): Name of the runtime.
         family (str): See :class:`Network`.
-        ms (float): Median time of a batch in milliseconds.
-        spread (float): Interquartile range of the times divided by their
+        ms (float): Median latency of a batch in milliseconds.
+        spread (float): Interquartile range of the latencies divided by their
             median.
-        ratio (float): Time divided by that of the baseline.
-        macs (int): MACs of one image in the network, condensed.
-        gflops (float): 10^9 floating-point operations per second, two for
-            each of those MACs.
-        product_share (float): ``gflops`` divided by those of the matrix product.
-        copy_share (float): 10^9 bytes per second, of the parameters and the
-            images read and the outputs written once each, divided by those of
-            the copy.
-        params (int): Parameters of the network, condensed.
+        ratio (float): Latency divided by the baseline's.
+        macs (int): MACs of the condensed network per image.
+        gflops (float): 10^9 floating-point operations per second, two per MAC.
+        product_share (float): ``gflops`` divided by the matrix product's.
+        copy_share (float): 10^9 bytes per second (parameters and images read,
+            outputs written, once each) divided by the copy's.
+        params (int): Parameters of the condensed network.
         top1 (float, optional): Published ImageNet top-1 accuracy in percent.
         source (str): Where it was published.
-        difference (float): Largest difference of an output from that of the
-            network's first form in eager mode, relative to the largest value.
-        times (list[float]): All times in milliseconds.
+        difference (float): Largest difference of an output from the network's
+            first form in eager mode, relative to the largest value.
+        times (list[float]): All latencies in milliseconds.
     """
 
     network: str
@@ -129,13 +127,13 @@ class Report:
     """Results of a benchmark.
 
     Attributes:
-        settings (Settings): What was asked for.
+        settings (Settings): The settings.
         environment (dict[str, str]): Processor, cores and versions.
         product_gflops (float): GFLOP/s of the fastest matrix product.
         copy_gbytes (float): 10^9 bytes per second, read and written, of a
             copy in memory.
         rows (list[Row]): By network, form and runtime.
-        left_out (dict[str, list[str]]): By reason, what could not be run.
+        left_out (dict[str, list[str]]): Models that could not run, by reason.
     """
 
     settings: Settings
@@ -148,7 +146,7 @@ class Report:
 
 @dataclass
 class _Candidate:
-    """A model in a runtime, ready to run; names as in :class:`Row`."""
+    """A model in a runtime, ready to run; see :class:`Row` for the attributes."""
 
     network: str
     form: str
@@ -165,7 +163,7 @@ class _Candidate:
 
 
 def model_names() -> List[str]:
-    """Name all models that there are: networks, and forms of networks."""
+    """Return the names of all models: networks and forms of networks."""
     return [name for _, _, name in _all_models()]
 
 
@@ -173,19 +171,19 @@ def model_names() -> List[str]:
 def measure_latency(
     settings: Settings, root: Path, track: Track = lambda steps, text: steps
 ) -> Report:
-    """Time networks against each other, all in the same rounds.
+    """Time networks in interleaved rounds.
 
     Args:
-        settings (Settings): What to measure, and how.
+        settings (Settings): The settings.
         root (Path): Folder with our ``configs`` and model index.
-        track (Callable): Shows how far a loop has come: takes what it runs
-            over and a text, and returns what it runs over.
+        track (Callable): Shows the progress of a loop: takes an iterable and a
+            text, and returns the iterable.
 
     Returns:
-        Report: What it came to.
+        Report: The results.
 
     Raises:
-        InputError: If the settings name what is not there, there are fewer
+        InputError: If a model or the baseline does not exist, there are fewer
             cores than threads, or nothing could be run.
     """
     models = _select(settings)
@@ -208,7 +206,7 @@ def measure_latency(
         environment = environment_of(cores, runtimes)
     medians = [statistics.median(record) for record in times]
     product_gflops = best_product_gflops(products, medians[len(candidates) : -1])
-    # Four bytes for each float.
+    # Four bytes per float, read and written.
     copy_gbytes = 2 * 4 * COPIED / medians[-1] / 1e6
     top1 = read_top1(root)
     rows = []
@@ -242,19 +240,19 @@ def _model_name(network: str, form: str) -> str:
 
 
 def _all_models() -> Iterator[Tuple[str, str, str]]:
-    """Name each network, form and model."""
+    """Yield the names of each network, form and model."""
     for name, network in NETWORKS.items():
         for form in network.forms or ('',):
             yield name, form, _model_name(name, form)
 
 
 def _select(settings: Settings) -> Dict[str, List[str]]:
-    """Return the forms to measure of each network, once all names are known."""
+    """Check all names and return the forms to measure of each network."""
     unknown = set(settings.models) - {*NETWORKS, *model_names()}
     if unknown:
         raise InputError(
             f'There is no model {min(unknown)}: choose from '
-            f'{", ".join(NETWORKS)}, or forms of them from {", ".join(model_names())}.'
+            f'{", ".join(NETWORKS)}, or their forms {", ".join(model_names())}.'
         )
     selected: Dict[str, List[str]] = {}
     names = []
@@ -272,16 +270,16 @@ def _select(settings: Settings) -> Dict[str, List[str]]:
 
 @contextmanager
 def pinned(threads: int) -> Iterator[str]:
-    """Give PyTorch its threads, and the process as many cores if it can be.
+    """Set PyTorch's threads and pin the process to as many cores, if possible.
 
     Yields:
-        str: The cores, in words.
+        str: A description of the cores.
     """
     can_pin = hasattr(os, 'sched_setaffinity')
     allowed = os.sched_getaffinity(0) if can_pin else range(os.cpu_count() or 1)
     if threads > len(allowed):
         raise InputError(
-            f'{threads} threads need as many cores, and this process may use '
+            f'{threads} threads need as many cores, but this process may use only '
             f'{len(allowed)}.'
         )
     threads_before = torch.get_num_threads()
@@ -291,7 +289,7 @@ def pinned(threads: int) -> Iterator[str]:
         os.sched_setaffinity(0, cores)
     try:
         names = ', '.join(map(str, cores))
-        yield f'pinned to {names}' if can_pin else 'not pinned, as this system cannot'
+        yield f'pinned to {names}' if can_pin else 'not pinned, not supported here'
     finally:
         if can_pin:
             os.sched_setaffinity(0, allowed)
@@ -320,11 +318,11 @@ def _prepare(
     root: Path,
     left_out: Dict[str, List[str]],
 ) -> Iterator[_Candidate]:
-    """Get a network ready in all of its forms and in all runtimes.
+    """Prepare a network in all of its forms and in all runtimes.
 
     Yields:
-        _Candidate: What runs and gives the right output. The rest is added to
-        ``left_out``.
+        _Candidate: Models that run and return the right output. Others are added
+        to ``left_out``.
     """
     network = NETWORKS[name]
     try:
@@ -349,8 +347,8 @@ def _prepare(
                 call = _get_ready(job, runtime)
                 difference = _difference(expected, as_tensors(call()))
                 if not difference <= TOLERANCE:
-                    raise RuntimeError('its output differs from that of the network')
-            # Whatever a runtime or a compiler raises, the others can go on.
+                    raise RuntimeError("its output differs from the network's")
+            # Runtimes and compilers may raise anything; the others still run.
             except Exception as error:
                 reason = str(error).strip() or type(error).__name__
                 left_out.setdefault(reason.splitlines()[0], []).append(model)
@@ -361,7 +359,7 @@ def _prepare(
 
 
 def _forms_of(network: Network, first: nn.Module) -> Dict[str, nn.Module]:
-    """Return the forms of a network, of which it is the first."""
+    """Return the forms of a network, beginning with the given one."""
     if not network.forms:
         return {'': first}
     condensed = copy.deepcopy(first)
@@ -376,12 +374,12 @@ def _get_ready(job: Job, runtime: str) -> Call:
     if job.kernels and not RUNTIMES[runtime].has_kernels:
         raise RuntimeError('the native kernels do not run there, see its fallback')
     if job.kernels and not ops.load():
-        raise RuntimeError(f'the native kernels cannot be used here: {ops.describe()}')
+        raise RuntimeError(f'the native kernels cannot be used: {ops.describe()}')
     return RUNTIMES[runtime].prepare(job)
 
 
 def _difference(expected: List[Tensor], outputs: List[Tensor]) -> float:
-    """Largest difference, relative to the largest value of the output."""
+    """Return the largest difference, relative to the output's largest value."""
     if len(expected) != len(outputs):
         return float('inf')
     return max(
@@ -395,7 +393,7 @@ def _find_baseline(
     baseline: Optional[str],
     left_out: Dict[str, List[str]],
 ) -> int:
-    """Return the place of the baseline among the candidates."""
+    """Return the index of the baseline among the candidates."""
     names = [candidate.name for candidate in candidates]
     if names and baseline in (None, *names):
         return names.index(baseline or names[0])
@@ -404,7 +402,7 @@ def _find_baseline(
 
 
 def matrix_products() -> Dict[int, Call]:
-    """Return products of square matrices to time, by the matrices' sides."""
+    """Return products of square matrices to time, by matrix size."""
     products: Dict[int, Call] = {}
     for side in MATRICES:
         a, b = torch.rand(2, side, side)
@@ -413,10 +411,10 @@ def matrix_products() -> Dict[int, Call]:
 
 
 def best_product_gflops(sides: Iterable[int], times: Iterable[float]) -> float:
-    """Rate of the fastest matrix product, two operations for each MAC.
+    """Return the rate of the fastest matrix product, two operations per MAC.
 
     Args:
-        sides (Iterable[int]): The matrices' sides, as in :func:`matrix_products`.
+        sides (Iterable[int]): Matrix sizes, as in :func:`matrix_products`.
         times (Iterable[float]): Milliseconds of each product.
 
     Returns:
@@ -426,14 +424,14 @@ def best_product_gflops(sides: Iterable[int], times: Iterable[float]) -> float:
 
 
 def _copying() -> Call:
-    """Return a copy in memory to time."""
-    # Ones, as untouched zeros would all be the same page of memory.
+    """Return a function that copies memory, to time."""
+    # Ones, because untouched zeros would share one page of memory.
     source, target = torch.ones(2, COPIED)
     return partial(target.copy_, source)
 
 
 def environment_of(cores: str, runtimes: List[str]) -> Dict[str, str]:
-    """Describe the machine and the versions."""
+    """Return the processor, the cores, the kernels and package versions."""
     packages = {'torch': version('torch')}
     for runtime in runtimes:
         for package in RUNTIMES[runtime].packages:

@@ -1,4 +1,4 @@
-"""The networks that the benchmark compares, ours and their peers."""
+"""The networks of the benchmark, ours and their peers."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +16,7 @@ from mmcdnv2.layers import SFR, sparse_layers
 from ..zoo import read_zoo
 
 PARTS = ('classifier', 'backbone')
-# The forms in which a condensable network is measured; see docs/speed.md.
+# The measured forms of condensable networks; see docs/speed.md.
 CONDENSING = ('sparse', 'condensed', 'fallback')
 
 
@@ -25,13 +25,13 @@ class Network:
     """A network of the benchmark.
 
     Attributes:
-        family (str): What it is put together with.
-        config (str): Its config: one of ours by its name, or mmpretrain's as
-            'mmpretrain::FOLDER/NAME.py'; for timm's networks, 'timm::NAME'.
-        out_indices (tuple[int]): What a detector takes of the backbone.
-        forms (tuple[str]): What it is measured as; empty for itself alone.
-        top1 (float, optional): ImageNet top-1 accuracy in percent, if our
-            model index does not have it.
+        family (str): Group in plots.
+        config (str): Its config: one of ours by name, mmpretrain's as
+            'mmpretrain::FOLDER/NAME.py', timm's networks as 'timm::NAME'.
+        out_indices (tuple[int]): The backbone's outputs for a detector.
+        forms (tuple[str]): Measured forms; empty if there is only one.
+        top1 (float, optional): ImageNet top-1 accuracy in percent, if it is not
+            in our model index.
         source (str): Where ``top1`` was published.
     """
 
@@ -128,14 +128,14 @@ NETWORKS = {
 
 
 def build_network(network: Network, part: str, root: Path, seed: int = 0) -> nn.Module:
-    """Build a network with random weights, its sparsification finished.
+    """Build a network with random weights and finished sparsification.
 
-    Of a network that has another form for inference, such as RepViT, it is that.
+    Reparameterisable networks, such as RepViT, are returned in their inference form.
 
     Args:
-        network (Network): Which one.
+        network (Network): The network.
         part (str): 'classifier' or 'backbone', which ends with the last stage
-            that a detector takes.
+            that a detector uses.
         root (Path): Folder with our ``configs``.
         seed (int): Seed of the weights.
 
@@ -150,7 +150,7 @@ def build_network(network: Network, part: str, root: Path, seed: int = 0) -> nn.
     package, _, name = network.config.rpartition('::')
     is_backbone = part == 'backbone'
     if package == 'timm':
-        # Not needed for anything else, so it may be missing.
+        # Optional dependency.
         import timm
         import timm.utils.model
 
@@ -176,9 +176,10 @@ def build_network(network: Network, part: str, root: Path, seed: int = 0) -> nn.
 
 
 def drop_unused_stages(backbone: nn.Module) -> None:
-    """Drop the stages behind the last one returned, as mmpretrain runs them all.
+    """Drop the stages after the last output, which mmpretrain would run.
 
-    Where the stages are called ``layers``, that is; ours run none in vain.
+    Does nothing if the stages are not called ``layers``, as in our networks, which
+    do not run unused stages.
 
     Args:
         backbone (nn.Module): Changed in place.
@@ -188,26 +189,26 @@ def drop_unused_stages(backbone: nn.Module) -> None:
         return
     end = max(indices) + 1
     for stage in backbone.layers[end:]:
-        # Some backbones list their stages by name.
+        # Some backbones store names of stages.
         if isinstance(stage, str):
             delattr(backbone, stage)
     backbone.layers = backbone.layers[:end]
 
 
 def randomise(network: nn.Module, run: Callable[[], Any]) -> None:
-    """Finish the sparsification; give norms and reactivations random weights.
+    """Finish the sparsification and randomise norms and reactivations.
 
-    The norms' statistics are those of one run, so that the features keep their
-    scale through all layers, as a trained network's do; a channel that hardly
-    varied in it must not drown all others by its small deviation.
+    The norms' statistics are computed in one run, so that features keep their
+    scale through all layers, as in a trained network. Small variances are clamped,
+    so that channels that hardly vary do not dominate.
 
     Args:
-        network (nn.Module): Left in evaluation mode.
+        network (nn.Module): Set to evaluation mode.
         run (Callable): Runs the network on some images.
     """
     for layer in sparse_layers(network).values():
         if isinstance(layer, SFR):
-            # Zeros, as it starts, would all keep the same channels.
+            # Its initial zeros would make all groups keep the same channels.
             nn.init.kaiming_normal_(layer.weight)
         layer.set_progress(1)
     norms = [m for m in network.modules() if isinstance(m, _BatchNorm)]
@@ -224,14 +225,14 @@ def randomise(network: nn.Module, run: Callable[[], Any]) -> None:
 
 
 def read_top1(root: Path) -> Dict[str, Tuple[Optional[float], str]]:
-    """Read what the networks' papers say of their accuracy.
+    """Return the networks' published accuracies.
 
     Args:
         root (Path): Folder with our model index.
 
     Returns:
-        dict[str, tuple]: By the networks' names, ImageNet top-1 accuracy in
-        percent, None if there is none, and where it was published.
+        dict[str, tuple]: ImageNet top-1 accuracy in percent, or None, and its
+        source, by network name.
     """
     zoo = {model.name: model.metrics for model in read_zoo(root)}
     return {

@@ -1,4 +1,4 @@
-"""A picture of a benchmark: latency against published accuracy."""
+"""Plot latency against published accuracy."""
 
 import math
 from typing import Dict, List, cast
@@ -12,7 +12,7 @@ from .latency import Report, Row
 from .networks import NETWORKS
 
 MARKERS = dict(eager='o', compile='D', onnxruntime='s', openvino='^')
-# A hue for each family, the darkest shade for what is deployed.
+# One hue per family, the darkest shade for the deployed form.
 COLOURS = {
     ('CondenseNetV2', 'condensed'): '#08306b',
     ('CondenseNetV2', 'fallback'): '#2f7fc1',
@@ -33,22 +33,23 @@ FORMS = dict(
     fallback='condensed, fallback',
     authors="authors' structure",
 )
-# Inches: a panel, and space for labels, a line of the legend, and the title.
+# In inches: a panel, the labels, a line of the legend, and the title.
 PANEL = (4.6, 4.8)
 LABELS, LEGEND_LINE, TITLE = 1.8, 0.2, 0.8
-# Height of a line of small text divided by that of a panel.
+# Height of a line of small text relative to a panel.
 LINE = 0.04
 
 
 def latency_figure(report: Report) -> Figure:
-    """Draw latency against top-1, a panel for each runtime.
+    """Draw latency against top-1, one panel per runtime.
 
     Args:
-        report (Report): Of it, what has a published top-1.
+        report (Report): The results; models without a published top-1 are not
+            drawn.
 
     Returns:
         Figure: A point for each model and runtime, a line for each form of a
-        family, and the names of the networks to the right.
+        family, and the names of the networks on the right.
     """
     rows = [row for row in report.rows if row.top1 is not None]
     runtimes = list(dict.fromkeys(row.runtime for row in rows))
@@ -108,7 +109,7 @@ def _title(report: Report) -> str:
 
 
 def _draw_runtime(ax: Axes, rows: List[Row], handles: Dict[str, object]) -> None:
-    """Draw one runtime's points; add the new ones among its lines to the legend."""
+    """Draw one runtime's points and add new lines to the legend's handles."""
     for (family, form), colour in COLOURS.items():
         line = [row for row in rows if (row.family, row.form) == (family, form)]
         if not line:
@@ -140,12 +141,12 @@ def _draw_runtime(ax: Axes, rows: List[Row], handles: Dict[str, object]) -> None
 
 
 def _name_networks(ax: Axes, rows: List[Row]) -> None:
-    """Write the networks' names to the right of a panel, none over another."""
+    """Write the networks' names to the right of a panel without overlaps."""
     heights = {row.network: _height(row) for row in rows}
     names = sorted(heights, key=lambda name: heights[name])
     low, high = ax.get_ylim()
     gap = LINE * (high - low)
-    # The mean of the two keeps the distances of both.
+    # The mean of both keeps the gap.
     upwards = _at_least_apart([heights[name] for name in names], gap)
     downwards = _at_least_apart([-heights[name] for name in names[::-1]], gap)
     for name, up, down in zip(names, upwards, downwards[::-1]):
@@ -166,7 +167,7 @@ def _name_networks(ax: Axes, rows: List[Row]) -> None:
 
 
 def _at_least_apart(values: List[float], gap: float) -> List[float]:
-    """Raise ascending values where they are nearer than the gap."""
+    """Raise ascending values so that they differ by at least the gap."""
     apart: List[float] = []
     for value in values:
         apart.append(max(value, apart[-1] + gap) if apart else value)

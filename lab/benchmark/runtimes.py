@@ -1,4 +1,4 @@
-"""One network in several runtimes, each with the same threads and input."""
+"""Run a network in several runtimes with the same threads and input."""
 
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -20,7 +20,7 @@ class Job:
     Attributes:
         network (nn.Module): Called as ``network(inputs)``.
         inputs (Tensor): Images, shape (N, 3, H, W).
-        threads (int): Number of threads, which PyTorch has been told already.
+        threads (int): Number of threads; already set in PyTorch.
         kernels (bool): Whether to use the native kernels.
     """
 
@@ -58,8 +58,8 @@ def _compile(job: Job) -> Call:
         with ops.use_kernels(job.kernels):
             return compiled(job.inputs)
 
-    # Compiled networks share the code that calls them, and beyond a few of them
-    # PyTorch would run the rest in eager mode.
+    # All networks share this code object; beyond the cache limit of a few, PyTorch
+    # would fall back to eager mode.
     with torch._dynamo.config.patch(cache_size_limit=1000):
         call()
     return call
@@ -73,11 +73,11 @@ def _exported(engine: str, job: Job) -> Call:
 
 @dataclass(frozen=True)
 class Runtime:
-    """Something that runs networks.
+    """A runtime for networks.
 
     Attributes:
-        prepare (Callable): Gets a job ready: returns a function that does it.
-        packages (tuple[str]): What it needs besides PyTorch.
+        prepare (Callable): Prepares a job: returns a function that runs it.
+        packages (tuple[str]): Required packages in addition to PyTorch.
         has_kernels (bool): Whether the native kernels run in it.
     """
 
@@ -86,7 +86,7 @@ class Runtime:
     has_kernels: bool = False
 
 
-# PyTorch's exporter needs onnxscript, which brings onnx.
+# PyTorch's exporter needs onnxscript, which installs onnx.
 RUNTIMES: Dict[str, Runtime] = {
     'eager': Runtime(_eager, has_kernels=True),
     'compile': Runtime(_compile, has_kernels=True),
@@ -100,7 +100,7 @@ RUNTIMES: Dict[str, Runtime] = {
 
 
 def as_tensors(outputs: Any) -> List[Tensor]:
-    """Turn what a network or a runtime returns into tensors.
+    """Convert the outputs of a network or a runtime to tensors.
 
     Args:
         outputs (Any): A tensor, or a sequence of tensors or arrays.

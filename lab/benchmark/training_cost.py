@@ -1,4 +1,4 @@
-"""Cost of a training step, compared with the authors' structure."""
+"""Measure the cost of a training step, ours and with the authors' structure."""
 
 import json
 import statistics
@@ -29,13 +29,13 @@ class TrainingSetup:
 
     Attributes:
         config (str): Config file of a classifier or a detector.
-        part (str): 'classifier', for the cross-entropy of random labels, or
-            'backbone', for the sum of its outputs' means.
+        part (str): 'classifier', with the cross-entropy of random labels as loss,
+            or 'backbone', with the sum of its outputs' means.
         batch (int): Number of images.
         shape (tuple[int]): Their height and width in pixels.
-        threads (int): Threads of PyTorch.
-        channels_last (bool): Whether weights and features are laid out channels
-            last, as :class:`~mmcdnv2.engine.ChannelsLastHook` does it.
+        threads (int): Number of PyTorch threads.
+        channels_last (bool): Whether weights and features use the channels-last
+            format, as with :class:`~mmcdnv2.engine.ChannelsLastHook`.
     """
 
     config: str
@@ -53,7 +53,7 @@ class TrainingCost:
     Attributes:
         variant (str): One of ``VARIANTS``.
         milliseconds (float): Median time of a step.
-        images_per_second (float): What follows from it.
+        images_per_second (float): The corresponding throughput.
         peak_megabytes (float): See :func:`peak_memory`.
     """
 
@@ -64,17 +64,17 @@ class TrainingCost:
 
 
 def training_step(setup: TrainingSetup, variant: str) -> Callable[[], None]:
-    """Build a variant's model and what trains it.
+    """Build a variant's model and its training step.
 
     Args:
-        setup (TrainingSetup): What is trained.
+        setup (TrainingSetup): The network and its input.
         variant (str): One of ``VARIANTS``.
 
     Returns:
         Callable: Runs one step: forward, backward and SGD with momentum.
 
     Raises:
-        InputError: If the config's model is not what the setup says.
+        InputError: If the config's model does not match the setup.
     """
     torch.manual_seed(0)
     model = build_model(load_config(setup.config))
@@ -96,7 +96,7 @@ def training_step(setup: TrainingSetup, variant: str) -> Callable[[], None]:
     if setup.channels_last:
         model.to(memory_format=torch.channels_last)
     images = torch.randn(setup.batch, 3, *setup.shape)
-    # Ten classes: as few as any data set here has.
+    # Ten classes, the fewest of all datasets here.
     labels = torch.randint(10, (setup.batch,))
     weights = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.SGD(weights, 1e-3, momentum=0.9)
@@ -110,25 +110,24 @@ def training_step(setup: TrainingSetup, variant: str) -> Callable[[], None]:
             loss = nn.functional.cross_entropy(outs, labels)
         loss.backward()
         optimizer.step()
-        # Here, so that a step ends with what it began with.
+        # At the end, so that a step ends in the state in which it began.
         optimizer.zero_grad()
 
     return step
 
 
 def peak_memory(step: Callable[[], object]) -> float:
-    """Peak memory of the tensors that a call allocates on the CPU.
+    """Return the peak memory of the tensors that a call allocates on the CPU.
 
-    That is what is saved for the backward pass, gradients and what the operators
-    work on, but not what lived before, such as weights and momentum, nor what
-    libraries allocate behind PyTorch's back. It does not vary between runs, as
-    the memory of a process does.
+    Includes tensors saved for the backward pass, gradients and temporary tensors;
+    excludes earlier tensors, such as weights and momentum, and allocations outside
+    PyTorch. Unlike a process's memory, the result is the same in every run.
 
     Args:
-        step (Callable): Run once, under PyTorch's profiler.
+        step (Callable): Called once under PyTorch's profiler.
 
     Returns:
-        float: In MB of 2^20 bytes.
+        float: Memory in MB of 2^20 bytes.
     """
     cpu = [torch.profiler.ProfilerActivity.CPU]
     with torch.profiler.profile(activities=cpu, profile_memory=True) as profile:
@@ -151,22 +150,22 @@ def measure_training(
     """Measure all variants in the same run.
 
     Args:
-        setup (TrainingSetup): What is trained.
+        setup (TrainingSetup): The network and its input.
         rounds (int): Rounds of :func:`time_rounds`. Defaults to 3.
         progress (Callable): Called after each of the ``(2 * rounds + 1) *
-            len(VARIANTS)`` steps, of which half are timed, or more if steps
+            len(VARIANTS)`` steps (half of them timed), or after more if steps
             take less than a millisecond.
 
     Returns:
         list[TrainingCost]: One for each of ``VARIANTS``.
 
     Raises:
-        InputError: If a number is too small or the config's model is not what the
-            setup says.
+        InputError: If a number is too small or the config's model does not match
+            the setup.
     """
     if min(setup.batch, setup.threads, rounds) < 1 or min(setup.shape) < 32:
         raise InputError(
-            'Batch, threads and rounds must be at least 1, height and width 32.'
+            'Batch, threads and rounds must be at least 1, height and width 32 pixels.'
         )
 
     def reporting(step: Callable[[], None]) -> Callable[[], None]:
@@ -181,7 +180,7 @@ def measure_training(
     try:
         steps = [reporting(training_step(setup, variant)) for variant in VARIANTS]
         times = map(statistics.median, time_rounds(steps, range(rounds)))
-        # Memory last, for the first step also makes the momentum.
+        # Memory last, because the first step also allocates the momentum.
         peaks = map(peak_memory, steps)
         return [
             TrainingCost(variant, time, 1000 * setup.batch / time, peak)

@@ -1,4 +1,4 @@
-"""Connections of sparse layers: measured, compared and drawn."""
+"""Measure, compare and draw the connections of sparse layers."""
 
 from .block_map import (
     block_maps,

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from mmcdnv2.layers import LGC, SFR, CondensedConv2d, SparseConv2d
 
-# Sparse and condensed form of each kind of layer.
+# Sparse and condensed classes of each kind of layer.
 KINDS = {kind.__name__: (kind, kind.condensed_type) for kind in (LGC, SFR)}
 
 
@@ -21,10 +21,10 @@ class LayerMap:
 
     Attributes:
         name (str): Name of the layer in its model.
-        label (str): What tells it from the model's other layers of its kind,
+        label (str): Short name, unique among the model's layers of its kind,
             such as '2.3' for ``backbone.blocks.2.3.lgc.conv``.
-        strength (Tensor): What :func:`connection_strength` says of it, shape
-            (groups, columns).
+        strength (Tensor): Its :func:`connection_strength`, shape (groups,
+            columns).
     """
 
     name: str
@@ -39,11 +39,11 @@ class BlockMap:
     Attributes:
         kind (str): 'LGC' or 'SFR'.
         layers (list[LayerMap]): In the order of the model.
-        sources (dict[str, int]): What computed the features that the layers
-            read (LGC) or update (SFR), and its first channel: the network's
-            stem, or whatever the dense connectivity begins with, called
-            'input'; then the labels of the layers, those of earlier blocks
-            first. Only 'input' if the container is not a dense block.
+        sources (dict[str, int]): First channels of the sources whose features
+            the layers read (LGC) or update (SFR): 'input', which is the stem or
+            whatever precedes the dense connectivity, then layers by label,
+            those of earlier blocks first. Only 'input' if the container is not
+            a dense block.
     """
 
     kind: str
@@ -53,16 +53,15 @@ class BlockMap:
 
 @torch.no_grad()
 def connection_strength(layer: Union[SparseConv2d, CondensedConv2d]) -> Tensor:
-    """Mean absolute weight between each group and each channel.
+    """Return the mean absolute weight between each group and each channel.
 
     Args:
-        layer (SparseConv2d | CondensedConv2d): Sparsified as far as it is, or
-            condensed.
+        layer (SparseConv2d | CondensedConv2d): Sparse at any stage, or condensed.
 
     Returns:
         Tensor: Shape (groups, columns). For LGC, rows are filter groups and
         columns input feature maps; for SFR, rows are input groups and columns
-        the feature maps that they update. NaN where it is pruned.
+        updated feature maps. NaN for pruned connections.
     """
     matrix, mask = layer.matrix_and_mask()
     members = matrix.reshape(-1, *mask.shape)
@@ -70,15 +69,15 @@ def connection_strength(layer: Union[SparseConv2d, CondensedConv2d]) -> Tensor:
 
 
 def dense_chains(blocks: List[BlockMap]) -> List[List[BlockMap]]:
-    """Put the blocks together whose layers read or update the same sources.
+    """Group consecutive blocks whose layers read or update the same sources.
 
     Args:
-        blocks (list[BlockMap]): Of one model.
+        blocks (list[BlockMap]): Blocks of one model.
 
     Returns:
-        list[list[BlockMap]]: All of CondenseNet's LGCs are one chain, as its
-        features pass from block to block; in a DenseNet the transitions mix
-        them, so each block is a chain of its own.
+        list[list[BlockMap]]: The chains. All of CondenseNet's LGCs form one
+        chain, because its features pass from block to block; in a DenseNet the
+        transitions mix features, so each block is a separate chain.
     """
     chains: List[List[BlockMap]] = []
     for block in blocks:
@@ -91,26 +90,26 @@ def dense_chains(blocks: List[BlockMap]) -> List[List[BlockMap]]:
 
 
 def source_strength(chain: Sequence[BlockMap]) -> Tensor:
-    """Mean absolute weight between each layer and each source of a chain.
+    """Return the mean absolute weight between each layer and source of a chain.
 
-    It is the L1 norm of the connection by its number of weights, pruned ones
-    included: a source is weak if it is read weakly or if few of its channels
-    are read at all.
+    This is the L1 norm of the connection divided by its number of weights,
+    including pruned ones: a source is weak if its weights are small or if few of
+    its channels are read.
 
     Args:
         chain (Sequence[BlockMap]): One of :func:`dense_chains`.
 
     Returns:
-        Tensor: Shape (layers, sources). NaN where the source comes after the
-        layer, 0 where the connection is pruned entirely.
+        Tensor: Shape (layers, sources). NaN if the source comes after the layer,
+        0 if the connection is pruned entirely.
     """
     layers = [layer for block in chain for layer in block.layers]
-    # The last block's sources are those of the ones before and more.
+    # The last block's sources include those of the blocks before.
     starts = list(chain[-1].sources.values())
     result = torch.full((len(layers), len(starts)), float('nan'))
     for row, layer in zip(result, layers):
-        # All groups have as many weights, so the mean over them is the mean
-        # over all weights.
+        # Groups have equal numbers of weights, so the mean over groups is the mean
+        # over weights.
         channels = layer.strength.nan_to_num(0).mean(0)
         ends = [*starts[1:], len(channels)]
         for i, (start, end) in enumerate(zip(starts, ends)):
@@ -120,19 +119,19 @@ def source_strength(chain: Sequence[BlockMap]) -> Tensor:
 
 
 def block_maps(model: nn.Module) -> List[BlockMap]:
-    """Find the LGCs and SFRs of a model and their blocks.
+    """Return the blocks of a model's LGCs and SFRs.
 
-    The layers in one list of modules make up a block. It is a dense block if
-    each layer works on the channels of the layer before and on those that it
-    added; if its first layer does so too, it continues the block before. The
-    maps assume that new channels come after the old ones, and that these keep
-    their order from block to block.
+    The layers in one module list form a block. It is a dense block if each layer
+    has the channels of the previous layer plus those that the previous layer
+    added; if this also holds for its first layer, it continues the previous block.
+    New channels are assumed to follow the old ones, and old ones to keep their
+    order from block to block.
 
     Args:
         model (nn.Module): Sparse or condensed.
 
     Returns:
-        list[BlockMap]: First all blocks of LGCs, then all of SFRs.
+        list[BlockMap]: First the blocks of LGCs, then those of SFRs.
     """
     blocks = []
     for kind, types in KINDS.items():
@@ -143,8 +142,7 @@ def block_maps(model: nn.Module) -> List[BlockMap]:
         }
         containers = {name: _container(model, name) for name in layers}
         labels = _labels(containers)
-        # What a layer behind all those so far would have as its sources, and
-        # what it would work on.
+        # Sources, and possible numbers of channels, of a next layer in the chain.
         sources: Dict[str, int] = {}
         following: Set[int] = set()
         for container, group in groupby(layers, containers.get):
@@ -162,17 +160,17 @@ def block_maps(model: nn.Module) -> List[BlockMap]:
                 LayerMap(name, labels[name], connection_strength(layers[name]))
                 for name in names
             ]
-            # What the last layer computes comes after all of them.
+            # The last layer's features are no source for this block.
             known = {k: v for k, v in sources.items() if k != maps[-1].label}
             blocks.append(BlockMap(kind, maps, known))
     return blocks
 
 
 def _labels(containers: Dict[str, Optional[str]]) -> Dict[str, str]:
-    """Strip what the layers' names have in common in front and behind.
+    """Strip the common prefix and suffix of the layers' names.
 
-    A layer outside of all lists, such as a classifier, keeps its name and
-    does not count.
+    A layer outside all module lists, such as a classifier, keeps its name and is
+    ignored for the prefix and suffix.
     """
     labels = {name: name for name in containers}
     parts = {
@@ -188,7 +186,7 @@ def _labels(containers: Dict[str, Optional[str]]) -> Dict[str, str]:
 
 
 def _container(model: nn.Module, name: str) -> Optional[str]:
-    """Name of the nearest list of modules around a module, if there is one."""
+    """Return the name of the innermost module list around a module, if any."""
     parts = name.split('.')
     for depth in reversed(range(len(parts))):
         container = '.'.join(parts[:depth])
@@ -201,10 +199,10 @@ def _container(model: nn.Module, name: str) -> Optional[str]:
 
 
 def _columns_after(model: nn.Module, container: Optional[str], name: str) -> Set[int]:
-    """Numbers of channels that there may be after a layer of a dense block.
+    """Return the possible numbers of channels after a layer of a dense block.
 
-    They are those that it works on and the new ones. These are SFR's inputs;
-    for an LGC, they are as many as another convolution of its layer computes.
+    This is the layer's number of columns plus the new channels: the inputs of an
+    SFR, or for an LGC the outputs of another convolution in its dense layer.
     """
     layer = model.get_submodule(name)
     if isinstance(layer, KINDS['SFR']):

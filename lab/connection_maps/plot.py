@@ -1,4 +1,4 @@
-"""Pictures of the sparse layers' connections (paper, Figs. 6 and 7)."""
+"""Plot the sparse layers' connections (paper, Figs. 6 and 7)."""
 
 import math
 from dataclasses import dataclass
@@ -25,26 +25,26 @@ from mmcdnv2.files import replace_when_done
 
 from .block_map import KINDS, BlockMap, block_maps, dense_chains, source_strength
 
-# Rows and columns of a layer's map, and what it does to a source's features.
+# Rows and columns of a layer's map, and the verb for a source's features.
 ROLES = {
     'LGC': ('filter group', 'input feature map', 'reads'),
     'SFR': ('input group', 'updated feature map', 'updates'),
 }
-# Yellow to violet: nothing in it could be taken for white or grey.
+# Yellow to violet: distinct from white and grey.
 COLOURS = colormaps['viridis_r'].with_extremes(bad='white')
 ABSENT, BORDER = '0.85', '0.5'
 
-# The grid is in pixels, so that each channel gets at least one and each label as many
-# as it needs: a line of small text, and a character of it.
+# All sizes are in pixels, so that each channel gets at least one and labels fit.
 DPI = 100
+# Height of a line of small text, width of its characters.
 LINE, CHARACTER = 15, 7
 MARGIN, HEADING = 20, 30
-# Smallest width of a panel, and what it needs for each source.
+# Smallest width of a panel and of a source in it.
 MIN_WIDTH, MIN_SOURCE = 720, 8
-# Smallest height of a layer, that of a group in it, and the largest of a layer in (b).
+# Smallest heights of a layer and of a group in it, largest height of a layer in (b).
 LAYER, GROUP, MAX_LAYER = LINE + 2, 4, 30
 BARS_HEIGHT = 200
-# A colour bar, its largest height and the space that it takes with its ticks.
+# Width and largest height of a colour bar, width of its ticks and labels.
 SCALE_WIDTH, SCALE_HEIGHT, SCALE_SPACE = 10, 200, 60
 
 # The blocks of each column.
@@ -53,7 +53,7 @@ _Columns = Sequence[List[BlockMap]]
 
 @dataclass
 class _Panel:
-    """Its height in pixels, what draws it, and its colour scale if it has one."""
+    """A panel: its height in pixels, drawing function and colour scale, if any."""
 
     height: int
     draw: Callable[[Axes], None]
@@ -62,7 +62,7 @@ class _Panel:
 
 @dataclass
 class _Section:
-    """Its heading, the panels of each column, and the space below each panel."""
+    """A section: its heading, panels of each column, and space below each panel."""
 
     heading: str
     columns: List[List[_Panel]]
@@ -75,13 +75,13 @@ def draw_connection_maps(
     """Draw the connection maps of checkpoints side by side.
 
     Args:
-        models (Sequence[tuple[str]]): Config and checkpoint of each. A model
-            may be condensed or sparse, its sparsification finished or not.
-        out (str | Path): Picture to write, in a format that matplotlib knows.
-        trust (bool): Whether the checkpoints may hold more than tensors.
+        models (Sequence[tuple[str]]): Config and checkpoint of each model, sparse
+            (at any stage) or condensed.
+        out (str | Path): Image file to write, in a format of matplotlib.
+        trust (bool): Whether the checkpoints may contain more than tensors.
 
     Returns:
-        list[list[BlockMap]]: What is drawn of each model.
+        list[list[BlockMap]]: The drawn blocks of each model.
 
     Raises:
         InputError: If an input cannot be used or a model has no sparse layers.
@@ -89,7 +89,7 @@ def draw_connection_maps(
     formats = Figure().canvas.get_supported_filetypes()
     if Path(out).suffix[1:].lower() not in formats:
         raise InputError(
-            f'{out} is not the name of a picture: it must end in one of '
+            f'{out} has no known image format: it must end in one of '
             f'{", ".join(sorted(formats))}.'
         )
     columns = []
@@ -100,7 +100,7 @@ def draw_connection_maps(
         blocks = block_maps(model)
         if not blocks:
             raise InputError(
-                f'{config} has no LGC and no SFR, so there are no connections to draw.'
+                f'{config} has no LGC and no SFR, so it has no connections to draw.'
             )
         columns.append(blocks)
     figure = connection_figure(titles_of(models), columns)
@@ -110,7 +110,7 @@ def draw_connection_maps(
 
 
 def titles_of(models: Sequence[Tuple[str, str]]) -> List[str]:
-    """Name models by their files, with the folders that tell them apart.
+    """Name models by their files, with as many folders as make the names unique.
 
     Args:
         models (Sequence[tuple[str, str]]): Config and checkpoint of each.
@@ -129,7 +129,7 @@ def titles_of(models: Sequence[Tuple[str, str]]) -> List[str]:
     for titles in map(named, range(1, deepest + 1)):
         if len(set(titles)) == len(models):
             return titles
-    # One model, next to itself.
+    # A model compared with itself.
     return named(1)
 
 
@@ -138,19 +138,18 @@ def connection_figure(
 ) -> Figure:
     """Draw the connection maps of models side by side.
 
-    From above: for LGC and for SFR, the strength of each group and channel;
-    then the strength of each layer and source, for LGC if it is in dense
-    blocks, else for SFR. Where there are no dense blocks, the strength of each
-    layer instead. The strength of weights depends on their number, so there
-    each block has a colour scale of its own, which neighbouring blocks
-    share; and here each layer has.
+    From top to bottom: (a) for LGC and for SFR, the strength of each group and
+    channel; (b) the strength of each layer and source, for LGC if it is in dense
+    blocks, otherwise for SFR; without dense blocks, the strength of each layer. The
+    size of weights depends on their number, so each block has its own colour scale
+    in (a), shared by the blocks in one row, and each layer has its own in (b).
 
     Args:
         titles (Sequence[str]): Titles of the columns.
         columns (Sequence[list[BlockMap]]): The blocks of each model.
 
     Returns:
-        Figure: As large as the networks need it.
+        Figure: The figure, sized to the networks.
     """
     layers = [layer for blocks in columns for b in blocks for layer in b.layers]
     left = CHARACTER * max(len(layer.label) for layer in layers) + 2 * MARGIN
@@ -190,8 +189,8 @@ def connection_figure(
 def _lay_out(
     titles: Sequence[str], sections: Sequence[_Section], left: int, width: int
 ) -> Figure:
-    """Draw the panels in a grid, those of a row from the same height on."""
-    # Each column has labels, panels, a space, colour bars and their ticks.
+    """Draw the panels in a grid, with aligned tops in a row."""
+    # Each column has labels, panels, space, colour bars and their ticks.
     widths = [left, width, LINE, SCALE_WIDTH, SCALE_SPACE] * len(titles)
     heights = [2 * MARGIN, HEADING]
     texts = [(0, j, title, 11) for j, title in enumerate(titles)]
@@ -201,7 +200,7 @@ def _lay_out(
         heights.append(HEADING)
         for j, column in enumerate(section.columns):
             if not column:
-                texts.append((len(heights), j, 'There are none in this network.', 8))
+                texts.append((len(heights), j, 'This network has none.', 8))
         for row in zip_longest(*section.columns):
             placed += [(len(heights), j, panel) for j, panel in enumerate(row) if panel]
             heights += [max(panel.height for panel in row if panel), section.below]
@@ -215,14 +214,14 @@ def _lay_out(
         figure.text(box.x0, (box.y0 + box.y1) / 2, text, size=size, va='center')
     handles = [
         Patch(facecolor='white', edgecolor='black', label='pruned'),
-        Patch(facecolor=ABSENT, label='not there: it comes after the layer'),
+        Patch(facecolor=ABSENT, label='absent: comes after the layer'),
     ]
     legend = figure.add_subplot(grid[1, 1])
     legend.axis('off')
     style = dict(loc='center left', borderpad=0, borderaxespad=0, frameon=False)
     legend.legend(handles=handles, ncol=2, fontsize=8, **style)
     for i, j, panel in placed:
-        # Where its neighbour is higher, a panel stays at the top.
+        # Next to a higher panel, it is aligned at the top.
         shape = dict(box_aspect=panel.height / width, anchor='N')
         ax = figure.add_subplot(grid[i, 5 * j + 1], **shape)
         ax.apply_aspect()
@@ -239,7 +238,7 @@ def _lay_out(
 
 
 def _channel_panels(columns: _Columns) -> List[List[_Panel]]:
-    """Of each block, the layers' groups and channels."""
+    """Return panels of each block's layers: groups and channels."""
     scales = _common_scales(columns)
 
     def panel(block: BlockMap, scale: Normalize) -> _Panel:
@@ -263,12 +262,12 @@ def _draw_channels(block: BlockMap, scale: Normalize, ax: Axes) -> None:
 
 
 def _source_panels(columns: _Columns, width: int) -> List[List[_Panel]]:
-    """Of each chain of dense blocks, the layers and their sources."""
+    """Return panels of each chain of dense blocks: layers and sources."""
 
     def panel(chain: List[BlockMap]) -> _Panel:
         layers, sources = sum(len(b.layers) for b in chain), len(chain[-1].sources)
         height = layers * min(MAX_LAYER, width // sources)
-        # A single source has nothing to be relative to.
+        # A single source has no relative strength.
         scale = Normalize(0, 1) if sources > 1 else None
         return _Panel(height, partial(_draw_sources, chain), scale)
 
@@ -284,26 +283,26 @@ def _draw_sources(chain: List[BlockMap], ax: Axes) -> None:
     borders = np.cumsum([len(block.layers) for block in chain])[:-1]
     style = dict(color='black', lw=1, ls='--')
     ax.hlines(borders, 0, len(sources), **style)
-    # The first column is none of the layers'.
+    # The first column is the input.
     ax.vlines(borders + 1, 0, len(rows), **style)
 
 
 def _relative(strength: np.ndarray) -> np.ndarray:
-    """Row of a layer's sources, from 0 for the weakest to 1 for the strongest.
+    """Scale the strengths of a layer's sources to [0, 1], weakest to strongest.
 
-    NaN, as of pruned channels, where the connection is pruned entirely. What
-    comes after the layer is left out.
+    Connections that are pruned entirely become NaN. Sources after the layer are
+    left out.
     """
     row = np.where(strength == 0, np.nan, strength)[None, ~np.isnan(strength)]
     if np.isnan(row).all():
         return row
     low, high = np.nanmin(row), np.nanmax(row)
-    # Where all are equal, each one is the strongest.
+    # If all are equal, each one is the strongest.
     return (row - low) / (high - low) if high > low else row / high
 
 
 def _bar_panels(columns: _Columns) -> List[List[_Panel]]:
-    """Of each network without dense blocks, a bar for each layer."""
+    """Return panels of networks without dense blocks: a bar for each layer."""
     # The input is the only source.
     heights = [
         [value for b in blocks for value in source_strength([b])[:, 0].tolist()]
@@ -323,9 +322,9 @@ def _bar_panels(columns: _Columns) -> List[List[_Panel]]:
 
 
 def _common_scales(columns: _Columns) -> List[Normalize]:
-    """Colour scale of the first blocks of all columns, of the second, and so on.
+    """Return a colour scale for the first blocks of all columns, the second, etc.
 
-    Outliers do not count, so that they leave the others their colours.
+    Outliers are ignored, so that other values differ in colour.
     """
     scales = []
     for blocks in zip_longest(*columns):
@@ -338,9 +337,9 @@ def _common_scales(columns: _Columns) -> List[Normalize]:
 
 
 def _paint(ax: Axes, rows: Sequence[np.ndarray], scale: Normalize) -> None:
-    """Paint matrices below each other, each one high and as wide as its columns.
+    """Draw matrices below each other, each of height 1 and its columns' width.
 
-    NaN is white; to the right of a matrix it is grey.
+    NaN is white; the area to the right of a matrix is grey.
     """
     for i, row in enumerate(rows):
         style = dict(aspect='auto', interpolation='nearest')
@@ -351,7 +350,7 @@ def _paint(ax: Axes, rows: Sequence[np.ndarray], scale: Normalize) -> None:
 
 
 def _name(axis: Axis, names: Sequence[str]) -> None:
-    """Name the rows or columns of a panel, as many as there is room for."""
+    """Label the rows or columns of a panel, as many as fit."""
     is_x = axis.axis_name == 'x'
     box = axis.axes.bbox
     step = math.ceil(LINE * len(names) / (box.width if is_x else box.height))
@@ -360,7 +359,7 @@ def _name(axis: Axis, names: Sequence[str]) -> None:
 
 
 def _spaced(places: Sequence[float], gap: float) -> List[float]:
-    """Return those of the ascending places that leave a gap between each other."""
+    """Select ascending positions that differ by at least the gap."""
     shown: List[float] = []
     for place in places:
         if not shown or place - shown[-1] >= gap:

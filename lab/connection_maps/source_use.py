@@ -1,4 +1,4 @@
-"""How far back the layers of a dense network read, in numbers (paper, Fig. 7)."""
+"""Measure how far back the layers of a dense network read (paper, Fig. 7)."""
 
 import math
 from typing import Dict, List, Optional, Sequence
@@ -8,7 +8,7 @@ from torch import Tensor
 
 from .block_map import BlockMap, dense_chains, source_strength
 
-# By how many layers before the reader a source was computed.
+# Distances in layers from a source to its reader.
 DISTANCES = {
     '1 before': (1, 1),
     '2-3': (2, 3),
@@ -17,21 +17,21 @@ DISTANCES = {
     '11 and more': (11, math.inf),
 }
 EARLY_USE = 'early use'
-# What :func:`measure_use` tells.
+# The keys of :func:`measure_use`.
 QUANTITIES = ('input', *DISTANCES, EARLY_USE)
-# A layer of fewer sources has hardly a choice.
+# Layers with fewer sources have hardly a choice.
 MIN_SOURCES = 3
 
 
 def lgc_chains(blocks: List[BlockMap]) -> List[List[BlockMap]]:
-    """Choose the chains of dense blocks whose layers are LGCs.
+    """Return the chains of dense blocks with LGCs.
 
     Args:
-        blocks (list[BlockMap]): Of one model.
+        blocks (list[BlockMap]): Blocks of one model.
 
     Returns:
-        list[list[BlockMap]]: Of a CondenseNet all its blocks, of a DenseNet
-        each one, of a ShuffleNet none.
+        list[list[BlockMap]]: One chain for a CondenseNet, one per block for a
+        DenseNet, none for a ShuffleNet.
     """
     return [
         chain
@@ -41,39 +41,38 @@ def lgc_chains(blocks: List[BlockMap]) -> List[List[BlockMap]]:
 
 
 def relative_strength(chain: Sequence[BlockMap]) -> Tensor:
-    """Strength of each layer's sources by the mean of its sources' strengths.
+    """Return each source's strength divided by the mean over the layer's sources.
 
-    Each source counts alike, however many channels it has.
+    Sources have equal weight in the mean, regardless of their number of channels.
 
     Args:
         chain (Sequence[BlockMap]): One of :func:`dense_chains`.
 
     Returns:
-        Tensor: Shape (layers, sources). 1 where a source is read like the mean;
-        NaN where it comes after the layer, and in all the row of a layer whose
-        connections are pruned entirely.
+        Tensor: Shape (layers, sources). 1 for a source of mean strength; NaN if
+        the source comes after the layer, or all of the layer's connections are
+        pruned.
     """
     strength = source_strength(chain).double()
     return strength / strength.nanmean(1, keepdim=True)
 
 
 def strength_by_distance(chain: Sequence[BlockMap]) -> Dict[str, Optional[float]]:
-    """Mean relative strength of the sources that are equally far back.
+    """Return the mean relative strength of sources by their distance.
 
-    Layers with fewer than :data:`MIN_SOURCES` sources are left out.
+    Layers with fewer than :data:`MIN_SOURCES` sources are ignored.
 
     Args:
         chain (Sequence[BlockMap]): One of :func:`dense_chains`.
 
     Returns:
-        dict[str, float | None]: First that of the chain's input ('input'), such
-        as a network's stem; then those of the layers by how many layers before
-        the reader they are, as in :data:`DISTANCES`. None where there is no
-        such pair.
+        dict[str, float | None]: First the chain's input ('input'), such as the
+        stem, then layers by their distance to the reader, as in
+        :data:`DISTANCES`. None if there is no such pair.
     """
     strength = relative_strength(chain)
     layers, sources = strength.shape
-    # Source j is what layer j - 1 computed.
+    # Source j is the output of layer j - 1.
     distance = torch.arange(layers)[:, None] - torch.arange(sources) + 1
     strength, distance = strength[MIN_SOURCES - 1 :], distance[MIN_SOURCES - 1 :]
     result = {'input': _mean(strength[:, 0])}
@@ -84,9 +83,9 @@ def strength_by_distance(chain: Sequence[BlockMap]) -> Dict[str, Optional[float]
 
 
 def early_use(chain: Sequence[BlockMap]) -> Optional[float]:
-    """How much the last third of the layers uses what the first third computed.
+    """Return how much the last third of the layers reads early features.
 
-    That is the mean relative strength with which the last third of the layers
+    This is the mean relative strength with which the last third of the layers
     reads the chain's input and the first third of the layers.
 
     Args:
@@ -94,24 +93,24 @@ def early_use(chain: Sequence[BlockMap]) -> Optional[float]:
 
     Returns:
         float | None: 1 if early features are read like all others, 0 if they
-        are not read at all. None of fewer than :data:`MIN_SOURCES` layers, or
-        if all connections of the last third are pruned.
+        are not read. None for fewer than :data:`MIN_SOURCES` layers, or if all
+        connections of the last third are pruned.
     """
     strength = relative_strength(chain)
     third = len(strength) // 3
-    # Without a third, [-0:] would be all layers.
+    # Not [-third:], which is all layers if third is 0.
     return _mean(strength[len(strength) - third :, : third + 1])
 
 
 def measure_use(chain: Sequence[BlockMap]) -> Dict[str, Optional[float]]:
-    """Tell all that there is to say in numbers of what a chain's layers read.
+    """Return all measures of a chain.
 
     Args:
         chain (Sequence[BlockMap]): One of :func:`dense_chains`.
 
     Returns:
-        dict[str, float | None]: What :func:`strength_by_distance` and
-        :func:`early_use` return, by the names in :data:`QUANTITIES`.
+        dict[str, float | None]: The results of :func:`strength_by_distance` and
+        :func:`early_use`, with the keys :data:`QUANTITIES`.
     """
     return {**strength_by_distance(chain), EARLY_USE: early_use(chain)}
 

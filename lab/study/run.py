@@ -20,9 +20,9 @@ import torch
 from mmcdnv2.checkpoint import load_checkpoint
 from mmcdnv2.errors import InputError
 from mmcdnv2.files import replace_when_done
+from mmcdnv2.machine import processor_name
 from mmcdnv2.version import __version__
 
-from ..machine import processor_name
 from .plan import Run
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -1,4 +1,4 @@
-"""Backbones built from the sparse convolutions."""
+"""Backbones with LGC and SFR layers."""
 
 from .condensenetv2 import CondenseNetV2
 from .sfr_shufflenetv2 import SFRShuffleNetV2

@@ -1,4 +1,4 @@
-"""Parts that the backbones share: blocks, freezing and recomputation."""
+"""Shared parts of the backbones: blocks, freezing and recomputation."""
 
 from contextlib import contextmanager, nullcontext
 from typing import (
@@ -25,17 +25,17 @@ from ..ops.compat import is_compiling
 def resolve_out_indices(
     out_indices: Union[int, Sequence[int]], num_blocks: int
 ) -> Tuple[int, ...]:
-    """Check the indices of blocks and count negative ones from the last.
+    """Check block indices and make negative ones positive.
 
     Args:
         out_indices (int | Sequence[int]): One or more indices.
         num_blocks (int): Number of blocks that can be returned.
 
     Returns:
-        tuple[int]: The indices, from 0 up, in the given order.
+        tuple[int]: Non-negative indices, in the given order.
 
     Raises:
-        InputError: If there are none or one is out of range.
+        InputError: If there is none or one is out of range.
     """
     indices = (out_indices,) if isinstance(out_indices, int) else tuple(out_indices)
     if not indices or not all(-num_blocks <= i < num_blocks for i in indices):
@@ -47,14 +47,14 @@ def resolve_out_indices(
 
 
 def check_frozen_stages(frozen_stages: int, num_blocks: int) -> None:
-    """Refuse to freeze blocks that are not there.
+    """Check that ``frozen_stages`` is in [-1, num_blocks].
 
     Args:
         frozen_stages (int): Number of blocks to freeze, or -1.
         num_blocks (int): Number of blocks that can be frozen.
 
     Raises:
-        InputError: If it is out of range.
+        InputError: If ``frozen_stages`` is out of range.
     """
     if not -1 <= frozen_stages <= num_blocks:
         raise InputError(
@@ -63,62 +63,64 @@ def check_frozen_stages(frozen_stages: int, num_blocks: int) -> None:
 
 
 @contextmanager
-def _statistics_held(module: nn.Module) -> Iterator[None]:
-    """Let norm layers see a batch again without counting it twice."""
-    held = [
+def _frozen_statistics(module: nn.Module) -> Iterator[None]:
+    """Restore the norms' running statistics after a second pass of a batch."""
+    saved = [
         (norm, name, buffer)
         for norm in module.modules()
         if isinstance(norm, _BatchNorm) and norm.training
         for name, buffer in norm.named_buffers()
     ]
-    for norm, name, buffer in held:
+    for norm, name, buffer in saved:
         setattr(norm, name, buffer.clone())
     try:
         yield
     finally:
-        for norm, name, buffer in held:
+        for norm, name, buffer in saved:
             setattr(norm, name, buffer)
 
 
 class RecomputedMixin(ModuleMixin):
-    """``with_cp`` for a layer: recompute it in the backward pass.
+    """``with_cp`` for a layer: recompute its activations in the backward pass.
 
-    List it before the other base class, which has ``with_cp`` and either
-    ``_forward`` or a ``forward`` that runs its parts by :meth:`_recomputed`.
+    List it before the other base class, which defines ``with_cp`` and either
+    ``_forward`` or a ``forward`` that calls its parts with :meth:`_recomputed`.
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        """Run ``_forward``, keeping only its input if ``with_cp`` is set."""
+        """Run ``_forward``, storing only its input if ``with_cp`` is set."""
         return self._recomputed(self._forward, x)
 
     def _recomputed(self, function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
-        """Run a part of the layer, keeping only its inputs if ``with_cp`` is set.
+        """Run a part of the layer, storing only its inputs if ``with_cp`` is set.
 
-        The recomputation ends where nothing is left to recover, so that a
-        convolution at the end of the part runs only once.
+        Recomputation stops at the last saved tensor, so a convolution at the end
+        of the part is not recomputed.
         """
-        if not (self.with_cp and inputs[0].requires_grad):
+        # torch.fx traces without tensors, and records the layer as it is.
+        x = inputs[0]
+        if not (self.with_cp and isinstance(x, Tensor) and x.requires_grad):
             return function(*inputs)
         if is_compiling():
-            # torch.compile cannot trace a context, and decides for itself what
-            # is recomputed.
+            # torch.compile cannot trace context_fn and decides itself what to
+            # recompute.
             return checkpoint(function, *inputs, use_reentrant=False)
         return checkpoint(
             function,
             *inputs,
             use_reentrant=False,
-            context_fn=lambda: (nullcontext(), _statistics_held(self)),
+            context_fn=lambda: (nullcontext(), _frozen_statistics(self)),
         )
 
 
 class BlockBackbone(CondensableMixin, BaseModule):
-    """A stem and then blocks, of which some return their output.
+    """A stem followed by blocks, some of whose outputs are returned.
 
-    A subclass builds the parts and hands them to :meth:`_assemble`.
+    A subclass builds the parts and passes them to :meth:`_assemble`.
 
     Args:
         out_indices (int | Sequence[int]): Blocks whose outputs are returned;
-            negative numbers count from the last one.
+            negative numbers count from the last block.
         frozen_stages (int): 0 freezes the stem, n the stem and the first n
             blocks; -1 freezes nothing.
         norm_eval (bool): Whether norm layers use their running statistics in
@@ -143,11 +145,11 @@ class BlockBackbone(CondensableMixin, BaseModule):
     def _assemble(
         self, stem: nn.Module, blocks: Sequence[nn.Module], out_channels: List[int]
     ) -> None:
-        """Take the parts, check the indices against them, and freeze.
+        """Set the parts, check the indices and freeze stages.
 
         Args:
-            stem (nn.Module): What comes before the blocks.
-            blocks (Sequence[nn.Module]): The blocks, run one after another.
+            stem (nn.Module): The module before the blocks.
+            blocks (Sequence[nn.Module]): The blocks, in execution order.
             out_channels (list[int]): Number of output channels of each block.
 
         Raises:
@@ -158,7 +160,7 @@ class BlockBackbone(CondensableMixin, BaseModule):
         self.out_channels = out_channels
         check_frozen_stages(self.frozen_stages, len(blocks))
         self.out_indices = resolve_out_indices(self.out_indices, len(blocks))
-        # DDP wants a gradient for every parameter that asks for one.
+        # DDP expects a gradient for every trainable parameter.
         self.blocks[max(self.out_indices) + 1 :].requires_grad_(False)
         self._freeze()
 
@@ -188,7 +190,7 @@ class BlockBackbone(CondensableMixin, BaseModule):
             module.requires_grad_(False)
 
     def train(self, mode: bool = True) -> 'BlockBackbone':
-        """Set the mode; what is frozen stays in evaluation mode."""
+        """Set the mode; frozen parts stay in evaluation mode."""
         super().train(mode)
         if mode:
             self._freeze()

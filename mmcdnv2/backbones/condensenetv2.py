@@ -1,4 +1,4 @@
-"""CondenseNetV2, and CondenseNet, which is it without reactivation."""
+"""CondenseNetV2, and CondenseNet, which has no reactivation."""
 
 from collections import OrderedDict
 from typing import Any, Dict, List, Optional, Sequence, Tuple, Union
@@ -15,7 +15,7 @@ from ..registry import register_model
 from .base import BlockBackbone
 from .dense_block import DenseBlock, DenseLayer, Stem
 
-# CIFAR's networks have ReLU alone and no squeeze-and-excite.
+# The CIFAR networks have only ReLU and no squeeze-and-excite.
 _CIFAR = dict(
     growth_rates=(8, 16, 32),
     groups=4,
@@ -26,7 +26,7 @@ _CIFAR = dict(
     hswish_from=None,
     se_from=None,
 )
-# CondenseNet, the first version, has no reactivation either.
+# CondenseNet, the first version, also has no reactivation.
 _V1_CIFAR = dict(_CIFAR, sparse_factor=None)
 _V1_IMAGENET = dict(
     depths=(4, 6, 8, 10, 8),
@@ -46,10 +46,9 @@ class CondenseNetV2(KernelMixin, BlockBackbone):
     Efficient DenseNet using Learned Group Convolutions
     <https://arxiv.org/abs/1711.09224>`_.
 
-    The network trains dense and is sparsified by
-    :class:`~mmcdnv2.engine.SparsificationHook`; :meth:`switch_to_deploy`
-    condenses it. Checkpoints of either form load into either form, if the
-    sparsification is finished.
+    :class:`~mmcdnv2.engine.SparsificationHook` sparsifies the network during
+    training; :meth:`switch_to_deploy` condenses it. Once the sparsification is
+    finished, checkpoints of either form load into either form.
 
     Args:
         arch (str | dict): 'a', 'b' or 'c' for ImageNet, 'cifar-110' or
@@ -69,14 +68,14 @@ class CondenseNetV2(KernelMixin, BlockBackbone):
         in_channels (int): Channels of the input image. Defaults to 3.
         out_indices (int | Sequence[int]): Blocks whose outputs are returned;
             strides 2, 4, 8, 16 and 32 for 0 to 4 (with stem_stride 2). The last
-            block's output has passed the final norm and ReLU. Negative numbers
-            count from the last block. Blocks behind the last one returned are
-            neither run nor trained. Defaults to (-1, ).
+            block ends with the final norm and ReLU. Negative numbers count from
+            the last block. Blocks after the last returned one are neither run
+            nor trained. Defaults to (-1, ).
         frozen_stages (int): 0 freezes the stem, n the stem and the first n
             blocks; -1 freezes nothing. Defaults to -1.
         norm_eval (bool): Whether norm layers use their running statistics in
             training. Defaults to False.
-        with_cp (bool): Whether to recompute each dense layer, but for its 3x3
+        with_cp (bool): Whether to recompute each dense layer, except for its 3x3
             convolution, in the backward pass, which saves memory and costs time.
             Defaults to False.
         deploy (bool): Whether to build the condensed form. Defaults to False.
@@ -84,10 +83,11 @@ class CondenseNetV2(KernelMixin, BlockBackbone):
             ``dict(type='BN')``.
         init_cfg (dict, optional): Initialisation config, for example
             ``dict(type='Pretrained', checkpoint=..., prefix='backbone.')``.
-            By default convolutions are Kaiming normal with fan-out and norm
-            weights one, but for the reactivations.
-        sfr_init (str): How the reactivations start, 'identity' or 'released'; see
-            :class:`~mmcdnv2.layers.SFRModule`. Defaults to 'identity'.
+            By default, convolutions are Kaiming normal with fan-out and norm
+            weights are 1, except for the reactivations.
+        sfr_init (str): Initialisation of the reactivations, 'identity' or
+            'released'; see :class:`~mmcdnv2.layers.SFRModule`. Defaults to
+            'identity'.
 
     Raises:
         InputError: If the arch is unknown or incomplete, a depth or growth rate
@@ -95,9 +95,9 @@ class CondenseNetV2(KernelMixin, BlockBackbone):
             channels cannot be split into the groups, or ``sfr_init`` is unknown.
 
     Note:
-        mmcv's ``fuse_conv_bn`` leaves the dense layers as they are: their norms
-        come before the convolutions. The native kernels, which run the condensed
-        network, take the norms along anyway.
+        mmcv's ``fuse_conv_bn`` does not change the dense layers, because their
+        norms come before the convolutions. The native kernels, which run the
+        condensed network, apply the norms at no extra cost.
 
     Examples:
         >>> import torch
@@ -111,8 +111,7 @@ class CondenseNetV2(KernelMixin, BlockBackbone):
         (1, 800, 2, 2)
     """
 
-    # Its parts are reported and exported.
-    _is_a_whole = True
+    _reports_parts = True
 
     arch_settings: Dict[str, Dict[str, Any]] = {
         'a': dict(
@@ -176,9 +175,9 @@ class CondenseNetV2(KernelMixin, BlockBackbone):
         for i, (depth, growth_rate) in enumerate(zip(depths, growth_rates)):
             act_cfg: Dict[str, Any] = dict(type='ReLU')
             if hswish_from is not None and i >= hswish_from:
-                # In place, autograd would first copy the input that it needs.
+                # In place, autograd would copy the input first.
                 act_cfg = dict(type='HSwish', inplace=False)
-            # Named, so that a layer's name tells its place among the layers.
+            # Named, so that the layers are numbered from 0 after 'pool'.
             block = OrderedDict()
             if i:
                 block['pool'] = nn.AvgPool2d(2)
@@ -214,9 +213,11 @@ class CondenseNetV2(KernelMixin, BlockBackbone):
             W / s) with s the stride of block i.
 
         Raises:
-            InputError: If the images are so small that nothing is left of them.
+            InputError: If the images are too small for the poolings.
         """
-        if isinstance(self.stem, Stem) and not torch.jit.is_tracing():
+        # While torch.fx or torch.jit traces, sizes are not numbers.
+        has_sizes = isinstance(x, Tensor) and not torch.jit.is_tracing()
+        if has_sizes and isinstance(self.stem, Stem):
             self._check_size(*x.shape[-2:])
         args = self.kernel_args(x)
         if args is not None:
@@ -224,14 +225,14 @@ class CondenseNetV2(KernelMixin, BlockBackbone):
         return super().forward(x)
 
     def _check_size(self, height: int, width: int) -> None:
-        """Refuse what the poolings would leave no pixel of."""
+        """Check that at least one pixel is left after the poolings."""
         poolings = max(self.out_indices)
         smallest = (2**poolings - 1) * self.stem.conv.stride[0] + 1
         if height < smallest or width < smallest:
             raise InputError(
-                f'CondenseNetV2 halves its maps {poolings} times and needs images of '
-                f'at least {smallest} x {smallest} pixels, got {height} x {width}: '
-                'resize or pad them, or return earlier blocks by out_indices.'
+                f'CondenseNetV2 with {poolings} poolings needs images of at least '
+                f'{smallest} x {smallest} pixels, got {height} x {width}: resize or '
+                'pad them, or return earlier blocks with out_indices.'
             )
 
     def _kernel_arguments(self) -> KernelArguments:
@@ -258,7 +259,7 @@ class CondenseNetV2(KernelMixin, BlockBackbone):
 
     @staticmethod
     def _check_numbers(settings: Dict[str, Any]) -> None:
-        """Refuse settings of an arch that are no numbers, or too small ones."""
+        """Check that an arch's settings are integers in their range."""
         smallest = dict(groups=1, condense_factor=1, bottleneck=1, stem_stride=1)
         optional = dict(sparse_factor=1, sfr_groups=1, hswish_from=0, se_from=0)
         for name, least in {**smallest, **optional}.items():
@@ -274,12 +275,12 @@ class CondenseNetV2(KernelMixin, BlockBackbone):
 
     @classmethod
     def _resolve_arch(cls, arch: Union[str, Dict]) -> Dict:
-        """Return the settings of a named or given arch, defaults filled in."""
+        """Return the settings of an arch, with defaults."""
         if not isinstance(arch, dict):
             if arch not in cls.arch_settings:
                 raise InputError(
                     f'Unknown arch {arch!r}: choose from '
-                    f'{sorted(cls.arch_settings)} or give a dict.'
+                    f'{sorted(cls.arch_settings)} or pass a dict.'
                 )
             arch = cls.arch_settings[arch]
         required = set(cls.arch_settings['a'])

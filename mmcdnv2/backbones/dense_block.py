@@ -1,4 +1,4 @@
-"""Dense layers and blocks, the parts of CondenseNetV2, and its stem."""
+"""The parts of CondenseNetV2: stem, dense layers and dense blocks."""
 
 from typing import Any, Dict, List, Optional, Sequence, Tuple
 
@@ -25,25 +25,25 @@ from .base import RecomputedMixin
 
 
 class DenseLayer(RecomputedMixin, BaseModule):
-    """Compute new features from all earlier ones and reactivate those.
+    """Compute new features from all earlier ones and reactivate the earlier ones.
 
-    LGC (C -> bottleneck * k), 3x3 group convolution (-> k), optionally
+    LGC (C -> bottleneck * k), 3x3 group convolution (-> k), optional
     squeeze-and-excite, then ``cat([x + SFR(new), new])`` (paper, Sec. 3) or,
-    as in CondenseNet, ``cat([x, new])``. LGC and the 3x3 convolution come
-    after their norm and activation.
+    as in CondenseNet, ``cat([x, new])``. Norm and activation precede the LGC and
+    the 3x3 convolution.
 
     Args:
-        in_channels (int): Number of channels so far, C.
+        in_channels (int): Number of input channels, C.
         growth_rate (int): Number of new channels, k.
         groups (int): Groups of the LGC and the 3x3 convolution.
         condense_factor (int): See :class:`~mmcdnv2.layers.LGC`.
         sfr_groups (int): Groups of the reactivation.
         sparse_factor (int, optional): See :class:`~mmcdnv2.layers.SFR`. None
-            leaves the reactivation out.
+            for no reactivation.
         sfr_order (Sequence[str]): Order of the reactivation's convolution,
             norm and activation.
-        bottleneck (int): Width of the LGC's output in growth rates.
-        use_se (bool): Whether to squeeze and excite the new features.
+        bottleneck (int): Number of the LGC's output channels in growth rates.
+        use_se (bool): Whether to apply squeeze-and-excite to the new features.
         norm_cfg (dict): Config of the norm layers.
         act_cfg (dict): Config of the activation layers.
         with_cp (bool): Whether to recompute the layer in the backward pass.
@@ -111,7 +111,7 @@ class DenseLayer(RecomputedMixin, BaseModule):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, C, H, W) to (N, C + k, H, W)."""
-        # In two parts that end with a convolution each: see _recomputed().
+        # Each part ends with a convolution: see _recomputed().
         new = self.se(self._recomputed(lambda x: self.conv(self.lgc(x)), x))
         old = x if self.sfr is None else self._recomputed(self.sfr, x, new)
         return torch.cat([old, new], dim=1)
@@ -120,10 +120,10 @@ class DenseLayer(RecomputedMixin, BaseModule):
         """Add the layer to the arguments of a block's kernel.
 
         Args:
-            arguments (KernelArguments): The block's.
+            arguments (KernelArguments): The block's arguments.
 
         Raises:
-            UnsupportedError: If the kernel does not take it.
+            UnsupportedError: If the kernel does not support it.
         """
         check_type(self.lgc, OrderedConvModule)
         check_type(self.conv, OrderedConvModule)
@@ -174,14 +174,14 @@ class Stem(KernelMixin, ConvModule):
         """Add the stem to the arguments of a kernel.
 
         Args:
-            arguments (KernelArguments): The kernel's.
+            arguments (KernelArguments): The kernel's arguments.
 
         Raises:
-            UnsupportedError: If the kernel does not take it.
+            UnsupportedError: If the kernel does not support it.
         """
         check_type(self.conv, nn.Conv2d)
         if self.with_activation or self.order != CONV_FIRST or self.conv.groups != 1:
-            raise UnsupportedError('it is more than a convolution and a norm')
+            raise UnsupportedError('it has more than a convolution and a norm')
         arguments.spec.append(int(self.with_norm))
         arguments.add_conv(self.conv, 3, stride=2)
         if self.with_norm:
@@ -189,15 +189,15 @@ class Stem(KernelMixin, ConvModule):
 
 
 class DenseBlock(KernelMixin, Sequential):
-    """Dense layers one after another, with the pooling before them.
+    """An optional pooling followed by dense layers.
 
-    The children run in their order: 'pool' if there is one, the layers, and in
-    the last block 'norm' and 'act'. Condensed and in inference, one native
-    kernel runs them all.
+    Its children, in execution order, are 'pool' (optional), the layers, and in
+    the last block 'norm' and 'act'. A condensed block in evaluation mode runs as
+    one native kernel.
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map (N, C, H, W) to (N, C', H', W'), halved if there is a 'pool'."""
+        """Map (N, C, H, W) to (N, C', H', W'), half of H and W with 'pool'."""
         args = self.kernel_args(x)
         if args is not None:
             return torch.ops.mmcdnv2.dense_block(x, *args)
@@ -212,20 +212,20 @@ class DenseBlock(KernelMixin, Sequential):
 
     @property
     def norm_and_act(self) -> Optional[Tuple[nn.Module, nn.Module]]:
-        """tuple[nn.Module] | None: What comes last, if there is anything."""
+        """tuple[nn.Module] | None: The final norm and activation, if any."""
         norm = getattr(self, 'norm', None)
         return None if norm is None else (norm, self.act)
 
     def dense_layers(self) -> List[nn.Module]:
-        """List the dense layers in their order."""
+        """Return the dense layers in order."""
         others = ('pool', 'norm', 'act')
         return [layer for name, layer in self.named_children() if name not in others]
 
     def pools(self) -> bool:
-        """Whether the input is averaged first, as the kernel does it.
+        """Return whether the block starts with the 2x2 average pooling.
 
         Raises:
-            UnsupportedError: If it is averaged in another way.
+            UnsupportedError: If the pooling is a different one.
         """
         pool = getattr(self, 'pool', None)
         if pool is None:
@@ -241,13 +241,13 @@ class DenseBlock(KernelMixin, Sequential):
         """Add layers and norm to the arguments of a kernel.
 
         Args:
-            arguments (KernelArguments): The kernel's.
+            arguments (KernelArguments): The kernel's arguments.
 
         Returns:
             int: Number of new channels.
 
         Raises:
-            UnsupportedError: If the kernel does not take the block.
+            UnsupportedError: If the kernel does not support the block.
         """
         if not self.dense_layers():
             raise UnsupportedError('it has no layers')

@@ -13,9 +13,9 @@ from .base import RecomputedMixin, check_frozen_stages, resolve_out_indices
 
 
 class DownsamplingResidual(RecomputedMixin, InvertedResidual):
-    """mmpretrain's unit of stride 2, whose norms count a batch once.
+    """mmpretrain's unit of stride 2 with a correct ``with_cp``.
 
-    There, with ``with_cp``, they count it again in the backward pass.
+    mmpretrain's own updates the norms' statistics again in the backward pass.
 
     Args:
         in_channels (int): Number of input channels.
@@ -32,10 +32,10 @@ class DownsamplingResidual(RecomputedMixin, InvertedResidual):
 
 
 class ReactivatedResidual(RecomputedMixin, InvertedResidual):
-    """Unit of stride 1 whose branch reactivates the half that passes through.
+    """Unit of stride 1 whose branch reactivates the identity half.
 
-    ``shuffle(cat([old + SFR(branch), branch]))``, the SFR as convolution, norm
-    and activation like the rest of the unit.
+    Computes ``shuffle(cat([old + SFR(branch), branch]))``; the SFR is followed
+    by norm and activation, like the unit's other convolutions.
 
     Args:
         channels (int): Number of input and output channels.
@@ -80,25 +80,25 @@ class SFRShuffleNetV2(CondensableMixin, ShuffleNetV2):
     """SFR-ShuffleNetV2 backbone (paper, Sec. 4).
 
     mmpretrain's ShuffleNetV2 with a reactivation in each unit of stride 1;
-    the down-sampling units are unchanged. The details are in an appendix that
-    we did not have. Our evidence for this reading is that ``sparse_factor=8``
-    gives the paper's FLOPs.
+    the down-sampling units are unchanged. The paper's details are in an appendix
+    that was not available; this reading gives the paper's FLOPs with
+    ``sparse_factor=8``.
 
     Args:
         widen_factor (float): 0.5, 1.0, 1.5 or 2.0. Defaults to 1.0.
         out_indices (int | Sequence[int]): Stages whose outputs are returned:
-            strides 8, 16 and 32 for 0 to 2 (what detectors use), 3 for the
-            final 1x1 convolution. Negative numbers count from the last one.
-            Stages behind the last one returned are left out. Defaults to
-            (3, ).
+            strides 8, 16 and 32 for 0 to 2 (for detectors), 3 for the final 1x1
+            convolution. Negative numbers count from the last one. Stages after
+            the last returned one are not built. Defaults to (3, ).
         frozen_stages (int): 0 freezes the stem, n the stem and the first n
             stages; -1 freezes nothing. Defaults to -1.
-        groups (int): Groups of the reactivations, each of which falls to the
-            largest divisor of its channels. Defaults to 8.
+        groups (int): Groups of the reactivations, each reduced to the next divisor
+            of its channels. Defaults to 8.
         sparse_factor (int): See :class:`~mmcdnv2.layers.SFR`. Defaults to 8.
         deploy (bool): Whether to build the condensed form. Defaults to False.
-        sfr_init (str): How the reactivations start, 'identity' or 'released'; see
-            :class:`~mmcdnv2.layers.SFRModule`. Defaults to 'identity'.
+        sfr_init (str): Initialisation of the reactivations, 'identity' or
+            'released'; see :class:`~mmcdnv2.layers.SFRModule`. Defaults to
+            'identity'.
         kwargs: See :class:`mmpretrain.models.ShuffleNetV2`.
 
     Raises:
@@ -121,7 +121,7 @@ class SFRShuffleNetV2(CondensableMixin, ShuffleNetV2):
         sfr_init: str = 'identity',
         **kwargs,
     ) -> None:
-        # Known before the parent builds its stages by _make_layer.
+        # The parent's constructor calls _make_layer.
         self._sfr_cfg: Dict[str, Any] = dict(
             groups=groups,
             sparse_factor=sparse_factor,
@@ -130,11 +130,11 @@ class SFRShuffleNetV2(CondensableMixin, ShuffleNetV2):
         )
         out_indices = resolve_out_indices(out_indices, 4)
         super().__init__(widen_factor, out_indices, **kwargs)
-        # What is not returned would cost time, and DDP would miss its gradients.
+        # Unused stages would cost time, and DDP would miss their gradients.
         self.layers = self.layers[: max(out_indices) + 1]
         check_frozen_stages(frozen_stages, len(self.layers))
         self.frozen_stages = frozen_stages
-        # The parent first does it in train(), too late for DDP.
+        # The parent freezes only in train(), too late for DDP.
         self._freeze_stages()
 
     def _make_layer(self, out_channels: int, num_blocks: int) -> nn.Sequential:
@@ -156,6 +156,6 @@ class SFRShuffleNetV2(CondensableMixin, ShuffleNetV2):
             self.conv1.eval()
 
     def train(self, mode: bool = True) -> 'SFRShuffleNetV2':
-        """Set the mode; unlike the parent's, return the network."""
+        """Set the mode and return the network, which the parent does not."""
         super().train(mode)
         return self

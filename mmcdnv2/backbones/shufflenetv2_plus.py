@@ -15,7 +15,7 @@ from .base import BlockBackbone, RecomputedMixin
 _WIDTHS = dict(
     small=(36, 104, 208, 416), medium=(48, 128, 256, 512), large=(68, 168, 336, 672)
 )
-# Kernel size of each unit of each stage; 'x' stands for three separable 3x3.
+# Kernel size of each unit of each stage; 'x': three separable 3x3 convolutions.
 _KERNELS: Tuple[Tuple[Union[int, str], ...], ...] = (
     (3, 3, 'x', 5),
     (5, 5, 3, 3),
@@ -27,18 +27,18 @@ _KERNELS: Tuple[Tuple[Union[int, str], ...], ...] = (
 class PlusUnit(RecomputedMixin, BaseModule):
     """Unit of ShuffleNetV2+.
 
-    With stride 1, half of the channels pass by a branch; with stride 2 all
-    go through both the branch and a projection. A sparse factor makes the
-    branch reactivate what passes by.
+    With stride 1, half of the channels bypass the branch; with stride 2, all go
+    through both the branch and a projection. With a sparse factor, the branch
+    reactivates the bypassing half.
 
     Args:
         in_channels (int): Number of input channels.
-        out_channels (int): Number of output channels; with stride 1 the same
-            and even.
+        out_channels (int): Number of output channels; with stride 1 equal to
+            ``in_channels`` and even.
         kernel (int | str): Kernel size, or 'x' for three separable 3x3
             convolutions.
         stride (int): 1 or 2.
-        use_se (bool): Whether to squeeze and excite the branch.
+        use_se (bool): Whether the branch ends with squeeze-and-excite.
         groups (int): See :class:`~mmcdnv2.layers.SFR`.
         sparse_factor (int, optional): See :class:`~mmcdnv2.layers.SFR`. None
             for no reactivation.
@@ -67,9 +67,9 @@ class PlusUnit(RecomputedMixin, BaseModule):
         super().__init__()
         self.stride = stride
         self.with_cp = with_cp
-        passing = in_channels if stride == 2 else in_channels // 2
+        old_channels = in_channels if stride == 2 else in_channels // 2
         width = out_channels // 2
-        new_channels = out_channels - passing
+        new_channels = out_channels - old_channels
         size = kernel if isinstance(kernel, int) else 3
 
         def pointwise(inputs: int, outputs: int) -> ConvModule:
@@ -89,8 +89,8 @@ class PlusUnit(RecomputedMixin, BaseModule):
 
         if kernel == 'x':
             branch = [
-                depthwise(passing, stride),
-                pointwise(passing, width),
+                depthwise(old_channels, stride),
+                pointwise(old_channels, width),
                 depthwise(width, 1),
                 pointwise(width, width),
                 depthwise(width, 1),
@@ -98,7 +98,7 @@ class PlusUnit(RecomputedMixin, BaseModule):
             ]
         else:
             branch = [
-                pointwise(passing, width),
+                pointwise(old_channels, width),
                 depthwise(width, stride),
                 pointwise(width, new_channels),
             ]
@@ -108,12 +108,12 @@ class PlusUnit(RecomputedMixin, BaseModule):
         self.projection = self.sfr = None
         if stride == 2:
             self.projection = Sequential(
-                depthwise(passing, 2), pointwise(passing, passing)
+                depthwise(old_channels, 2), pointwise(old_channels, old_channels)
             )
         elif sparse_factor is not None:
             self.sfr = SFRModule(
                 new_channels,
-                passing,
+                old_channels,
                 groups=groups,
                 sparse_factor=sparse_factor,
                 norm_cfg=norm_cfg,
@@ -134,7 +134,7 @@ class PlusUnit(RecomputedMixin, BaseModule):
 
 @register_model
 class ShuffleNetV2Plus(BlockBackbone):
-    """ShuffleNetV2+ backbone, and SFR-ShuffleNetV2+ by a sparse factor.
+    """ShuffleNetV2+ backbone; with a sparse factor, SFR-ShuffleNetV2+.
 
     Megvii's `ShuffleNetV2+
     <https://github.com/megvii-model/ShuffleNet-Series>`_. For the reactivation
@@ -142,16 +142,15 @@ class ShuffleNetV2Plus(BlockBackbone):
 
     Args:
         arch (str): 'small', 'medium' or 'large'. Defaults to 'small'.
-        sparse_factor (int, optional): See :class:`~mmcdnv2.layers.SFR`; the
-            paper's cost is that of 8. Defaults to None, no reactivation.
-        groups (int): Groups of the reactivations, each of which falls to the
-            largest divisor of its channels. Defaults to 8.
+        sparse_factor (int, optional): See :class:`~mmcdnv2.layers.SFR`; 8 gives
+            the paper's FLOPs. Defaults to None, no reactivation.
+        groups (int): Groups of the reactivations, each reduced to the next divisor
+            of its channels. Defaults to 8.
         in_channels (int): Channels of the input image. Defaults to 3.
         out_indices (int | Sequence[int]): Stages whose outputs are returned;
             strides 4, 8, 16 and 32 for 0 to 3, 4 for the final 1x1
-            convolution. Negative numbers count from the last one. Stages
-            behind the last one returned are neither run nor trained. Defaults
-            to (-1, ).
+            convolution. Negative numbers count from the last one. Stages after
+            the last returned one are neither run nor trained. Defaults to (-1, ).
         frozen_stages (int): 0 freezes the stem, n the stem and the first n
             stages; -1 freezes nothing. Defaults to -1.
         norm_eval (bool): Whether norm layers use their running statistics in
@@ -161,11 +160,12 @@ class ShuffleNetV2Plus(BlockBackbone):
         deploy (bool): Whether to build the condensed form. Defaults to False.
         norm_cfg (dict): Config of the norm layers. Defaults to
             ``dict(type='BN')``.
-        init_cfg (dict, optional): Initialisation config. By default
-            convolutions are Kaiming normal with fan-out and norm weights one, but
-            for the reactivations.
-        sfr_init (str): How the reactivations start, 'identity' or 'released'; see
-            :class:`~mmcdnv2.layers.SFRModule`. Defaults to 'identity'.
+        init_cfg (dict, optional): Initialisation config. By default, convolutions
+            are Kaiming normal with fan-out and norm weights are 1, except for the
+            reactivations.
+        sfr_init (str): Initialisation of the reactivations, 'identity' or
+            'released'; see :class:`~mmcdnv2.layers.SFRModule`. Defaults to
+            'identity'.
 
     Raises:
         InputError: If the arch or ``sfr_init`` is unknown, or an index or

@@ -1,4 +1,4 @@
-"""From other projects' checkpoints to ours."""
+"""Convert checkpoints of other projects."""
 
 from .official import convert_official
 

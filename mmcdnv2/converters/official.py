@@ -1,4 +1,4 @@
-"""Turn the authors' checkpoints into ours."""
+"""Convert the authors' checkpoints."""
 
 import re
 from typing import Dict, Tuple
@@ -13,7 +13,7 @@ from ..errors import InputError, in_one_line
 from ..layers import LGC, SFR
 from ..necks import SEGlobalAveragePooling
 
-# Name of a layer's part there -> here.
+# Names of a layer's parts: the authors' -> ours.
 _PARTS = {'conv_1': 'lgc', 'conv_2': 'conv', 'sfr': 'sfr', 'se': 'se'}
 _FIXED = {
     'features.init_conv.': 'backbone.stem.conv.',
@@ -30,13 +30,13 @@ def convert_official(checkpoint: Dict) -> Tuple[str, bool, Dict[str, Tensor]]:
     """Convert a checkpoint of the authors' ImageNet networks.
 
     Args:
-        checkpoint (dict): With the key ``state_dict_ema``, which is preferred,
-            or ``state_dict``; sparse or converted by the authors' script.
+        checkpoint (dict): Has the key ``state_dict_ema`` (preferred) or
+            ``state_dict``; sparse or converted by the authors' script.
 
     Returns:
-        tuple[str, bool, dict]: The arch ('a', 'b' or 'c'), whether it is in
-        the condensed form, and the state dict of our ``ImageClassifier`` in
-        that form.
+        tuple[str, bool, dict]: The arch ('a', 'b' or 'c'), whether the
+        checkpoint is condensed, and the state dict of our
+        ``ImageClassifier`` in the same form.
 
     Raises:
         InputError: If it is not such a checkpoint.
@@ -44,8 +44,8 @@ def convert_official(checkpoint: Dict) -> Tuple[str, bool, Dict[str, Tensor]]:
     theirs = checkpoint.get('state_dict_ema') or checkpoint.get('state_dict')
     if not isinstance(theirs, dict):
         raise InputError(
-            "A checkpoint of the authors has the key 'state_dict' or "
-            f"'state_dict_ema', this one has {sorted(map(str, checkpoint))[:8]}."
+            "The authors' checkpoints have the key 'state_dict' or 'state_dict_ema', "
+            f'this one has {sorted(map(str, checkpoint))[:8]}.'
         )
     check_state_dict(theirs, 'The checkpoint')
     theirs = {re.sub(r'^module\.', '', name): v for name, v in theirs.items()}
@@ -59,7 +59,7 @@ def convert_official(checkpoint: Dict) -> Tuple[str, bool, Dict[str, Tensor]]:
         if condensed:
             _undo_norm_gather(ours)
     except (IndexError, KeyError, RuntimeError) as error:
-        # PyTorch's, where a tensor is missing or has another shape than theirs.
+        # Raised by PyTorch if a tensor is missing or has another shape.
         raise InputError(
             f'This is not a checkpoint of CondenseNetV2-{arch.upper()}: some of its '
             f'tensors do not fit together ({in_one_line(error)}).'
@@ -71,7 +71,7 @@ def convert_official(checkpoint: Dict) -> Tuple[str, bool, Dict[str, Tensor]]:
 
 
 def _converted(theirs: Dict[str, Tensor], arch: str) -> Dict[str, Tensor]:
-    """Rename tensors and give them the shapes that they have here."""
+    """Rename tensors and convert them to our shapes."""
     ours: Dict[str, Tensor] = {}
     for name, value in theirs.items():
         if name.endswith(('._count', '._stage')):
@@ -88,11 +88,11 @@ def _converted(theirs: Dict[str, Tensor], arch: str) -> Dict[str, Tensor]:
 
 
 def _build(arch: str, condensed: bool, state_dict: Dict[str, Tensor]) -> nn.Module:
-    """Build the classifier that the state dict should fit."""
+    """Build the classifier for the state dict."""
     backbone = CondenseNetV2(arch, deploy=condensed)
     channels = backbone.out_channels[-1]
     widths = [state_dict[f'head.layers.{i}.fc.bias'].numel() for i in range(2)]
-    # Without the prefix, MMEngine's default scope would decide.
+    # Without the prefix, the default scope would determine the registry.
     loss = dict(type='mmpretrain.CrossEntropyLoss')
     head = StackedLinearClsHead(widths[1], channels, widths[:1], loss=loss)
     return nn.ModuleDict(
@@ -107,7 +107,7 @@ def _rename(name: str) -> str:
     match = _LAYER.fullmatch(name)
     if match is None or match[3] not in _PARTS:
         raise InputError(
-            f'{name} is not a part of CondenseNetV2: this is a checkpoint of another '
+            f'{name} is not a part of CondenseNetV2: the checkpoint belongs to another '
             'network.'
         )
     block, layer, part, rest = match.groups()
@@ -119,7 +119,7 @@ def _rename(name: str) -> str:
 
 
 def _detect_arch(state_dict: Dict[str, Tensor]) -> str:
-    """Find the arch whose depths and widths the tensors have."""
+    """Find the arch that matches the tensors' depths and widths."""
     depths: Dict[int, int] = {}
     growth_rates: Dict[int, int] = {}
     for name, value in state_dict.items():
@@ -139,39 +139,42 @@ def _detect_arch(state_dict: Dict[str, Tensor]) -> str:
 
 
 def _group_mask(name: str, mask: Tensor, arch: str) -> Tensor:
-    """Reduce a mask of every weight to one of (group, channel) pairs.
+    """Reduce a mask of weights to one of (group, channel) pairs.
 
-    Averaged over the training (EMA), what was pruned is tiny, not zero, and
-    what was kept is one up to rounding.
+    In averaged (EMA) checkpoints, pruned entries are tiny instead of zero, and
+    kept entries are one up to rounding.
     """
     groups = CondenseNetV2.arch_settings[arch]['groups']
     layer = LGC if '.conv_1.' in name else SFR
     kept = layer.to_matrix(mask) > 0.5
     if not torch.equal(kept, kept[:groups].repeat(len(kept) // groups, 1)):
-        raise InputError(f'{name} differs within a group, which shares one mask.')
+        raise InputError(
+            f'{name} differs within a group; the rows of a group must have one mask.'
+        )
     return kept[:groups]
 
 
 def _row_index(name: str, matrix: Tensor) -> Tensor:
-    """Read the output of each intermediate channel off a dense 0/1 matrix."""
+    """Convert a dense one-hot matrix to the output index of each row."""
     is_one_hot = matrix.dim() == 2 and bool(
         ((matrix == 0) | (matrix == 1)).all() and (matrix.sum(1) == 1).all()
     )
     if not is_one_hot:
-        raise InputError(f'{name} should have a single 1 in each row.')
+        raise InputError(f'{name} must have a single 1 in each row, else zeros.')
     return matrix.argmax(1)
 
 
 def _undo_norm_gather(state_dict: Dict[str, Tensor]) -> None:
-    """Put the norms before LGC back into the order of the features.
+    """Reorder the norms before LGC from gathered channels to features.
 
-    There, they work on the gathered channels; here, on all of them. Features
-    that no group reads keep a neutral norm.
+    The authors' norms run after the gathering, ours before it. Features that no
+    group reads get a neutral norm.
     """
     for name in [n for n in state_dict if n.endswith('.lgc.conv.index')]:
         index = state_dict[name]
         prefix = name[: -len('conv.index')] + 'bn.'
-        # C = G in every arch, so there are as many gathered channels as features.
+        # condense_factor equals groups in every arch, so there are as many gathered
+        # channels as features.
         for part, neutral in (
             ('weight', torch.ones_like),
             ('bias', torch.zeros_like),

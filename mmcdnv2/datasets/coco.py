@@ -1,175 +1,119 @@
-"""Reads COCO annotation files and finds what is wrong in them."""
+"""Reads COCO annotation files and predicts what MMDetection does with them."""
 
-import gc
 import json
 import math
-import os
-from contextlib import contextmanager
-from itertools import chain
-from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
-
-import numpy as np
+from collections import Counter
+from typing import Any, Dict, Iterator, List, Optional, Sequence, Set, Tuple
 
 from ..errors import DataError, in_one_line
 
-# What a message shows of an entry; a segmentation would fill the screen.
-_SHOWN = (
-    'id',
-    'image_id',
-    'category_id',
-    'name',
-    'file_name',
-    'width',
-    'height',
-    'bbox',
-    'area',
-)
 _LONGEST = 160
 _ADVICE = 'correct the file or use another one'
 # JSON has no integers, so whole numbers may come as 1.0.
 _ID = (int, float, str)
-_NUMBER = (int, float)
-# How far in pixels a box may pass the border unmentioned: real ones are rounded.
+# Boxes are rounded: one may pass the border of its image by so many pixels.
 _TOLERANCE = 1.0
-# COCO's own files have a few boxes without a width: more than these are serious.
-_FEW = 0.01
 
-
-class Finding(NamedTuple):
-    """Something odd in a file that MMDetection takes nevertheless.
-
-    Attributes:
-        sentence (str): What, how many, the first, and what becomes of them.
-        is_serious (bool): Whether a file that is as it should be has no such
-            entries, or not as many.
-    """
-
-    sentence: str
-    is_serious: bool
+# What MMDetection does with an annotation.
+USED, IGNORED = 'that are used', 'that are ignored'
+CROSSING = 'whose box crosses the border of its image'
+OUTSIDE = 'whose box lies outside its image'
+TINY = 'whose box is less than a pixel wide or high or has no area'
+OTHER = 'of categories that are not asked for'
+SHORT = 'without a polygon of three points'
+CROWD = 'that are crowds'
+NO_MASK = 'without the segmentation that is loaded, a list of polygons or an RLE'
+# The share of the annotations up to which a fate is usual, and what follows from it.
+_FINDINGS = {
+    CROSSING: (0.01, 'unless the pipeline clips them, they are used as they are'),
+    OUTSIDE: (0.0, 'MMDetection drops them'),
+    TINY: (0.01, 'MMDetection drops them'),
+    OTHER: (0.01, 'MMDetection drops them'),
+    SHORT: (0.01, 'MMDetection drops them'),
+    CROWD: (0.5, 'MMDetection does not train on them'),
+}
 
 
 class CocoFile:
-    """A COCO annotation file whose entries are complete and refer to each other.
-
-    Its boxes and segmentations are not looked at before they are asked for.
+    """A COCO annotation file whose entries have ids and refer to each other.
 
     Args:
         path (str): The file.
-        needs_annotations (bool): Whether one without a list of annotations, as
-            those of test images are, is refused. Defaults to True.
 
     Attributes:
         path (str): The file.
+        content (dict): All that the file holds.
         images (list[dict]): Its images.
-        annotations (list[dict]): Its annotations.
+        annotations (list[dict]): Its annotations; none if it has no such list.
         categories (list[dict]): Its categories.
 
     Raises:
         DataError: If it is not such a file.
     """
 
-    def __init__(self, path: str, needs_annotations: bool = True) -> None:
+    def __init__(self, path: str) -> None:
         self.path = path
         self.content = self._read()
-        self.images = self._entries('images', True)
-        self.categories = self._entries('categories', True)
-        self.annotations = self._entries('annotations', needs_annotations)
-        self._image_ids = self._unique_ids('images')
-        self._category_ids = self._unique_ids('categories')
-        self._unique_ids('annotations')
-        self._column('images', 'file_name', (str,), 'that is text')
-        self.class_names: List[str] = self._column(
-            'categories', 'name', (str,), 'that is text'
-        )
-        # Where the image and the category of each annotation are.
-        self._image_of = self._refer('image_id', self._image_ids, 'image')
-        self._category_of = self._refer('category_id', self._category_ids, 'category')
+        self.content.setdefault('annotations', [])
+        self.images = self._entries('images')
+        self.annotations = self._entries('annotations')
+        self.categories = self._entries('categories')
+        if not self.images:
+            raise DataError(f'{self.path} has no images: {_ADVICE}.')
+        for kind, key in (('images', 'file_name'), ('categories', 'name')):
+            bad = [e for e in self.content[kind] if not isinstance(e.get(key), str)]
+            self._reject(kind, bad, f'without a {key}')
+        self._image_of = {image['id']: image for image in self.images}
+        self._name_of = {each['id']: each['name'] for each in self.categories}
+        places: List[Tuple[str, Dict]] = [
+            ('image', self._image_of),
+            ('category', self._name_of),
+        ]
+        for what, ids in places:
+            of = [(a, a.get(f'{what}_id')) for a in self.annotations]
+            bad = [a for a, each in of if type(each) not in _ID or each not in ids]
+            self._reject('annotations', bad, f'whose {what} does not exist')
 
     def _read(self) -> Dict:
         try:
             # In the encoding in which pycocotools will read it.
-            with open(self.path) as file, _without_garbage_collection():
+            with open(self.path) as file:
                 content = json.load(file)
         except OSError as error:
             raise DataError(
                 f'{self.path} cannot be read ({error.strerror}): {_ADVICE}.'
             ) from error
         except (ValueError, RecursionError) as error:
-            if not os.path.getsize(self.path):
-                raise DataError(f'{self.path} is empty: {_ADVICE}.') from error
             raise DataError(
-                f'{self.path} is damaged or is not JSON ({in_one_line(error)}): get it '
-                'again or use another one.'
+                f'{self.path} is empty, damaged or not JSON ({in_one_line(error)}): '
+                'get it again or use another one.'
             ) from error
         if not isinstance(content, dict):
             raise DataError(
                 f'{self.path} is not a COCO annotation file: an object with images, '
-                f'annotations and categories was expected, it holds '
-                f'{_kind(content)}.'
+                'annotations and categories was expected.'
             )
         return content
 
-    def _entries(self, kind: str, is_needed: bool) -> List[Dict]:
-        if kind not in self.content and not is_needed:
-            return []
+    def _entries(self, kind: str) -> List[Dict]:
         entries = self.content.get(kind)
         if not isinstance(entries, list):
-            found = _kind(entries) if kind in self.content else 'nothing'
             raise DataError(
                 f'{self.path} is not a COCO annotation file: a list was expected as '
-                f'its {kind}, there is {found}.'
+                f'its {kind}.'
             )
-        if kind != 'annotations' and not entries:
-            raise DataError(f'{self.path} has no {kind}: {_ADVICE}.')
-        if set(map(type, entries)) - {dict}:
-            bad = [i for i, entry in enumerate(entries) if type(entry) is not dict]
-            raise self._refusal(kind, bad, 'that are no objects', entries)
+        bad = [e for e in entries if not isinstance(e, dict)]
+        self._reject(kind, bad, 'that are no objects')
+        bad = [e for e in entries if type(e.get('id')) not in _ID]
+        self._reject(kind, bad, 'without an id, a number or text')
+        counts = Counter(entry['id'] for entry in entries)
+        if len(counts) < len(entries):
+            bad = [e for e in entries if counts[e['id']] > 1]
+            self._reject(kind, bad, 'whose id another one has, too')
         return entries
 
-    def _column(
-        self, kind: str, key: str, types: Tuple[type, ...], words: str
-    ) -> List[Any]:
-        """Return the values of a key, which all entries of a kind must have."""
-        entries = getattr(self, kind)
-        values = [entry.get(key) for entry in entries]
-        if set(map(type, values)) - set(types):
-            bad = [i for i, value in enumerate(values) if type(value) not in types]
-            raise self._refusal(kind, bad, f'without {_article(key)} {words}')
-        return values
-
-    def _ids(self, kind: str, key: str) -> List[Any]:
-        words = 'that is a whole number or text'
-        ids = self._column(kind, key, _ID, words)
-        if float in set(map(type, ids)):
-            bad = [
-                i for i, x in enumerate(ids) if type(x) is float and not x.is_integer()
-            ]
-            if bad:
-                raise self._refusal(kind, bad, f'without {_article(key)} {words}')
-        return ids
-
-    def _unique_ids(self, kind: str) -> Dict[Any, int]:
-        """Return where the entry of each id is."""
-        ids = self._ids(kind, 'id')
-        places = dict(zip(ids, range(len(ids))))
-        if len(places) < len(ids):
-            # The last one of an id is the one that is in the table.
-            bad = [i for i, each in enumerate(ids) if places[each] != i]
-            raise self._refusal(kind, bad, 'whose id another one has, too')
-        return places
-
-    def _refer(self, key: str, places: Dict[Any, int], what: str) -> np.ndarray:
-        """Return where the entry is that each annotation refers to."""
-        ids = self._ids('annotations', key)
-        found = np.fromiter((places.get(each, -1) for each in ids), int, len(ids))
-        bad = np.flatnonzero(found < 0)
-        if len(bad):
-            words = f'of {_article(what)} that it does not have'
-            raise self._refusal('annotations', bad, words)
-        return found
-
     def check_classes(self, classes: Sequence[str], loader: str) -> None:
-        """Refuse a file whose labels MMDetection would take for others.
+        """Reject a file whose labels MMDetection would take for others.
 
         MMDetection numbers the categories that the data set names in the order
         of the file, and names the numbers in the order of the data set.
@@ -187,260 +131,244 @@ class CocoFile:
                 f'{loader} has the text {classes!r} as its classes: write a tuple as '
                 f'metainfo.classes, ({classes!r},) if there is only one.'
             )
-        there = set(self.class_names)
-        lacking = [name for name in classes if name not in there]
-        advice = (
-            f"set {loader}.dataset.metainfo.classes to the file's, "
-            f"{_listed(self.class_names)}, and the model's num_classes to their "
-            'number, or use another file'
+        names = [category['name'] for category in self.categories]
+        used = [name for name in names if name in set(classes)]
+        if used == list(classes):
+            return
+        if lacking := [name for name in classes if name not in names]:
+            fault = f'lacks {len(lacking)} of the {len(classes)} classes of {loader}, '
+            fault += f'for example {lacking[0]!r}'
+        elif len(used) > len(classes):
+            fault = f'has the name {Counter(used).most_common(1)[0][0]!r} twice'
+        else:
+            name, other = next((a, b) for a, b in zip(used, classes) if a != b)
+            fault = f'has the classes of {loader} in another order, {name!r} instead '
+            fault += f'of {other!r}'
+        listed = ', '.join(map(repr, names[:5])) + (', ...' if names[5:] else '')
+        raise DataError(
+            f'{self.path} {fault}, so MMDetection would take classes for each other: '
+            f"set {loader}.dataset.metainfo.classes to the file's, ({listed}), and the "
+            "model's num_classes to their number, or use another file."
         )
-        if lacking:
-            raise DataError(
-                f'{self.path} lacks {len(lacking)} of the {len(classes)} classes that '
-                f'{loader} asks for, for example {lacking[0]!r}, and the others would '
-                f'be taken for each other: {advice}.'
-            )
-        wanted = set(classes)
-        used = [name for name in self.class_names if name in wanted]
-        twice = [name for i, name in enumerate(used) if name in used[:i]]
-        if twice:
-            raise DataError(
-                f'{self.path} has more than one category {twice[0]!r}: {_ADVICE}.'
-            )
-        for name, expected in zip(used, classes):
-            if name != expected:
-                raise DataError(
-                    f'{self.path} has the classes of {loader} in another order, the '
-                    f'first {name!r} instead of {expected!r}, and they would be taken '
-                    f'for each other: {advice}.'
-                )
 
-    def image_sizes(self) -> np.ndarray:
-        """Return width and height of each image.
-
-        Raises:
-            DataError: If one has none that is a number above zero.
-        """
-        words = 'that is a number above 0'
-        columns = []
-        for key in ('width', 'height'):
-            values = _numbers(self._column('images', key, _NUMBER, words))
-            bad = np.flatnonzero(~(np.isfinite(values) & (values > 0)))
-            if len(bad):
-                raise self._refusal('images', bad, f'without {_article(key)} {words}')
-            columns.append(values)
-        return np.stack(columns, axis=1)
-
-    def useful(self, classes: Sequence[str]) -> Tuple[np.ndarray, List[Finding]]:
-        """Find the annotations that MMDetection trains on.
+    def fates(self, classes: Sequence[str], masks: Optional[Dict]) -> List[str]:
+        """Predict what MMDetection's data set and pipeline do with annotations.
 
         Args:
             classes (Sequence[str]): Names of the data set's classes.
+            masks (dict, optional): Settings of the ``LoadAnnotations`` that
+                loads masks, if there is one.
 
         Returns:
-            tuple[np.ndarray, list[Finding]]: For each annotation whether it is
-            used, and why others are not or are odd.
+            list[str]: ``USED``, ``CROSSING``, which is used too, or another
+            constant of this module for each annotation.
 
         Raises:
-            DataError: If a box or an area is not one.
+            DataError: If an image has no size, or an annotation lacks what
+                MMDetection reads.
         """
-        sizes = self.image_sizes()
-        if not self.annotations:
-            return np.zeros(0, bool), []
-        # MMDetection looks at nothing else in the others.
-        read = np.flatnonzero([not a.get('ignore') for a in self.annotations])
-        boxes, areas = self._boxes(read)
-        width, height = sizes[self._image_of[read]].T
-        left, top = boxes[:, 0], boxes[:, 1]
-        right, bottom = left + boxes[:, 2], top + boxes[:, 3]
-        is_tiny = (boxes[:, 2:] < 1).any(axis=1) | (areas == 0)
-        is_outside = (left >= width) | (top >= height) | (right <= 0) | (bottom <= 0)
-        passes = np.max([-left, -top, right - width, bottom - height], axis=0)
-        is_named = self._is_named(classes)
-        is_used = np.zeros(len(self.annotations), bool)
-        is_used[read] = ~(is_outside | is_tiny)
-        is_used &= is_named & [not a.get('iscrowd') for a in self.annotations]
-        findings = [
-            self._finding(
-                np.flatnonzero(~is_named),
-                'of categories that are not asked for',
-                'MMDetection leaves them out',
-            ),
-            self._finding(
-                read[is_outside],
-                'whose box lies outside of its image',
-                'MMDetection leaves them out; a box is left, top, width and height',
-                few=0,
-            ),
-            self._finding(
-                read[is_tiny & ~is_outside],
-                'whose box is less than a pixel wide or high or has no area',
-                'MMDetection leaves them out',
-            ),
-            self._finding(
-                read[(passes > _TOLERANCE) & ~is_outside & ~is_tiny],
-                'whose box passes the border of its image',
-                'unless the pipeline clips them, they are trained on as they are; a '
-                'box is left, top, width and height',
-            ),
+        sizes = [
+            (image, image.get('width'), image.get('height')) for image in self.images
         ]
-        return is_used, list(filter(None, findings))
-
-    def _is_named(self, classes: Sequence[str]) -> np.ndarray:
-        """Return for each annotation whether its category is one of the classes."""
+        bad = [i for i, *size in sizes if not all(map(_is_positive, size))]
+        self._reject('images', bad, 'without a width and height above 0')
+        bad = [a for a in self.annotations if not (a.get('ignore') or _has_box(a))]
+        self._reject(
+            'annotations',
+            bad,
+            'without a bbox (finite left, top, width and height) and an area',
+        )
+        # Text such as "0" counts as true.
+        bad = [a for a in self.annotations if isinstance(a.get('iscrowd'), str)]
+        self._reject('annotations', bad, 'whose iscrowd is text')
         wanted = set(classes)
-        return np.array([n in wanted for n in self.class_names])[self._category_of]
+        fates = [self._fate(each, wanted, masks) for each in self.annotations]
+        bad = [a for a, fate in zip(self.annotations, fates) if fate == NO_MASK]
+        self._reject('annotations', bad, NO_MASK)
+        return fates
 
-    def _boxes(self, read: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
-        """Return the boxes and areas of the annotations at these places."""
-        annotations = [self.annotations[i] for i in read]
-        boxes = [entry.get('bbox') for entry in annotations]
+    def _fate(self, annotation: Dict, wanted: Set[str], masks: Optional[Dict]) -> str:
+        if annotation.get('ignore'):
+            return IGNORED
+        if self._name_of[annotation['category_id']] not in wanted:
+            return OTHER
+        left, top, width, height = annotation['bbox']
+        if min(width, height) < 1 or not annotation['area']:
+            return TINY
+        image = self._image_of[annotation['image_id']]
+        right, bottom = left + width, top + height
+        if left >= image['width'] or top >= image['height'] or min(right, bottom) <= 0:
+            return OUTSIDE
+        segmentation = annotation.get('segmentation')
+        if masks is not None and not _is_segmentation(segmentation):
+            return NO_MASK
+        if annotation.get('iscrowd'):
+            return CROWD
+        if masks is not None and not _has_area(segmentation, masks):
+            return SHORT
+        beyond = max(-left, -top, right - image['width'], bottom - image['height'])
+        return CROSSING if beyond > _TOLERANCE else USED
 
-        def is_box(box: Any) -> bool:
-            return (
-                type(box) is list
-                and len(box) == 4
-                and all(type(number) in _NUMBER for number in box)
-            )
+    def findings(self, fates: List[str]) -> Iterator[Tuple[str, bool]]:
+        """Describe what is odd in the file but taken by MMDetection.
 
-        if (
-            set(map(type, boxes)) - {list}
-            or set(map(len, boxes)) - {4}
-            or set(map(type, chain.from_iterable(boxes))) - set(_NUMBER)
-        ):
-            bad = read[[not is_box(box) for box in boxes]]
-            words = 'whose bbox is not a list of four numbers'
-            raise self._refusal('annotations', bad, words)
-        corners = _numbers(list(chain.from_iterable(boxes))).reshape(-1, 4)
-        areas = [entry.get('area') for entry in annotations]
-        if set(map(type, areas)) - set(_NUMBER):
-            bad = read[[type(area) not in _NUMBER for area in areas]]
-            words = 'without an area that is a number'
-            raise self._refusal('annotations', bad, words)
-        area = _numbers(areas)
-        for is_bad, words in (
-            (~np.isfinite(corners).all(axis=1), 'whose bbox is infinite or NaN'),
-            ((corners[:, 2:] < 0).any(axis=1), 'whose box has a negative size'),
-            (~(np.isfinite(area) & (area >= 0)), 'whose area is not a number from 0'),
-        ):
-            if is_bad.any():
-                raise self._refusal('annotations', read[is_bad], words)
-        return corners, area
+        Args:
+            fates (list[str]): What :meth:`fates` returned.
+
+        Yields:
+            tuple[str, bool]: A sentence, and whether it is worth a warning.
+        """
+        for fate, (few, outcome) in _FINDINGS.items():
+            found = [a for a, each in zip(self.annotations, fates) if each == fate]
+            if found:
+                sentence = f'{self._described("annotations", found, fate)}: {outcome}.'
+                yield sentence, len(found) > few * len(fates)
+        names = Counter(image['file_name'] for image in self.images)
+        if found := [image for image in self.images if names[image['file_name']] > 1]:
+            words = self._described('images', found, 'whose file_name another one has')
+            yield f"{words}: each is used without the other's annotations.", True
 
     def kept_images(
         self, classes: Sequence[str], filter_cfg: Optional[Dict]
-    ) -> np.ndarray:
-        """Find the images that MMDetection trains on.
+    ) -> List[Dict]:
+        """Return the images that MMDetection's filter keeps.
 
         Args:
             classes (Sequence[str]): Names of the data set's classes.
-            filter_cfg (dict, optional): The data set's.
+            filter_cfg (dict, optional): The data set's filter.
 
         Returns:
-            np.ndarray: For each image whether it is kept.
+            list[dict]: The images.
         """
-        kept = np.ones(len(self.images), bool)
-        if filter_cfg and filter_cfg.get('filter_empty_gt', False):
-            kept[:] = False
-            kept[self._image_of[self._is_named(classes)]] = True
-        if filter_cfg:
-            kept &= self.image_sizes().min(axis=1) >= filter_cfg.get('min_size', 0)
+        settings = filter_cfg or {}
+        least = settings.get('min_size', 0)
+        kept = [i for i in self.images if min(i['width'], i['height']) >= least]
+        if settings.get('filter_empty_gt', False):
+            ids = {annotation['image_id'] for annotation in self._named(classes)}
+            kept = [image for image in kept if image['id'] in ids]
         return kept
 
-    def is_trainable(self, is_used: np.ndarray, kept: np.ndarray) -> bool:
-        """Say whether any of the annotations that are used is of a kept image."""
-        return bool(kept[self._image_of[is_used]].any())
+    def _named(self, classes: Sequence[str]) -> List[Dict]:
+        """Return the annotations of these classes."""
+        ids = {each for each, name in self._name_of.items() if name in set(classes)}
+        return [a for a in self.annotations if a['category_id'] in ids]
 
-    def repeated_names(self) -> List[Finding]:
-        """Find images that are listed more than once, under ids of their own."""
-        names = [image['file_name'] for image in self.images]
-        places = dict(zip(names, range(len(names))))
-        bad = [i for i, name in enumerate(names) if places[name] != i]
-        finding = self._finding(
-            bad,
-            'whose file_name another one has, too',
-            'each is trained on without the annotations of the other',
-            'images',
-            few=0,
-        )
-        return [finding] if finding else []
+    def check_evaluation(
+        self, classes: Sequence[str], with_masks: bool, is_converted: bool
+    ) -> bool:
+        """Reject a file by which pycocotools cannot judge detections.
+
+        Args:
+            classes (Sequence[str]): Names of the data set's classes.
+            with_masks (bool): Whether masks are evaluated.
+            is_converted (bool): Whether MMDetection writes annotations of its
+                own, since the metric has no ``ann_file``.
+
+        Returns:
+            bool: Whether there is any annotation of these classes.
+
+        Raises:
+            DataError: If the evaluation would stop or judge nothing.
+        """
+        for kind in ('images', 'categories'):
+            texts = [e for e in self.content[kind] if isinstance(e['id'], str)]
+            if len(texts) < len(self.content[kind]):
+                self._reject(kind, texts, 'with text as id, while others have numbers')
+        truths = self._named(classes)
+        if not is_converted:
+            # NumPy takes "7" for the number 7.
+            bad = [
+                a for a in truths if isinstance(a['id'], str) and not a['id'].isdigit()
+            ]
+            self._reject('annotations', bad, 'without a number as id, to evaluate')
+            bad = [a for a in truths if not isinstance(a.get('iscrowd'), (int, float))]
+            self._reject('annotations', bad, 'without iscrowd, 0 or 1, to evaluate')
+            bad = [a for a in truths if not _has_box(a)]
+            self._reject('annotations', bad, 'without a bbox and an area, to evaluate')
+        if with_masks:
+            masks = [(a, a.get('segmentation')) for a in truths]
+            # Pycocotools tells polygons from boxes by the length of the first.
+            bad = [a for a, mask in masks if not _is_segmentation(mask, least=5)]
+            self._reject('annotations', bad, 'without a segmentation, to evaluate')
+        if truths and all(a.get('iscrowd') for a in truths):
+            self._reject('annotations', truths, 'to evaluate, all of which are crowds')
+        return bool(truths)
 
     def lacks_images_of(self, other: 'CocoFile') -> List[Any]:
         """Return the ids of another file's images that this one does not have."""
-        return [each for each in other._image_ids if each not in self._image_ids]
+        return [each for each in other._image_of if each not in self._image_of]
 
-    def _refusal(
-        self, kind: str, bad: Any, words: str, entries: Optional[List] = None
-    ) -> DataError:
-        return DataError(f'{self._described(kind, bad, words, entries)}: {_ADVICE}.')
+    def _reject(self, kind: str, bad: List, words: str) -> None:
+        if bad:
+            raise DataError(f'{self._described(kind, bad, words)}: {_ADVICE}.')
 
-    def _finding(
-        self,
-        bad: Any,
-        words: str,
-        outcome: str,
-        kind: str = 'annotations',
-        few: float = _FEW,
-    ) -> Optional[Finding]:
-        if not len(bad):
-            return None
-        is_serious = len(bad) > few * len(getattr(self, kind))
-        return Finding(f'{self._described(kind, bad, words)}: {outcome}.', is_serious)
-
-    def _described(
-        self, kind: str, bad: Any, words: str, entries: Optional[List] = None
-    ) -> str:
-        entries = getattr(self, kind) if entries is None else entries
-        first = int(bad[0])
+    def _described(self, kind: str, found: List, words: str) -> str:
+        first = found[0]
+        if isinstance(first, dict):
+            # A segmentation would fill the screen.
+            first = {k: value for k, value in first.items() if k != 'segmentation'}
+        text = json.dumps(first)
+        shown = text if len(text) <= _LONGEST else f'{text[:_LONGEST]}...'
+        total = len(self.content[kind])
         return (
-            f'{self.path} has {kind} {words}, {len(bad)} of {len(entries)}, for '
-            f'example number {first + 1}, {_shown(entries[first])}'
+            f'{self.path} has {kind} {words}, {len(found)} of {total}, for example '
+            f'{shown}'
         )
 
 
-@contextmanager
-def _without_garbage_collection() -> Iterator[None]:
-    """Spare the search for circles among millions of new objects that have none."""
-    was_enabled = gc.isenabled()
-    gc.disable()
+def renumber_annotations(api: Any) -> bool:
+    """Number the annotations from 1 if one of them has the id 0.
+
+    COCOeval takes a detection that is matched with 0 for one without a match.
+
+    Args:
+        api (pycocotools.coco.COCO): The annotations that detections are compared
+            with. Their file remains as it is.
+
+    Returns:
+        bool: Whether they were numbered.
+    """
+    # Those of panoptic data are lists, and COCOeval does not read them.
+    if not any(isinstance(api.anns.get(zero), dict) for zero in (0, '0')):
+        return False
+    annotations = api.dataset['annotations']
+    for number, annotation in enumerate(annotations, 1):
+        annotation['id'] = number
+    api.anns = {annotation['id']: annotation for annotation in annotations}
+    return True
+
+
+def _is_positive(value: Any) -> bool:
+    return type(value) in (int, float) and 0 < value < math.inf
+
+
+def _is_finite(numbers: List) -> bool:
     try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()
+        # NaN and infinity remain in any sum, and text cannot be added.
+        return abs(sum(numbers)) < math.inf
+    except TypeError:
+        return False
 
 
-def _numbers(values: List) -> np.ndarray:
-    """Return numbers of any size; what no float can hold becomes infinite."""
-    try:
-        return np.array(values, float)
-    except OverflowError:
-        return np.array([_number(value) for value in values], float)
+def _has_box(annotation: Dict) -> bool:
+    box, area = annotation.get('bbox'), annotation.get('area')
+    if not (isinstance(box, list) and len(box) == 4 and _is_finite([*box, area])):
+        return False
+    return min(*box[2:], area) >= 0
 
 
-def _number(value: Any) -> float:
-    try:
-        return float(value)
-    except OverflowError:
-        return math.inf
+def _is_segmentation(value: Any, least: int = 0) -> bool:
+    """Return whether MMDetection and pycocotools can read a segmentation."""
+    if isinstance(value, dict):
+        return 'size' in value and isinstance(value.get('counts'), (list, str))
+    if not isinstance(value, list) or not value:
+        return False
+    are_polygons = all(isinstance(each, list) and _is_finite(each) for each in value)
+    return are_polygons and len(value[0]) >= least
 
 
-def _shown(entry: Any) -> str:
-    if isinstance(entry, dict):
-        entry = {key: entry[key] for key in _SHOWN if key in entry}
-    text = json.dumps(entry)
-    return text if len(text) <= _LONGEST else f'{text[:_LONGEST]}...'
-
-
-def _listed(names: List[str]) -> str:
-    few = ', '.join(map(repr, names[:5]))
-    return f'({few}, ...)' if len(names) > 5 else f'({few})'
-
-
-def _article(word: str) -> str:
-    return f'an {word}' if word[0] in 'aeiou' else f'a {word}'
-
-
-def _kind(value: Any) -> str:
-    names = {list: 'a list', dict: 'an object', str: 'text', type(None): 'null'}
-    return names.get(type(value), 'a number')
+def _has_area(segmentation: Any, masks: Dict) -> bool:
+    """Return whether ``LoadAnnotations`` of these settings keeps a segmentation."""
+    if isinstance(segmentation, dict):
+        return masks.get('poly2mask', True)
+    return any(len(each) >= 6 and len(each) % 2 == 0 for each in segmentation)

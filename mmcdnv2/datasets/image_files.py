@@ -1,147 +1,131 @@
-"""Finds images that are missing or not whole, by the ends of their files."""
+"""Finds images that are missing, damaged or not readable by a pipeline's loader."""
 
 import io
+import math
 import os
-import stat
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from pathlib import Path
 from random import Random
-from typing import Callable, Dict, List, Optional, Sequence, Tuple, TypeVar
+from typing import Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
-import cv2
-import numpy as np
+import mmcv
 from PIL import Image
-from rich.console import Console
-from rich.progress import track
 
-T = TypeVar('T')
-
-# A file's disk is waited for by several threads at once.
+# Several threads wait for the disk at once.
 _THREADS = 8
 _CHUNK = 256
-# A page; the size of nearly every image is within.
-_HEAD = 4096
 _TAIL = 64
 _JPEG, _JPEG_SCAN, _JPEG_END = b'\xff\xd8\xff', b'\xff\xda', b'\xff\xd9'
 _PNG, _PNG_END = b'\x89PNG\r\n\x1a\n', b'IEND\xaeB`\x82'
+_ENDS = {'JPEG': _JPEG_END, 'PNG': _PNG_END}
+_ORIENTATION = 0x0112
 
 
-@dataclass
-class ImageReport:
-    """What was found in images.
+class SeenImage(NamedTuple):
+    """Result of the check of an image file.
 
     Attributes:
-        faults (dict[int, str]): By the places of bad images what they are:
-            'missing', 'unreadable', 'empty', 'truncated' or 'no image'.
-        sizes (dict[int, tuple[int]]): Width and height of those images whose
-            head tells.
-        looked_into (int): How many were opened.
+        fault (str, optional): Why it cannot be used.
+        size (tuple[int], optional): Width and height as loaded.
+        orientation (int): That of EXIF; from 5 on width and height are swapped.
     """
 
-    faults: Dict[int, str] = field(default_factory=dict)
-    sizes: Dict[int, Tuple[int, int]] = field(default_factory=dict)
-    looked_into: int = 0
+    fault: Optional[str] = None
+    size: Optional[Tuple[int, int]] = None
+    orientation: int = 1
 
 
-def look_into_images(
-    paths: Sequence[str], seconds: float, description: str
-) -> ImageReport:
-    """Look whether images are there and whole, without decoding them.
+def inspect_images(
+    paths: Sequence[str], seconds: float, loader: Dict
+) -> Dict[int, SeenImage]:
+    """Look for images that are missing, damaged or not readable.
+
+    JPEG and PNG files that begin and end as they should are not decoded, others
+    are, as ``LoadImageFromFile`` does.
 
     Args:
         paths (Sequence[str]): Their files.
-        seconds (float): How long files are opened; that all are there is
-            looked at in any case, and first.
-        description (str): Of the progress that is shown on a terminal.
+        seconds (float): How long files are opened, in random order. That all of
+            them exist is checked first, in any case.
+        loader (dict): Settings of ``LoadImageFromFile``.
 
     Returns:
-        ImageReport: What was found. If any is missing, none was opened.
+        dict[int, SeenImage]: By its place each image that was opened; if some
+        are missing or empty, only these.
     """
-    report = ImageReport()
     order = list(range(len(paths)))
-    for i, fault in _each(_stat_fault, paths, order, None, description):
-        if fault:
-            report.faults[i] = fault
-    if report.faults:
-        return report
-    # If time runs out, what was opened stands for the others.
+    found = _map_files(_find_missing, paths, order, math.inf)
+    if missing := {i: image for i, image in found.items() if image.fault}:
+        return missing
+    # Those that are opened before time runs out stand for the others.
     Random(0).shuffle(order)
-    for i, (fault, size) in _each(_look_into, paths, order, seconds, description):
-        report.looked_into += 1
-        if fault:
-            report.faults[i] = fault
-        if size:
-            report.sizes[i] = size
-    report.faults = dict(sorted(report.faults.items()))
-    return report
+    return _map_files(lambda path: _inspect(path, loader), paths, order, seconds)
 
 
-def _each(
-    function: Callable[[str], T],
+def _map_files(
+    function: Callable[[str], SeenImage],
     paths: Sequence[str],
     order: List[int],
-    seconds: Optional[float],
-    description: str,
-) -> List[Tuple[int, T]]:
-    """Call a function of files by several threads, until the time is over."""
-    ends = None if seconds is None else time.monotonic() + seconds
+    seconds: float,
+) -> Dict[int, SeenImage]:
+    """Call a function of each file in threads until the time is over."""
+    end = time.monotonic() + seconds
 
-    def work(chunk: List[int]) -> List[Tuple[int, T]]:
-        if ends is not None and time.monotonic() > ends:
-            return []
-        return [(i, function(paths[i])) for i in chunk]
+    def work(chunk: List[int]) -> List[Tuple[int, SeenImage]]:
+        in_time = time.monotonic() <= end
+        return [(i, function(paths[i])) for i in chunk] if in_time else []
 
     chunks = [order[i : i + _CHUNK] for i in range(0, len(order), _CHUNK)]
-    results: List[Tuple[int, T]] = []
-    console = Console(stderr=True)
     with ThreadPoolExecutor(_THREADS) as pool:
-        for found in track(
-            pool.map(work, chunks),
-            description,
-            len(chunks),
-            console=console,
-            transient=True,
-            disable=not console.is_terminal,
-        ):
-            results += found
-    return results
+        return dict(sorted(pair for found in pool.map(work, chunks) for pair in found))
 
 
-def _stat_fault(path: str) -> Optional[str]:
+def _find_missing(path: str) -> SeenImage:
+    if not os.path.isfile(path):
+        return SeenImage('missing')
+    return SeenImage(None if os.path.getsize(path) else 'empty')
+
+
+def _inspect(path: str, loader: Dict) -> SeenImage:
+    orientation, is_whole = 1, False
     try:
-        status = os.stat(path)
-    except (FileNotFoundError, NotADirectoryError):
-        return 'missing'
-    except (OSError, ValueError):
-        return 'unreadable'
-    if not stat.S_ISREG(status.st_mode) or not os.access(path, os.R_OK):
-        return 'unreadable'
-    return None if status.st_size else 'empty'
-
-
-def _look_into(path: str) -> Tuple[Optional[str], Optional[Tuple[int, int]]]:
-    """Return what is wrong with an image, and its size if its head tells."""
+        with open(path, 'rb') as file:
+            file.seek(-min(_TAIL, os.path.getsize(path)), os.SEEK_END)
+            tail = file.read()
+            file.seek(0)
+            with Image.open(file) as image:
+                orientation = int(image.getexif().get(_ORIENTATION, 1))
+                is_whole = image.format in _ENDS and _ENDS[image.format] in tail
+                # What OpenCV does with other orientations depends on its version.
+                if is_whole and orientation < 5:
+                    return SeenImage(None, image.size, orientation)
+    except Exception:
+        # Pillow does not know the format, or raises anything at a damaged file.
+        is_whole = False
     try:
-        with open(path, 'rb', buffering=0) as file:
-            head = file.read(_HEAD)
-            file.seek(-min(_TAIL, len(head)), os.SEEK_END)
-            tail = file.read(_TAIL)
+        content = Path(path).read_bytes()
     except OSError:
-        return 'unreadable', None
-    if head.startswith(_JPEG):
-        size, is_whole = _jpeg_size(head), _JPEG_END in tail
-    elif head.startswith(_PNG):
-        size, is_whole = _png_size(head), _PNG_END in tail
-    else:
-        size, is_whole = None, False
-    return (None if is_whole else _fault_of_doubtful(path)), size
+        return SeenImage('unreadable')
+    flag, backend = (
+        loader.get('color_type', 'color'),
+        loader.get('imdecode_backend', 'cv2'),
+    )
+    try:
+        loaded = mmcv.imfrombytes(content, flag, backend=backend)
+    except Exception:
+        loaded = None
+    size = None if loaded is None else (loaded.shape[1], loaded.shape[0])
+    # Some decoders fill up a truncated JPEG without complaint.
+    if size and (is_whole or not content.startswith((_JPEG, _PNG))):
+        return SeenImage(None, size, orientation)
+    fault = _find_damage(content)
+    if size is None:
+        fault = fault or f'not decodable with {backend}'
+    return SeenImage(fault, size, orientation)
 
 
-def _fault_of_doubtful(path: str) -> Optional[str]:
-    """Return what is wrong with an image that does not end as it should."""
-    with open(path, 'rb') as file:
-        content = file.read()
+def _find_damage(content: bytes) -> Optional[str]:
     # Zeros where a scan should go on are decoded without complaint. Others append
     # data, zeros too, to its end; within a scan there are no bytes like these.
     ends_in_zeros = content.startswith(_JPEG) and not any(content[-_TAIL:])
@@ -153,34 +137,8 @@ def _fault_of_doubtful(path: str) -> Optional[str]:
     except Image.DecompressionBombError:
         return None
     except Image.UnidentifiedImageError:
-        if content.startswith((_JPEG, _PNG)):
-            return 'truncated'
-        # OpenCV reads formats that Pillow does not.
-        array = np.frombuffer(content, np.uint8)
-        is_image = cv2.imdecode(array, cv2.IMREAD_UNCHANGED) is not None
-        return None if is_image else 'no image'
+        return 'truncated' if content.startswith((_JPEG, _PNG)) else 'no image'
     except Exception:
-        # Pillow's decoders raise anything at what ends too early.
+        # Pillow's decoders raise anything at a file that ends too early.
         return 'truncated'
-    return None
-
-
-def _png_size(head: bytes) -> Optional[Tuple[int, int]]:
-    if len(head) < 24:
-        return None
-    return int.from_bytes(head[16:20], 'big'), int.from_bytes(head[20:24], 'big')
-
-
-def _jpeg_size(head: bytes) -> Optional[Tuple[int, int]]:
-    """Walk through the segments to the one with the size."""
-    at = 2
-    while at + 9 <= len(head) and head[at] == 0xFF:
-        kind = head[at + 1]
-        if 0xC0 <= kind <= 0xCF and kind not in (0xC4, 0xC8, 0xCC):
-            height = int.from_bytes(head[at + 5 : at + 7], 'big')
-            return int.from_bytes(head[at + 7 : at + 9], 'big'), height
-        if kind == 0xFF:
-            at += 1
-        else:
-            at += 2 + int.from_bytes(head[at + 2 : at + 4], 'big')
     return None

@@ -1,4 +1,4 @@
-"""From a trained, sparse network to one that is deployed."""
+"""Condense trained sparse networks for deployment."""
 
 from .condense import CondenseReport, condense_checkpoint
 

@@ -1,4 +1,4 @@
-"""Condense a trained checkpoint: the work behind tools/condense.py."""
+"""Condense a trained checkpoint; used by tools/condense.py."""
 
 import copy
 import inspect
@@ -30,7 +30,7 @@ from .costs import Costs, measure_costs
 from .norms import check_norms
 from .proof import largest_difference, record_calls
 
-# Largest difference of an output that passes, relative to the largest value.
+# Largest accepted difference of an output, relative to its largest value.
 TOLERANCE = 1e-4
 
 
@@ -42,14 +42,13 @@ class CondenseReport(Costs):
         config (Path): The written config.
         checkpoint (Path): The written checkpoint.
         input_shape (tuple[int]): Height and width of the input in pixels.
-        max_difference (float): Largest difference between an output of a part
-            of the sparse and of the condensed model, relative to that
-            output's largest value.
+        max_difference (float): Largest difference between outputs of the sparse
+            and the condensed model's parts, relative to the output's largest value.
         kept_fraction (float): Fraction of the sparse layers' weights kept.
-        runs_on (dict[str, str]): What the condensed parts run on here, by
-            their names; see :func:`~mmcdnv2.layers.kernel_report`.
-        compared (tuple[str]): Names of the parts whose outputs were compared,
-            in the order of execution. Each sparse layer was compared besides.
+        runs_on (dict[str, str]): Implementation that each condensed part runs on
+            here, by name; see :func:`~mmcdnv2.layers.kernel_report`.
+        compared (tuple[str]): Names of the compared parts, in execution order.
+            Each sparse layer is compared in addition.
     """
 
     config: Path
@@ -69,23 +68,23 @@ def condense_checkpoint(
     input_shape: Optional[Tuple[int, int]] = None,
     trust: bool = False,
 ) -> CondenseReport:
-    """Condense a classifier or a detector and prove that it is the same.
+    """Condense a classifier or a detector and check that outputs are equal.
 
     Writes ``OUT_DIR/CONFIG_condensed.py`` and ``OUT_DIR/CONFIG_condensed.pth``
-    after the two, loaded back, gave the sparse model's output.
+    after loading both and comparing the outputs with the sparse model's.
 
     Args:
         config (str): Config file of the sparse model.
-        checkpoint (str): Its checkpoint, sparsification finished.
-        out_dir (str | Path): Folder to write to.
+        checkpoint (str): Its checkpoint, with finished sparsification.
+        out_dir (str | Path): Output folder.
         image (str, optional): Image to compare and time on. Defaults to
             random pixels.
-        input_shape (tuple[int], optional): Height and width that the image
-            is scaled to. Defaults to the size of the config's test data.
-        trust (bool): Whether the checkpoint may hold more than tensors.
+        input_shape (tuple[int], optional): Height and width to scale the image
+            to. Defaults to the size of the config's test data.
+        trust (bool): Whether the checkpoint may contain more than tensors.
 
     Returns:
-        CondenseReport: What it came to.
+        CondenseReport: Paths, differences and costs.
 
     Raises:
         InputError: If an input cannot be used, the sparsification is
@@ -102,16 +101,16 @@ def condense_checkpoint(
     if not sparse_layers(sparse):
         raise InputError(
             f'{config} has no sparse layers to condense: its backbone has no LGC or '
-            'SFR, or was built with deploy=True.'
+            'SFR, or sets deploy=True.'
         )
     check_finished(sparse, checkpoint)
     check_norms(sparse, checkpoint)
     inputs, samples = make_inputs(sparse, cfg, image, input_shape)
     calls, layer_calls = record_calls(sparse, inputs, samples, checkpoint)
-    # Those of parts that did not run.
+    # Covers the parts that did not run.
     check_finite(sparse.state_dict(), checkpoint)
 
-    print_log('Condensing, then comparing the sparse and the condensed model.')
+    print_log('Condensing the model and comparing outputs.')
     meta = {
         key: content['meta'][key]
         for key in ('dataset_meta', 'CLASSES', 'PALETTE', 'epoch', 'iter')
@@ -121,15 +120,15 @@ def condense_checkpoint(
         condensed_config(cfg).dump(new_config)
         weights = _condensed_copy(sparse).state_dict()
         save_checkpoint(dict(meta=meta, state_dict=weights), str(new_checkpoint))
-        # What counts is what the user will load.
+        # Compare the written files, not the copy in memory.
         condensed = build_model(Config.fromfile(new_config))
         load_weights(
             condensed, load_checkpoint(new_checkpoint)['state_dict'], new_checkpoint
         )
         if sparse_layers(condensed):
             raise InputError(
-                'LGC and SFR were found in the model but not in the config, so the '
-                'condensed config would build them again: '
+                'The model has sparse layers that the config does not list, so the '
+                'condensed config builds them again: '
                 f'{next(iter(sparse_layers(condensed)))} must come from a conv_cfg or '
                 'a backbone with a deploy argument.'
             )
@@ -140,7 +139,7 @@ def condense_checkpoint(
                 f'in {part}, more than {TOLERANCE:.0e}, so nothing was written. This '
                 'is a bug of mmcdnv2, please report it.'
             )
-    print_log('Equal. Counting and timing both.')
+    print_log('The outputs are equal. Counting and timing both models.')
     return CondenseReport(
         config=outputs[0],
         checkpoint=outputs[1],
@@ -154,11 +153,11 @@ def condense_checkpoint(
 
 
 def check_finished(model: nn.Module, checkpoint: Union[str, Path]) -> None:
-    """Refuse a model whose sparsification has not come to its end.
+    """Reject a model whose sparsification is unfinished.
 
     Args:
         model (nn.Module): With or without sparse layers.
-        checkpoint (str | Path): Where its weights come from, for the message.
+        checkpoint (str | Path): Source of its weights, for the message.
 
     Raises:
         InputError: If a layer's sparsification is unfinished.
@@ -167,22 +166,22 @@ def check_finished(model: nn.Module, checkpoint: Union[str, Path]) -> None:
     if unfinished:
         raise InputError(
             f'The sparsification of {checkpoint} is unfinished in {len(unfinished)} of '
-            f'{len(sparse_layers(model))} layers, so it cannot be condensed; train on '
-            'with the SparsificationHook:\n'
+            f'{len(sparse_layers(model))} layers, so it cannot be condensed: use one '
+            'that was saved after the last pruning, for example the last of the '
+            'training run, or resume the run with the SparsificationHook:\n'
             + '\n'.join(f'  {name} {state}' for name, state in unfinished.items())
         )
 
 
 def condensed_config(cfg: Config) -> Config:
-    """Turn the config of a sparse model into that of its condensed form.
+    """Convert a sparse model's config to its condensed form.
 
     Args:
-        cfg (Config): Left as it is.
+        cfg (Config): Not modified.
 
     Returns:
         Config: With ``deploy=True`` for our backbones, condensed layer types
-        for sparse ones, no initial weights, and without the hooks that only
-        training needs.
+        instead of sparse ones, no initial weights and no training hooks.
     """
     cfg = copy.deepcopy(cfg)
     init_default_scope(cfg.get('default_scope', 'mmengine'))

@@ -1,4 +1,4 @@
-"""Costs of a model before and after condensing."""
+"""Measure a model's costs before and after condensing."""
 
 import io
 from dataclasses import dataclass
@@ -15,18 +15,19 @@ from ..errors import in_one_line
 
 @dataclass
 class Costs:
-    """Costs of a sparse model and its condensed form; pairs are in this order.
+    """Costs of a model as pairs (sparse, condensed).
+
+    Optional values are None if they cannot be measured.
 
     Attributes:
         params (tuple[int]): Parameters of the model.
-        macs (tuple[int], optional): Multiply-accumulates of the model. None,
-            like the others that are optional, where they cannot be measured.
-        backbone_macs (tuple[int], optional): Those of its backbone.
+        macs (tuple[int], optional): Multiply-accumulates of the model.
+        backbone_macs (tuple[int], optional): Multiply-accumulates of its backbone.
         megabytes (tuple[float]): Size of a checkpoint with weights only.
         latency (tuple[float], optional): Milliseconds per image, whole model.
         backbone_latency (tuple[float], optional): Milliseconds per image,
             backbone.
-        unmeasured (dict[str, str]): Why a value above is None, by its name.
+        unmeasured (dict[str, str]): Reasons for values that are None, by name.
     """
 
     params: Tuple[int, int]
@@ -50,15 +51,15 @@ def measure_costs(
         samples (list): Their data samples.
 
     Returns:
-        Costs: Both models' costs, timed in turns.
+        Costs: Both models' costs, with interleaved timing.
     """
     models = (sparse, condensed)
     networks: List[nn.Module] = [TensorMode(model, samples) for model in models]
     unmeasured: Dict[str, str] = {}
 
     def measured(name: str, measure: Callable[[], Iterable]) -> Optional[tuple]:
-        # A model of another package may raise anything without annotations or
-        # at a small input. The other costs are known all the same.
+        # Models of other packages may raise anything without annotations or on a
+        # small input; the other costs can still be measured.
         try:
             return tuple(measure())
         except Exception as error:
@@ -84,7 +85,7 @@ def measure_costs(
 
 
 def _megabytes(model: nn.Module) -> float:
-    """Size of the model's weights as a file, in 10^6 bytes."""
+    """Return the size of the model's weights as a file, in 10^6 bytes."""
     buffer = io.BytesIO()
     torch.save(model.state_dict(), buffer)
     return buffer.tell() / 1e6

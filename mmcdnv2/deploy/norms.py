@@ -1,4 +1,4 @@
-"""A look at the statistics of batch norms, which condensing takes over as they are."""
+"""Check batch norm statistics, which condensing copies unchanged."""
 
 import logging
 from pathlib import Path
@@ -13,11 +13,11 @@ _BatchNorm = nn.modules.batchnorm._BatchNorm
 
 
 def check_norms(model: nn.Module, source: Union[str, Path]) -> None:
-    """Refuse variances that no training gives, and say which are zero.
+    """Reject negative running variances and log a warning about zeros.
 
     Args:
         model (nn.Module): A network with its weights.
-        source (str | Path): Where they come from, for the message.
+        source (str | Path): Source of the weights, for the message.
 
     Raises:
         InputError: If a running variance is negative.
@@ -30,17 +30,17 @@ def check_norms(model: nn.Module, source: Union[str, Path]) -> None:
         bad = int((variance < 0).sum())
         if bad:
             raise InputError(
-                f'{source} is bad: the running variance of {name} is negative '
-                f'in {bad} of {variance.numel()} channels, which no training gives; '
-                'use an earlier checkpoint or train again.'
+                f'{source} is damaged: the running variance of {name} is negative '
+                f'in {bad} of {variance.numel()} channels; use an earlier checkpoint '
+                'or train again.'
             )
         if count := int((variance == 0).sum()):
             zeros.append(f'{name} ({count} of {variance.numel()})')
     if zeros:
         print_log(
-            f'The running variance is zero in channels of {", ".join(zeros)}: they had '
-            'one value in all of the training, and now any other is multiplied by '
-            '1 / sqrt(eps). Check that the training went well.',
+            f'The running variance is zero in channels of {", ".join(zeros)}: these '
+            'were constant during training, and other values are now multiplied by '
+            '1 / sqrt(eps). Check the training run.',
             logger='current',
             level=logging.WARNING,
         )

@@ -1,8 +1,8 @@
-"""The proof that a condensed model gives what the sparse one gives.
+"""Compare the outputs of a sparse and a condensed model.
 
-The models are compared part by part: each part of the condensed model is run on
-what the sparse model's part was given. So it does not matter that a detector may
-choose other proposals or queries between two parts where scores are nearly equal.
+The models are compared part by part: each part of the condensed model runs on the
+recorded inputs of the sparse model's part. So a detector may choose other proposals
+or queries between two parts where scores are nearly equal.
 """
 
 import copy
@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from ..errors import InputError
 from ..layers import sparse_layers
 
-# What only passes tensors on between its parts, and may choose among them.
+# Modules that only connect parts and may choose among their outputs.
 _CONTAINERS = (BaseModel, BaseRoIHead)
 
 
@@ -32,12 +32,12 @@ class Call:
 
     Attributes:
         name (str): Name of the part.
-        args (tuple): What it was given, copied.
-        kwargs (dict): What it was given by name, copied.
-        outputs (list[Tensor]): The floating-point tensors that it returned,
-            copied, however they were nested.
-        not_finite (str, optional): Name of the first module, in the order of
-            execution, that returned a NaN or an infinite value.
+        args (tuple): Copies of its positional arguments.
+        kwargs (dict): Copies of its keyword arguments.
+        outputs (list[Tensor]): Copies of the floating-point tensors that it
+            returned, flattened.
+        not_finite (str, optional): Name of the first module, in execution
+            order, that returned a NaN or an infinite value.
     """
 
     name: str
@@ -51,25 +51,24 @@ class Call:
 def record_calls(
     model: nn.Module, inputs: Tensor, samples: list, source: Union[str, Path]
 ) -> Tuple[List[Call], List[Call]]:
-    """Run a sparse model and record what its parts are given and return.
+    """Run a sparse model and record the inputs and outputs of its parts.
 
-    The model runs in tensor mode, or in predict mode where tensor mode needs
-    annotations. Models inside of it that do not run then, such as the student
-    of a semi-supervised detector, run by themselves.
+    The model runs in tensor mode, or in predict mode if tensor mode needs
+    annotations. Nested models that are not called, such as the student of a
+    semi-supervised detector, run separately.
 
     Args:
         model (nn.Module): A sparse classifier or detector.
         inputs (Tensor): A batch of one, shape (1, 3, H, W).
         samples (list): Its data samples.
-        source (str | Path): Where the weights come from, for the message.
+        source (str | Path): Source of the weights, for the message.
 
     Returns:
-        tuple[list[Call], list[Call]]: The calls of the parts in the order of
-        execution, and one call of each sparse layer on random values.
+        tuple[list[Call], list[Call]]: The calls of the parts in execution
+        order, and one call of each sparse layer on random values.
 
     Raises:
-        InputError: If no part can be run, or one returns values that are not
-            finite.
+        InputError: If no part can be run, or one returns NaN or infinite values.
     """
     with _watch(model) as calls:
         error = _run(model, inputs, samples)
@@ -89,7 +88,7 @@ def record_calls(
         if not _all_finite(call.outputs):
             first = _first_not_finite(call, model, model)
             raise InputError(
-                f'{source} is bad: with its weights the sparse model gives NaN or '
+                f'The sparse model with the weights of {source} returns NaN or '
                 f'infinite values, first in {first}, so nothing was written; condense '
                 'an earlier checkpoint or train again.'
             )
@@ -100,31 +99,31 @@ def record_calls(
 def largest_difference(
     sparse: nn.Module, condensed: nn.Module, calls: List[Call]
 ) -> Tuple[float, str]:
-    """Repeat the calls of a sparse model's parts in the condensed model.
+    """Repeat recorded calls in the condensed model and compare the outputs.
 
     Args:
-        sparse (nn.Module): The model whose calls were recorded.
+        sparse (nn.Module): The recorded model.
         condensed (nn.Module): Its condensed form.
-        calls (list[Call]): What :func:`record_calls` returned.
+        calls (list[Call]): Calls from :func:`record_calls`.
 
     Returns:
         tuple[float, str]: The largest difference of an output, relative to
-        that output's largest value, and the part that it was found in. A
-        value where the sparse model gives zeros alone, or another number of
-        values, is an infinite difference.
+        that output's largest value, and the name of its part. The difference is
+        infinite if shapes differ, or the sparse output is zero and the condensed
+        one is not.
 
     Raises:
-        InputError: If a part returns values that are not finite.
+        InputError: If a part returns NaN or infinite values.
     """
     differences = []
     for call in calls:
-        outputs = _tensors(_repeat(call, sparse, condensed))
+        outputs = _float_tensors(_repeat(call, sparse, condensed))
         if not _all_finite(outputs):
             raise InputError(
-                'The condensed model gives NaN or infinite values, first in '
-                f'{_first_not_finite(call, sparse, condensed)}, where those of the '
-                'sparse one are finite, so nothing was written. This is a bug of '
-                'mmcdnv2, please report it.'
+                'The condensed model returns NaN or infinite values, first in '
+                f'{_first_not_finite(call, sparse, condensed)}, where the sparse '
+                'model returns finite ones, so nothing was written. This is a bug '
+                'of mmcdnv2, please report it.'
             )
         differences.append((_difference(call.outputs, outputs), call.name))
     return max(differences)
@@ -132,12 +131,13 @@ def largest_difference(
 
 @contextmanager
 def _watch(model: nn.Module) -> Iterator[List[Call]]:
-    """Record the calls of a model's parts, of nested ones only the outermost.
+    """Record the outermost calls of a model's parts.
 
-    It wraps ``forward`` because MMDetection calls that of some heads directly,
-    which a hook does not see.
+    Wraps ``forward``, because MMDetection calls ``forward`` of some heads
+    directly, which bypasses hooks.
     """
-    themselves = _counterparts(model, model)
+    # Modules among the arguments are not copied.
+    modules = _counterparts(model, model)
     calls: List[Call] = []
     current: Optional[Call] = None
 
@@ -147,15 +147,15 @@ def _watch(model: nn.Module) -> Iterator[List[Call]]:
             nonlocal current
             outermost = current is None
             if outermost:
-                # What is given may be changed in place.
-                current = Call(name, *copy.deepcopy((args, kwargs), dict(themselves)))
+                # Copied, as the part may change its inputs in place.
+                current = Call(name, *copy.deepcopy((args, kwargs), dict(modules)))
             call = current
             try:
                 result = forward(*args, **kwargs)
             finally:
                 if outermost:
                     current = None
-            outputs = _tensors(result)
+            outputs = _float_tensors(result)
             if call.not_finite is None and not _all_finite(outputs):
                 call.not_finite = name
             if outermost:
@@ -180,14 +180,14 @@ def _watch(model: nn.Module) -> Iterator[List[Call]]:
 
 
 def _run(model: nn.Module, inputs: Tensor, samples: list) -> Optional[Exception]:
-    """Run a model as far as it can be run; return what stopped it, if anything."""
+    """Run a model in tensor or predict mode and return the error, if any."""
     error = None
     for mode in ('tensor', 'predict'):
         try:
             model(inputs, copy.deepcopy(samples), mode=mode)
         except Exception as reason:
-            # Some detectors compute losses in tensor mode, which takes
-            # annotations; what they raise without is not to be foreseen.
+            # Some detectors compute losses in tensor mode and raise various
+            # errors without annotations.
             error = reason
         else:
             return None
@@ -195,7 +195,7 @@ def _run(model: nn.Module, inputs: Tensor, samples: list) -> Optional[Exception]
 
 
 def _counterparts(model: nn.Module, other: nn.Module) -> Dict[int, nn.Module]:
-    """Modules of another model by the ids of those of the same name in this one."""
+    """Map the ids of a model's modules to another model's modules of same name."""
     others = dict(other.named_modules())
     return {
         id(module): others[name]
@@ -205,23 +205,23 @@ def _counterparts(model: nn.Module, other: nn.Module) -> Dict[int, nn.Module]:
 
 
 def _repeat(call: Call, recorded: nn.Module, model: nn.Module) -> Any:
-    """Repeat a call that was recorded in one model in another one."""
-    # Some parts are given others, as DINO's decoder is given the head's branches.
+    """Repeat a call recorded in one model in another model."""
+    # Some arguments are modules: DINO's decoder gets the head's branches.
     memo = _counterparts(recorded, model)
     args, kwargs = copy.deepcopy((call.args, call.kwargs), memo)
     return model.get_submodule(call.name)(*args, **kwargs)
 
 
 def _first_not_finite(call: Call, recorded: nn.Module, model: nn.Module) -> str:
-    """Find the first module, in the order of execution, that gives such values."""
-    # Watched, blocks run part by part on PyTorch, not on kernels as a whole.
+    """Find the first module, in execution order, that returns such values."""
+    # Wrapped modules run on PyTorch one by one, not on a kernel as a whole.
     with _watch(model) as calls:
         _repeat(call, recorded, model)
     name = calls[-1].not_finite or call.name
     return f'{name} ({type(model.get_submodule(name)).__name__})'
 
 
-def _tensors(outputs: Any) -> List[Tensor]:
+def _float_tensors(outputs: Any) -> List[Tensor]:
     found: List[Tensor] = []
     apply_to(outputs, torch.is_tensor, found.append)
     return [tensor for tensor in found if tensor.is_floating_point()]

@@ -1,34 +1,46 @@
-"""A look at a config's data before hours are spent on it."""
+"""Checks a config's data before hours are spent on it."""
 
 import logging
 import os
 import time
 from collections import Counter
-from typing import Any, Dict, List, Optional, Sequence, Tuple
+from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
-import numpy as np
+from mmdet.datasets import BaseDetDataset
+from mmdet.models.dense_heads import RPNHead
 from mmengine.config import Config
-from mmengine.fileio import list_from_file
+from mmengine.dataset import BaseDataset
 from mmengine.logging import print_log
 from mmengine.registry import DATASETS
+from torch import nn
 
 from ..config import type_of, typed_dicts
-from ..datasets.coco import CocoFile
-from ..datasets.image_files import look_into_images
+from ..datasets.coco import CROSSING, USED, CocoFile
+from ..datasets.image_files import SeenImage, inspect_images
 from ..errors import ConfigError, DataError, in_one_line
 
-# mmpretrain's data sets that, without annotations, list the images in a folder.
-LISTING_DATASETS = ('CustomDataset', 'ImageNet', 'ImageNet21k')
 # How long the images of a data set are opened, in seconds; of COCO all are.
 IMAGE_SECONDS = 60.0
 # How many bad images are named in the log.
 _NAMED = 50
+# Backends that read local files: mmengine's, and FileClient's of older configs.
+_LOCAL_BACKENDS = ('local', 'disk')
 # Where each launcher says which of a machine's processes this one is.
 _LOCAL_RANKS = {
     'pytorch': ('LOCAL_RANK',),
     'slurm': ('SLURM_LOCALID', 'SLURM_PROCID'),
     'mpi': ('OMPI_COMM_WORLD_LOCAL_RANK',),
 }
+# Heads of a detector that do not classify its objects.
+_OTHER_HEADS = ('rpn', 'roi_head.mask', 'roi_head.point', 'semantic', 'reid')
+
+
+class _CocoPart(NamedTuple):
+    """A COCO file that a loader reads, and the number of objects to train on."""
+
+    file: CocoFile
+    classes: Sequence[str]
+    used: int
 
 
 def is_first_of_machine(launcher: str) -> bool:
@@ -48,15 +60,11 @@ def is_first_of_machine(launcher: str) -> bool:
 
 
 def check_data(cfg: Config, loader: str) -> None:
-    """Check the local files that a data loader will read.
+    """Check the local files that a data loader and its evaluator will read.
 
-    Annotation files, or folders whose images mmpretrain lists, must exist. A
-    missing folder of annotated images is only warned of, as annotations may
-    name whole paths. Then the content of COCO's annotation files, of those of
-    the evaluator too, of mmpretrain's lists and of folders that it lists is
-    checked, and the ends of all image files. What is odd but used, or what is
-    left out, is warned of. Other data sets are not looked into. Nothing is
-    checked where the files are read by a storage backend.
+    These are COCO's annotation files, mmpretrain's lists and folders of images,
+    and the images. Of other data sets only the annotation file must exist.
+    Warnings are logged of what is odd but used, or left out.
 
     Args:
         cfg (Config): A config.
@@ -67,293 +75,282 @@ def check_data(cfg: Config, loader: str) -> None:
         ConfigError: If such a file or folder is missing.
         DataError: If it cannot be what it is meant to be.
     """
-    parts = list(typed_dicts((cfg.get(loader) or {}).get('dataset')))
-    if _has_backend(parts):
-        return
-    for dataset in parts:
-        _check_existence(dataset, loader)
-    for dataset in parts:
-        built = _build_lazily(dataset, cfg.get('default_scope'))
-        if built is None:
-            continue
-        began = time.perf_counter()
-        if hasattr(built, 'COCOAPI'):
-            summary = _check_coco(built, cfg, loader)
-        else:
-            summary = _check_listing(built, cfg, loader)
-        seconds = time.perf_counter() - began
-        print_log(f'{loader}: {summary} checked in {seconds:.1f} s', logger='current')
-
-
-def _has_backend(parts: List[Dict]) -> bool:
-    return any(
-        part.get('backend_args') or part.get('file_client_args') for part in parts
-    )
-
-
-def _check_existence(dataset: Dict, loader: str) -> None:
-    root = dataset.get('data_root') or ''
-    annotations, images = _annotations_and_images(dataset, root)
-    lists_images = not annotations and type_of(dataset) in LISTING_DATASETS
-    if path := _missing(root, images if lists_images else annotations):
-        raise ConfigError(
-            f'{loader} expects its data in {path}, which does not exist: put it '
-            f'there or set {loader}.dataset.data_root (and ann_file, data_prefix).'
-        )
-    if images and (path := _missing(root, images)):
-        _warn(
-            f'{loader} expects its images in {path}, which does not exist: unless '
-            'the annotations name whole paths, the images will not be found.'
+    dataset = (cfg.get(loader) or {}).get('dataset') or {}
+    subsets: List[List[_CocoPart]] = []
+    has_others = False
+    for subset in dataset.get('datasets') or [dataset]:
+        subsets.append([])
+        for part, built in _built_parts(subset, cfg):
+            began = time.perf_counter()
+            if _is_remote(part, built.ann_file, *built.data_prefix.values()):
+                _log(
+                    f'{loader}: {built.ann_file} and its images are not checked, as '
+                    'a storage backend reads them.'
+                )
+                has_others = True
+                continue
+            _check_existence(built.ann_file, loader)
+            if _reads_as(built, 'CocoDataset'):
+                subsets[-1].append(_check_coco(part, built, loader))
+            elif _reads_as(built, 'CustomDataset'):
+                _check_listing(part, built, cfg, loader)
+            else:
+                has_others = True
+                continue
+            source = built.ann_file or built.img_prefix
+            seconds = time.perf_counter() - began
+            _log(f'{loader}: {source} and its images checked in {seconds:.1f} s')
+    parts = [part for subset in subsets for part in subset]
+    if loader != 'train_dataloader':
+        _check_evaluator(subsets, cfg, loader)
+    elif parts and not has_others and not any(part.used for part in parts):
+        total = sum(len(part.file.annotations) for part in parts)
+        raise DataError(
+            f'{", ".join(part.file.path for part in parts)} has no annotation that '
+            f'{loader} could use, out of {total}: boxes of its classes, at least a '
+            'pixel wide and high, inside of images that its filter_cfg keeps were '
+            'expected; correct the file or use another one.'
         )
 
 
-def _annotations_and_images(dataset: Dict, root: str) -> Tuple[Any, Any]:
-    """Look up where annotations and images are, relative to the root."""
-    annotations = dataset.get('ann_file')
-    images = dataset.get('data_prefix') or ''
-    if isinstance(images, dict):
-        # What other folders are for, and whether they are read, is not known.
-        images = images.get('img') or images.get('img_path') or ''
-    split = dataset.get('split')
-    if split and type_of(dataset) in LISTING_DATASETS:
-        images = images or split
-        meta = f'meta/{split}.txt'
-        if not annotations and not _missing(root, meta):
-            annotations = meta
-    return annotations, images
+def check_heads(model: nn.Module, cfg: Config, loaders: Sequence[str]) -> None:
+    """Compare the classes of a detector's heads with those of its data.
 
-
-def _missing(root: Any, path: Any) -> Optional[str]:
-    """Return the whole path if it is one of this machine and does not exist."""
-    if not (isinstance(root, str) and isinstance(path, str)):
-        return None
-    whole = os.path.join(*map(os.path.expanduser, (root, path)))
-    return None if '://' in whole or os.path.exists(whole) else whole
-
-
-def _build_lazily(dataset: Dict, scope: Optional[str]) -> Any:
-    """Build a data set that reads its files in a way known here, without reading.
+    MMDetection trains a class that the head does not have as background. Data sets
+    that are panoptic or whose classes are text prompts are left out.
 
     Args:
-        dataset (dict): A part of a config.
-        scope (str, optional): The config's default scope.
+        model (nn.Module): The detector; another network has no such data.
+        cfg (Config): Its config.
+        loaders (Sequence[str]): Names of the data loaders.
 
-    Returns:
-        BaseDataset | None: It knows its paths, classes and filters. None if it
-        is of another kind, its files are not here, or it cannot be built.
+    Raises:
+        ConfigError: If a head has fewer classes than the data.
     """
-    # What a config takes from another package's has a scope of its own.
-    scope = dataset.get('_scope_', scope)
-    with DATASETS.switch_scope_and_registry(scope) as registry:
-        kind = dataset['type']
-        if isinstance(kind, str):
-            kind = registry.get(kind)
-        for base in getattr(kind, '__mro__', ()):
-            known = (base.__name__, base.__module__.partition('.')[0])
-            if known not in (('CocoDataset', 'mmdet'), ('CustomDataset', 'mmpretrain')):
+    heads = {
+        name: module.num_classes
+        for name, module in model.named_modules()
+        if type(module).__name__.endswith('Head')
+        and isinstance(getattr(module, 'num_classes', None), int)
+        and not isinstance(module, RPNHead)
+        and not any(word in name for word in _OTHER_HEADS)
+    }
+    warnings: Dict[int, str] = {}
+    for loader in loaders:
+        for part, built in _built_parts((cfg.get(loader) or {}).get('dataset'), cfg):
+            meta = built.metainfo
+            has_others = 'thing_classes' in meta or part.get('return_classes')
+            if not isinstance(built, BaseDetDataset) or has_others:
                 continue
-            # A class that reads otherwise needs checks of its own.
-            own = ('load_data_list', 'parse_data_info', '_find_samples')
-            if any(getattr(kind, k, None) is not getattr(base, k, None) for k in own):
-                return None
+            classes = meta.get('classes')
+            if classes is None or not len(classes):
+                continue
+            count = len(classes)
+            wrong = {head: n for head, n in heads.items() if n != count}
+            listed = ', '.join(f'{head}.num_classes={n}' for head, n in wrong.items())
+            sentence = f'the data of {loader} has {count} classes, the model {listed}'
+            if any(n < count for n in wrong.values()):
+                raise ConfigError(
+                    f'{sentence}, so objects would be taken for background: set '
+                    f'num_classes to {count}, or {loader}.dataset.metainfo.classes to '
+                    "the model's."
+                )
+            if wrong:
+                warnings.setdefault(count, f'{sentence}: the others are never trained.')
+    for sentence in warnings.values():
+        _warn(sentence)
+
+
+def _built_parts(node: Any, cfg: Config) -> Iterator[Tuple[Dict, BaseDataset]]:
+    """Build the data sets in a part of a config, without reading their files."""
+    for part in typed_dicts(node):
+        # Parts from another package's config have their own scope.
+        scope = part.get('_scope_', cfg.get('default_scope'))
+        with DATASETS.switch_scope_and_registry(scope) as registry:
+            kind = part['type']
+            kind = registry.get(kind) if isinstance(kind, str) else kind
+            if not (isinstance(kind, type) and issubclass(kind, BaseDataset)):
+                continue
             try:
-                built = registry.build({**dataset, 'pipeline': [], 'lazy_init': True})
-                paths = [built.ann_file, *built.data_prefix.values()]
-                return None if any('://' in path for path in paths) else built
+                built = registry.build({**part, 'pipeline': [], 'lazy_init': True})
             except Exception:
                 # Whatever it is, MMEngine will meet it, too.
-                return None
-    return None
+                continue
+        yield part, built
 
 
-def _check_coco(dataset: Any, cfg: Config, loader: str) -> str:
-    """Check a COCO file, the evaluator's and the images; return a summary."""
-    trains = loader == 'train_dataloader'
-    classes = dataset.metainfo['classes']
-    file = CocoFile(dataset.ann_file, needs_annotations=trains)
-    file.check_classes(classes, loader)
-    is_used, findings = file.useful(classes)
-    for finding in [*findings, *file.repeated_names()]:
-        level = logging.WARNING if finding.is_serious else logging.INFO
-        print_log(finding.sentence, logger='current', level=level)
-    if trains:
-        kept = file.kept_images(classes, dataset.filter_cfg)
-        if not file.is_trainable(is_used, kept):
-            raise DataError(
-                f'{file.path} has no annotation that {loader} could use, out of '
-                f'{len(file.annotations)}: boxes of its classes, at least a pixel wide '
-                'and high, inside of images that its filter_cfg keeps were expected; '
-                'correct the file or use another one.'
-            )
-    else:
-        kept = np.ones(len(file.images), bool)
-        _check_evaluator(file, classes, cfg, loader)
-    places = _chosen(np.flatnonzero(kept), dataset._indices)
-    folder = dataset.data_prefix.get('img') or ''
-    paths = [os.path.join(folder, file.images[i]['file_name']) for i in places]
-    sizes = file.image_sizes()[places]
-    _check_images(paths, cfg, loader, file.path, sizes)
-    return (
-        f'{file.path}, {len(file.images)} images, {len(file.annotations)} annotations,'
+def _reads_as(dataset: BaseDataset, name: str) -> bool:
+    """Return whether a data set reads its files as that class of OpenMMLab does."""
+    kind, own = type(dataset), ('load_data_list', 'parse_data_info', '_find_samples')
+    for base in kind.__mro__:
+        if base.__name__ == name and base.__module__.startswith(
+            ('mmdet', 'mmpretrain')
+        ):
+            return all(getattr(kind, k, None) is getattr(base, k, None) for k in own)
+    return False
+
+
+def _is_remote(part: Dict, *paths: Any) -> bool:
+    settings = [
+        each.get(key) or {}
+        for each in typed_dicts(part)
+        for key in ('backend_args', 'file_client_args')
+    ]
+    return any('://' in str(path) for path in paths) or any(
+        each.get('backend', 'local') not in _LOCAL_BACKENDS for each in settings
     )
 
 
-def _check_evaluator(
-    file: CocoFile, classes: Sequence[str], cfg: Config, loader: str
-) -> None:
-    """Check that COCO metrics know the images and classes that they will get."""
+def _check_existence(path: str, name: str) -> None:
+    if path and not os.path.exists(path):
+        raise ConfigError(
+            f'{name} expects its data in {path}, which does not exist: put it there or '
+            f'correct the paths of {name} (data_root, ann_file, data_prefix).'
+        )
+
+
+def _check_coco(part: Dict, dataset: BaseDataset, loader: str) -> _CocoPart:
+    """Check a COCO file and its images."""
+    file = CocoFile(dataset.ann_file)
+    classes = dataset.metainfo['classes']
+    trains = loader == 'train_dataloader'
+    # A part of unlabelled images may have any categories.
+    if file.annotations or not trains:
+        file.check_classes(classes, loader)
+    masks = [p for p in _pipeline(part, 'LoadAnnotations') if p.get('with_mask')]
+    fates = file.fates(classes, masks[0] if masks else None)
+    for sentence, is_serious in file.findings(fates):
+        _log(sentence, logging.WARNING if is_serious else logging.INFO)
+    images = file.images
+    if not dataset.test_mode:
+        images = file.kept_images(classes, dataset.filter_cfg)
+    images = _chosen(images, dataset._indices)
+    paths = [os.path.join(dataset.data_prefix['img'], i['file_name']) for i in images]
+    sizes = [(image['width'], image['height']) for image in images]
+    for loading in _pipeline(part, 'LoadImageFromFile')[:1]:
+        # Without boxes nothing depends on the sizes in the file.
+        expected = sizes if file.annotations else None
+        _check_images(paths, loading, loader, file.path, expected)
+    for loading in _pipeline(part, 'LoadAnnotations'):
+        folder = dataset.data_prefix.get('seg')
+        if folder and loading.get('with_seg'):
+            stems = [image['file_name'].rsplit('.', 1)[0] for image in images]
+            paths = [os.path.join(folder, s + dataset.seg_map_suffix) for s in stems]
+            loading = dict(loading, color_type='unchanged')
+            _check_images(paths, loading, loader, file.path)
+    ids = {image['id'] for image in images}
+    used = sum(
+        fate in (USED, CROSSING) and annotation['image_id'] in ids
+        for fate, annotation in zip(fates, file.annotations)
+    )
+    return _CocoPart(file, classes, used)
+
+
+def _check_evaluator(subsets: List[List[_CocoPart]], cfg: Config, loader: str) -> None:
+    """Check that COCO metrics can judge what they will get."""
     name = loader.replace('_dataloader', '_evaluator')
-    for metric in typed_dicts(cfg.get(name)):
-        if type_of(metric) != 'CocoMetric' or _has_backend([metric]):
-            continue
-        truth, path = file, metric.get('ann_file')
-        if isinstance(path, str) and '://' not in path:
-            if not os.path.exists(path):
-                raise ConfigError(
-                    f'{name} expects its annotations in {path}, which does not exist: '
-                    f'put them there or set {name}.ann_file.'
-                )
-            if not os.path.samefile(path, file.path):
-                needs = not metric.get('format_only', False)
-                truth = CocoFile(path, needs_annotations=needs)
-                truth.check_classes(classes, loader)
-                truth.useful(classes)
-                if lacking := truth.lacks_images_of(file):
-                    raise DataError(
-                        f'{path} lacks {len(lacking)} of the {len(file.images)} images '
-                        f'in {file.path}, for example that of id {lacking[0]!r}, so '
-                        f'what is found in them cannot be judged: set {name}.ann_file '
-                        f'to the file of {loader}.'
-                    )
-        if not truth.annotations and not metric.get('format_only', False):
-            _warn(
-                f'{truth.path} has no annotations, so {name} has nothing to judge by: '
-                f'every precision will be -1 unless {name}.format_only is set.'
+    evaluator = cfg.get(name)
+    pairs = [(evaluator, [part for subset in subsets for part in subset])]
+    if isinstance(evaluator, dict) and 'dataset_prefixes' in evaluator:
+        # A MultiDatasetsEvaluator has a metric for each data set.
+        pairs = list(zip(evaluator['metrics'], subsets))
+    for node, parts in pairs:
+        for metric in typed_dicts(node):
+            remote = _is_remote(metric, metric.get('ann_file') or '')
+            if type_of(metric) == 'CocoMetric' and parts and not remote:
+                _check_metric(metric, parts, name, loader)
+
+
+def _check_metric(metric: Dict, parts: List[_CocoPart], name: str, loader: str) -> None:
+    classes, path = parts[0].classes, metric.get('ann_file')
+    truths = [part.file for part in parts]
+    if path:
+        _check_existence(path, name)
+        known = [file for file in truths if os.path.samefile(file.path, path)]
+        truths = known or [CocoFile(path)]
+        truths[0].check_classes(classes, loader)
+    if metric.get('format_only'):
+        return
+    kinds = metric.get('metric', 'bbox')
+    has_truth = [
+        truth.check_evaluation(classes, 'segm' in kinds, is_converted=not path)
+        for truth in truths
+    ]
+    if not any(has_truth):
+        _warn(
+            f'{truths[0].path} has no annotations, so {name} has nothing to judge by: '
+            f'every precision will be -1 unless {name}.format_only is set.'
+        )
+    for part in parts if path else []:
+        if lacking := truths[0].lacks_images_of(part.file):
+            raise DataError(
+                f'{path} lacks {len(lacking)} of the {len(part.file.images)} images in '
+                f'{part.file.path}, for example that of id {lacking[0]!r}, so what is '
+                f'found in them cannot be judged: set {name}.ann_file to the file of '
+                f'{loader}.'
             )
 
 
-def _chosen(places: Any, indices: Any) -> Any:
+def _pipeline(part: Dict, kind: str) -> List[Dict]:
+    """Return the steps of a type in a data set's pipeline."""
+    steps = typed_dicts(part.get('pipeline'))
+    return [step for step in steps if type_of(step) == kind]
+
+
+def _chosen(values: List, indices: Any) -> List:
     """Return what a data set's ``indices`` leave of its images."""
     if indices is None:
-        return places
+        return values
     if isinstance(indices, int):
-        return places[:indices] if indices >= 0 else places[indices:]
-    return places[list(indices)]
+        return values[:indices] if indices >= 0 else values[indices:]
+    return [values[i] for i in indices]
 
 
-def _check_listing(dataset: Any, cfg: Config, loader: str) -> str:
-    """Check a list of images or a folder of them; return a summary."""
+def _check_listing(part: Dict, dataset: BaseDataset, cfg: Config, loader: str) -> None:
+    """Check a list of images or a folder of them."""
     source = dataset.ann_file or dataset.img_prefix
-    if dataset.ann_file:
-        names, labels = _read_list(dataset)
-    else:
-        names, labels = _list_folder(dataset, cfg, loader)
+    _check_existence(source, loader)
+    try:
+        samples = dataset.load_data_list()
+    except Exception as error:
+        raise DataError(
+            f'{source} cannot be read as images of {loader} ({in_one_line(error)}): '
+            "lines of a name, a space and a class's number, or a folder of images for "
+            'each class were expected.'
+        ) from error
+    if not samples:
+        raise DataError(f'{source} is empty: a list of images was expected.')
+    if hasattr(dataset, 'folder_to_idx') and loader != 'train_dataloader':
+        _compare_folders(dataset, cfg)
     head = (cfg.get('model') or {}).get('head')
     counts = [head.get('num_classes') if isinstance(head, dict) else None]
     counts.append(len(dataset.CLASSES or ()))
-    limit = min(filter(None, counts), default=None)
-    bad = [
-        i for i, k in enumerate(labels) if k < 0 or (limit is not None and k >= limit)
-    ]
-    if bad:
-        wanted = 'from 0' if limit is None else f'from 0 to {limit - 1}'
+    limit = min(filter(None, counts), default=float('inf'))
+    labels = [(sample.get('gt_label', 0), sample['img_path']) for sample in samples]
+    if bad := [each for each in labels if not 0 <= each[0] < limit]:
         raise DataError(
             f'{source} has labels out of range, {len(bad)} of {len(labels)}, for '
-            f'example {labels[bad[0]]} of {names[bad[0]]}, where labels {wanted} were '
-            f"expected: correct it or set the model's num_classes and "
+            f'example {bad[0][0]} of {bad[0][1]}, where labels from 0, below {limit} '
+            "were expected: correct it or set the model's num_classes and "
             f'{loader}.dataset.metainfo.classes.'
         )
-    if len(set(names)) < len(set(zip(names, labels))):
-        several = Counter(name for name, _ in set(zip(names, labels)))
-        bad_names = [name for name, count in several.items() if count > 1]
-        _warn(
-            f'{source} has images with more than one label, {len(bad_names)} of '
-            f'{len(several)}, for example {min(bad_names)}: each label is trained on.'
-        )
-    places = _chosen(np.arange(len(names)), dataset._indices)
-    paths = [os.path.join(dataset.img_prefix, names[i]) for i in places]
-    _check_images(paths, cfg, loader, source)
-    return f'{source}, {len(names)} images,'
+    paths = _chosen([sample['img_path'] for sample in samples], dataset._indices)
+    for loading in _pipeline(part, 'LoadImageFromFile')[:1]:
+        _check_images(paths, loading, loader, source)
 
 
-def _read_list(dataset: Any) -> Tuple[List[str], List[int]]:
-    """Read names and labels from a text file as mmpretrain does."""
-    path = dataset.ann_file
-    try:
-        lines = list_from_file(path)
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(
-            f'{path} cannot be read as a list of images ({in_one_line(error)}): put '
-            'one there or use another one.'
-        ) from error
-    if not any(line.strip() for line in lines):
-        raise DataError(f'{path} is empty: a list of images was expected.')
-    if not dataset.with_label:
-        return lines, []
-    names, labels, bad = [], [], []
-    for i, line in enumerate(lines):
-        name, _, label = line.strip().rpartition(' ')
-        try:
-            labels.append(int(label))
-            names.append(name)
-        except ValueError:
-            bad.append(i)
-    bad += [i for i, name in enumerate(names) if not name and not bad]
-    if bad:
-        raise DataError(
-            f'{path} has lines that are not the name of an image, a space and the '
-            f'number of its class, {len(bad)} of {len(lines)}, for example line '
-            f'{bad[0] + 1}, {lines[bad[0]][:80]!r}: correct them.'
-        )
-    return names, labels
-
-
-def _list_folder(dataset: Any, cfg: Config, loader: str) -> Tuple[List[str], List[int]]:
-    """List a folder as mmpretrain does."""
-    from mmpretrain.datasets.custom import find_folders, get_samples
-
-    folder = dataset.img_prefix
-    numbers = None
-    if dataset.with_label:
-        classes, numbers = find_folders(folder)
-        if dataset.CLASSES is not None and len(dataset.CLASSES) != len(classes):
-            raise DataError(
-                f'{folder} has {len(classes)} folders and {loader} '
-                f'{len(dataset.CLASSES)} classes: a folder for each class was expected.'
-            )
-        _compare_with_training(folder, classes, cfg, loader)
-    samples, _ = get_samples(folder, numbers, dataset.is_valid_file)
-    if not samples:
-        raise DataError(
-            f'{folder} has no images ({", ".join(sorted(dataset.extensions))})'
-            f'{" in folders named by their class" if numbers is not None else ""}: put '
-            f'them there or set {loader}.dataset.data_root (and data_prefix).'
-        )
-    if numbers is None:
-        return list(samples), []
-    names, labels = zip(*samples)
-    return list(names), list(labels)
-
-
-def _compare_with_training(
-    folder: str, classes: List[str], cfg: Config, loader: str
-) -> None:
-    """Refuse class folders other than those that the labels were learned from."""
-    from mmpretrain.datasets.custom import find_folders
-
-    if loader == 'train_dataloader':
-        return
-    for part in typed_dicts((cfg.get('train_dataloader') or {}).get('dataset')):
-        other = _build_lazily(part, cfg.get('default_scope'))
-        if hasattr(other, 'COCOAPI') or getattr(other, 'ann_file', True):
+def _compare_folders(dataset: BaseDataset, cfg: Config) -> None:
+    """Reject class folders other than those that the labels were learned from."""
+    training = (cfg.get('train_dataloader') or {}).get('dataset')
+    for _, other in _built_parts(training, cfg):
+        if not _reads_as(other, 'CustomDataset') or other.ann_file:
             continue
         if not other.with_label or not os.path.isdir(other.img_prefix):
             continue
-        trained, _ = find_folders(other.img_prefix)
-        if trained != classes:
-            differing = sorted(set(trained) ^ set(classes))
+        trained = {each.name for each in os.scandir(other.img_prefix) if each.is_dir()}
+        if differing := sorted(trained ^ set(dataset.folder_to_idx)):
             raise DataError(
-                f'{folder} has other folders than {other.img_prefix}, in '
+                f'{dataset.img_prefix} has other folders than {other.img_prefix}, in '
                 f'{len(differing)} names, for example {differing[0]!r}, and classes '
                 'would be taken for each other: make the folders the same, empty ones '
                 'too.'
@@ -362,67 +359,88 @@ def _compare_with_training(
 
 def _check_images(
     paths: List[str],
-    cfg: Config,
+    loading: Dict,
     loader: str,
     source: str,
-    sizes: Optional[np.ndarray] = None,
+    sizes: Optional[List[Tuple[int, int]]] = None,
 ) -> None:
-    """Refuse image files that a pipeline of MMCV's would stop at."""
-    parts = list(typed_dicts(cfg[loader].dataset))
-    loading = [part for part in parts if type_of(part) == 'LoadImageFromFile']
-    if not loading:
-        # How the images are read is not known.
-        return
-    report = look_into_images(paths, IMAGE_SECONDS, f'{loader}: images')
-    if report.faults:
-        kinds = Counter(report.faults.values())
-        first = next(iter(report.faults))
+    """Reject image files that the pipeline's loader would stop at."""
+    seen = inspect_images(paths, IMAGE_SECONDS, loading)
+    faults = {i: image.fault for i, image in seen.items() if image.fault}
+    if faults:
+        kinds = Counter(faults.values()).items()
         sentence = (
-            f'{source} names images that cannot be used, {len(report.faults)} of '
-            f'{len(paths)} ('
-            f'{", ".join(f"{count} {kind}" for kind, count in kinds.items())}), for '
-            f'example {paths[first]}'
+            f'{source} names images that cannot be used, {len(faults)} of {len(paths)} '
+            f'({", ".join(f"{count} {kind}" for kind, count in kinds)}), for example '
+            f'{paths[next(iter(faults))]}'
         )
         # MMCV's loader takes another image where it finds none, if it is told to.
-        if 'missing' in kinds and any(part.get('ignore_empty') for part in loading):
+        if loading.get('ignore_empty') and 'missing' in faults.values():
             _warn(f'{sentence}: others are taken instead.')
             return
-        if len(report.faults) > 1:
-            some = list(report.faults.items())[:_NAMED]
+        if len(faults) > 1:
+            some = list(faults.items())[:_NAMED]
             listed = '\n'.join(f'{kind}: {paths[i]}' for i, kind in some)
-            count = f'{len(some)} of {len(report.faults)}'
-            _warn(f'{count} images that cannot be used:\n{listed}')
+            _warn(f'{len(some)} of {len(faults)} bad images:\n{listed}')
         raise DataError(
-            f'{sentence}: put them there again, take them out of the list or set '
-            f'{loader}.dataset.data_root (and data_prefix).'
+            f'{sentence}: replace them, take them out of the list, or correct '
+            f'data_root, data_prefix or LoadImageFromFile of {loader}.'
         )
-    if report.looked_into < len(paths):
+    if len(seen) < len(paths):
         _warn(
-            f'{loader}: {report.looked_into} of {len(paths)} images were opened in '
-            f'{IMAGE_SECONDS:.0f} s, and they are whole; the others are there.'
+            f'{loader}: {len(seen)} of {len(paths)} images were opened in '
+            f'{IMAGE_SECONDS:.0f} s, and they are whole; the others exist.'
         )
     if sizes is not None:
-        _compare_sizes(paths, report.sizes, sizes, source)
+        _compare_sizes(paths, seen, sizes, loader, source)
 
 
 def _compare_sizes(
     paths: List[str],
-    found: Dict[int, Tuple[int, int]],
-    expected: np.ndarray,
+    seen: Dict[int, SeenImage],
+    sizes: List[Tuple[int, int]],
+    loader: str,
     source: str,
 ) -> None:
-    # Images that are turned when they are read may be listed either way.
-    bad = [i for i in sorted(found) if sorted(found[i]) != sorted(expected[i])]
-    if bad:
+    """Compare the sizes in a file with those of the loaded images."""
+    turned = {i: image for i, image in seen.items() if image.orientation >= 5}
+    swapped = [
+        i for i, image in turned.items() if image.size == sizes[i][::-1] != sizes[i]
+    ]
+    if swapped:
+        first = swapped[0]
+        raise DataError(
+            f'{source} has width and height swapped for {len(swapped)} of {len(seen)} '
+            f'images, which EXIF says to turn, for example {_size(sizes[first])} for '
+            f'{paths[first]}, which is loaded as {_size(seen[first].size)}, so boxes '
+            'would lie beside their objects: if they were drawn on images that were '
+            f"not turned, set color_type='color_ignore_orientation' of {loader}'s "
+            "LoadImageFromFile, else 'color', or save the images without EXIF."
+        )
+    if bad := [i for i, image in seen.items() if image.size != sizes[i]]:
         first = bad[0]
-        told = 'x'.join(f'{value:g}' for value in expected[first])
         _warn(
-            f'{source} has other sizes than the images, {len(bad)} of {len(found)}, '
-            f'for example {told} for {paths[first]} of '
-            f'{found[first][0]}x{found[first][1]}: boxes are taken in pixels of the '
-            'image files.'
+            f'{source} has other sizes than the images, {len(bad)} of {len(seen)}, for '
+            f'example {_size(sizes[first])} for {paths[first]} of '
+            f'{_size(seen[first].size)}: boxes are taken in pixels of the image files.'
+        )
+    # Images that are square, mirrored or upside down have the same size either way.
+    unsure = [i for i, image in seen.items() if image.orientation > 1]
+    if unsure and all(sizes[i][0] == sizes[i][1] for i in turned):
+        _warn(
+            f'{source} has {len(unsure)} images that EXIF says to turn or mirror, for '
+            f'example {paths[unsure[0]]}; their sizes do not show whether the boxes '
+            'were drawn on turned ones: look at some.'
         )
 
 
+def _size(size: Any) -> str:
+    return f'{size[0]:g}x{size[1]:g}'
+
+
 def _warn(sentence: str) -> None:
-    print_log(sentence, logger='current', level=logging.WARNING)
+    _log(sentence, logging.WARNING)
+
+
+def _log(sentence: str, level: int = logging.INFO) -> None:
+    print_log(sentence, logger='current', level=level)

@@ -1,4 +1,4 @@
-"""Which checkpoint an interrupted training is resumed from."""
+"""Find the checkpoint that an interrupted training run resumes from."""
 
 import logging
 from pathlib import Path
@@ -12,11 +12,12 @@ from ..errors import ConfigError, InputError, UntrustedError
 
 
 def prepare_resume(cfg: Config, trust: bool = False) -> Optional[Dict[str, Any]]:
-    """Settle what a training resumes from, and look at what it starts from.
+    """Choose the checkpoint that a training run resumes from, and check it.
 
     A config that asks to resume without naming a checkpoint gets the last whole one
-    of its ``work_dir``; where there is none, it starts from the beginning. If it has
-    no seed, it gets that of the interrupted training, as its data are shuffled by it.
+    of its ``work_dir``; only without any checkpoint there it starts from the
+    beginning. If it has no seed, it gets that of the interrupted training run, which
+    shuffled its data by it.
 
     Args:
         cfg (Config): A config with a ``work_dir``; changed in place.
@@ -27,8 +28,8 @@ def prepare_resume(cfg: Config, trust: bool = False) -> Optional[Dict[str, Any]]
         dict: The checkpoint, read. None if there is none, or MMEngine downloads it.
 
     Raises:
-        ConfigError: If no training can be resumed from the checkpoint.
-        InputError: If the checkpoint cannot be used.
+        ConfigError: If no training run can be resumed from the checkpoint.
+        InputError: If the checkpoint cannot be used, or none in ``work_dir``.
     """
     content = None
     if cfg.get('resume') and not cfg.get('load_from'):
@@ -58,35 +59,46 @@ def prepare_resume(cfg: Config, trust: bool = False) -> Optional[Dict[str, Any]]
 def find_last_checkpoint(
     work_dir: Union[str, Path], trust: bool = False
 ) -> Tuple[Optional[str], Optional[Dict[str, Any]]]:
-    """Find the last checkpoint of a training that is whole.
+    """Find the last checkpoint from which a training run can be resumed.
 
-    MMEngine notes in ``last_checkpoint`` which one it wrote last. If that is not
-    whole, or is not there, the others in the folder are tried, the newest first.
+    MMEngine records the one that it wrote last in ``last_checkpoint``. If that is
+    damaged or missing, the others in the folder are tried, the newest first.
 
     Args:
-        work_dir (str | Path): Folder of the training.
+        work_dir (str | Path): Folder of the training run.
         trust (bool): Whether checkpoints may hold more than tensors and plain data.
             Defaults to False.
 
     Returns:
-        tuple[str, dict]: Its path and its content. None and None if there is none.
+        tuple[str, dict]: Its path and its content. None and None if the folder has no
+        checkpoint.
 
     Raises:
         UntrustedError: If a checkpoint holds more and ``trust`` is not set.
+        InputError: If there are checkpoints, but none to resume from.
     """
+    reasons = []
     for path in _candidates(Path(work_dir)):
         try:
             content = load_checkpoint(path, trust)
             if _can_be_resumed(content):
                 return str(path), content
+            reasons.append(f'{path} holds weights only.')
         except UntrustedError:
             raise
         except InputError as error:
-            print_log(
-                f'An earlier checkpoint is tried: {error}',
-                logger='current',
-                level=logging.WARNING,
-            )
+            reasons.append(str(error))
+        print_log(
+            f'An earlier checkpoint is tried: {reasons[-1]}',
+            logger='current',
+            level=logging.WARNING,
+        )
+    if reasons:
+        # A run from the beginning would overwrite them.
+        raise InputError(
+            f'{work_dir} has no checkpoint to resume from: {" ".join(reasons)} Name '
+            'another checkpoint or, to start from the beginning, another work dir.'
+        )
     return None, None
 
 

@@ -1,19 +1,21 @@
 """From a config to a runner, for training and testing alike."""
 
+import copy
 import logging
 import os
-import re
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Dict, Optional, Tuple, Type
+from typing import Any, Dict, List, Optional, Tuple, Type, Union
 
 from mmengine.config import Config
+from mmengine.device import get_device
 from mmengine.dist import master_only
+from mmengine.evaluator import Evaluator
 from mmengine.fileio import LocalBackend, get_file_backend
 from mmengine.logging import print_log
-from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from torch import nn
+from torch.utils.data import DataLoader
 
 from ..checkpoint import (
     check_finite,
@@ -21,10 +23,13 @@ from ..checkpoint import (
     check_types,
     load_checkpoint,
     load_weights,
+    unwrap_model,
     weights_of,
 )
+from ..datasets.coco import renumber_annotations
 from ..errors import ConfigError, InputError
-from .data_checks import check_data, is_first_of_machine
+from ..machine import usable_cores
+from .data_checks import check_data, check_heads, is_first_of_machine
 from .distributed import join_processes
 from .resume import prepare_resume
 
@@ -33,13 +38,7 @@ __all__ = [
     'TrainingRunner',
     'build_runner',
     'check_data',
-    'unwrap_model',
 ]
-
-
-def unwrap_model(model: nn.Module) -> nn.Module:
-    """Return the model inside a distributed wrapper, or the model itself."""
-    return model.module if is_model_wrapper(model) else model
 
 
 class ExactRunner(Runner):
@@ -53,6 +52,37 @@ class ExactRunner(Runner):
     """
 
     trust_checkpoint = False
+
+    @staticmethod
+    def build_dataloader(
+        dataloader: Union[DataLoader, Dict[str, Any]], *args, **kwargs
+    ) -> DataLoader:
+        """Build a data loader with settings that this machine can use.
+
+        Args:
+            dataloader (DataLoader | dict): Its config. Worker processes are at most
+                as many as cores that may be used, and memory is pinned only for an
+                accelerator. One that is built already is returned as it is.
+            *args: As for MMEngine's runner.
+            **kwargs: As for MMEngine's runner.
+
+        Returns:
+            DataLoader: The data loader.
+        """
+        if isinstance(dataloader, dict):
+            dataloader = copy.copy(dataloader)
+            cores = usable_cores()
+            if dataloader.get('num_workers', 0) > cores:
+                print_log(
+                    f'{cores} worker processes load data instead of '
+                    f'{dataloader["num_workers"]}, as this process may use {cores} '
+                    'cores.',
+                    logger='current',
+                )
+                dataloader['num_workers'] = cores
+            if get_device() == 'cpu':
+                dataloader['pin_memory'] = False
+        return Runner.build_dataloader(dataloader, *args, **kwargs)
 
     def load_checkpoint(self, filename: str, **kwargs) -> Dict[str, Any]:
         """Load a checkpoint after the hooks have seen it.
@@ -71,9 +101,29 @@ class ExactRunner(Runner):
         # Hooks expect a state dict in it, which a file of weights alone is itself.
         checkpoint = dict(content, state_dict=weights_of(content))
         self.call_hook('after_load_checkpoint', checkpoint=checkpoint)
-        load_weights(unwrap_model(self.model), checkpoint['state_dict'], filename)
+        load_weights(self.model, checkpoint['state_dict'], filename)
         check_finite(unwrap_model(self.model).state_dict(), filename)
         return checkpoint
+
+    def build_evaluator(self, evaluator: Union[Dict, List, Evaluator]) -> Evaluator:
+        """Build an evaluator whose COCO metrics have no annotation of the id 0.
+
+        Args:
+            evaluator (dict | list | Evaluator): As for MMEngine's runner.
+
+        Returns:
+            Evaluator: It.
+        """
+        built = super().build_evaluator(evaluator)
+        for metric in built.metrics:
+            api = getattr(metric, '_coco_api', None)
+            if api is not None and renumber_annotations(api):
+                print_log(
+                    'Annotation ids are numbered from 1 for the evaluation, as '
+                    'pycocotools takes the id 0 for no match.',
+                    logger='current',
+                )
+        return built
 
 
 class TrainingRunner(ExactRunner):
@@ -192,10 +242,10 @@ def build_runner(
     join_processes(cfg, launcher)
     runner = runner_type.from_cfg(cfg)
     runner.trust_checkpoint = trust_checkpoint
+    if not skip_data_check:
+        check_heads(unwrap_model(runner.model), cfg, loaders)
     if content is not None and isinstance(runner, TrainingRunner):
-        _check_weights(
-            unwrap_model(runner.model), content, cfg.load_from, cfg.get('resume')
-        )
+        _check_weights(runner.model, content, cfg.load_from, cfg.get('resume'))
     saving = (cfg.get('default_hooks') or {}).get('checkpoint') or {}
     if isinstance(runner, TrainingRunner) and saving.get('max_keep_ckpts') == 1:
         print_log(
@@ -215,11 +265,10 @@ def _check_weights(
     weights = weights_of(content)
     check_state_dict(weights, path)
     check_finite(weights, path)
-    # As MMEngine does.
-    weights = {re.sub(r'^module\.', '', name): each for name, each in weights.items()}
     if resume:
         load_weights(model, weights, path)
         return
+    model = unwrap_model(model)
     check_types(model, weights, path)
     shapes = {name: getattr(each, 'shape', None) for name, each in weights.items()}
     if not any(shapes.get(name) == p.shape for name, p in model.named_parameters()):

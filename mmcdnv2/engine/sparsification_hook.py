@@ -1,17 +1,19 @@
 """The hook that sparsifies a network while it trains."""
 
 import logging
+import math
 from typing import Any, ClassVar, Dict, List, Optional, Union
 
 import torch
 from mmengine.dist import broadcast
-from mmengine.hooks import EMAHook, Hook
+from mmengine.hooks import EarlyStoppingHook, EMAHook, Hook
 from mmengine.logging import print_log
 from mmengine.optim import OptimWrapper, OptimWrapperDict
 from mmengine.runner import BaseLoop, EpochBasedTrainLoop, Runner
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from ..checkpoint import unwrap_model
 from ..errors import InputError
 from ..layers import (
     SparseConv2d,
@@ -23,7 +25,6 @@ from ..layers import (
 from ..registry import register_hook
 from .averages import averaged_layers
 from .optimizer_order import renumber_checkpoint
-from .runner import unwrap_model
 
 # Iterations between two looks at the weights, which wait for the device.
 _CHECK_INTERVAL = 50
@@ -90,6 +91,10 @@ class SparsificationHook(Hook):
     What is pruned becomes zero, and so does what the optimizer remembers of it:
     neither momentum nor decay moves it again, and optimizers that look at the norm
     of a whole weight see what is used.
+
+    Only finished masks compete for the best checkpoint of MMEngine's
+    ``CheckpointHook``, and its ``EarlyStoppingHook`` judges them alone: what they
+    remember of earlier validations is forgotten when the last pruning is done.
 
     The fraction of kept weights is logged as ``kept_fraction``. If a sparse layer's
     weights become NaN or infinite, the training ends with its name.
@@ -194,11 +199,23 @@ class SparsificationHook(Hook):
                 changed |= layer.set_stage(stage)
         if changed:
             self._masks_changed(runner)
+            if not self._unfinished:
+                self._forget_best(runner)
         runner.message_hub.update_scalar('train/kept_fraction', self._kept_fraction)
 
     def after_train_epoch(self, runner: Runner) -> None:
         """Refuse weights that are not worth a checkpoint."""
         self._check_weights(runner)
+
+    def after_val(self, runner: Runner) -> None:
+        """Keep early stopping from judging unfinished masks."""
+        if not self._unfinished:
+            return
+        for hook in runner.hooks:
+            if isinstance(hook, EarlyStoppingHook):
+                hook.wait_count = 0
+                hook.best_score = -math.inf if hook.rule == 'greater' else math.inf
+                runner.train_loop.stop_training = False
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Let a training that an earlier version began go on."""
@@ -265,6 +282,21 @@ class SparsificationHook(Hook):
                     averaged.get_submodule(name).mask.copy_(layer.mask)
         self._unfinished = [m for m in self._layers.values() if not m.is_finished]
         self._kept_fraction = kept_fraction(model)
+
+    @staticmethod
+    def _forget_best(runner: Runner) -> None:
+        """Let the next validation give the best checkpoint, which replaces the old."""
+        # CheckpointHook keeps a score for each of its metrics here.
+        info = runner.message_hub.runtime_info
+        for key in [key for key in info if key.startswith('best_score')]:
+            del info[key]
+        if any(getattr(hook, 'save_best', None) for hook in runner.hooks):
+            print_log(
+                'Sparsification is finished: only what is validated from here on '
+                'competes for the best checkpoint, as an earlier one cannot be '
+                'condensed.',
+                logger='current',
+            )
 
     @staticmethod
     def _remove_group_lasso() -> None:

@@ -58,12 +58,14 @@ def unmatched(
     iou_threshold: float,
     score_threshold: float,
     limit: int,
+    min_bbox_size: float = -1,
 ) -> List[str]:
     """Describe boxes of either side that the other lacks.
 
     A box may be missing where a rounding decides: where its score is next to the
-    threshold or to the lowest one of a full list, or where it overlaps another box of
-    its label by just about the threshold, or one that is itself missing.
+    threshold or to the lowest one of a full list, where one of its sides is next to the
+    smallest size, or where it overlaps another box of its label by just about the
+    threshold, or one that is itself missing.
 
     Args:
         actual (Boxes): What the file gives.
@@ -72,6 +74,8 @@ def unmatched(
         iou_threshold (float): Overlap from which boxes are suppressed.
         score_threshold (float): From which score on boxes are returned.
         limit (int): Number of boxes that are returned at most.
+        min_bbox_size (float): Size that both sides of a box must be above. Defaults
+            to -1: any box may be returned.
 
     Returns:
         list[str]: A description of each, none if all is well.
@@ -91,9 +95,15 @@ def unmatched(
                 _overlaps(ours.boxes[i], each.boxes[each.labels == label])
                 for each in (ours, other)
             ]
-            is_borderline = ours.scores[i] < lowest + SCORE_TOLERANCE or any(
-                (np.abs(overlap - iou_threshold) < IOU_TOLERANCE).any()
-                for overlap in overlaps
+            left, top, right, bottom = ours.boxes[i].tolist()
+            side = min(right - left, bottom - top)
+            is_borderline = (
+                ours.scores[i] < lowest + SCORE_TOLERANCE
+                or side < min_bbox_size + BOX_TOLERANCE * max(size)
+                or any(
+                    (np.abs(overlap - iou_threshold) < IOU_TOLERANCE).any()
+                    for overlap in overlaps
+                )
             )
             (excused if is_borderline else lacking).append((ours, i, whose))
     # Where one box is missing, what it would have suppressed is not.

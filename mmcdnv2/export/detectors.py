@@ -5,7 +5,7 @@ done with tensors of fixed size; ``export.py`` compares the results of both.
 """
 
 import math
-from typing import Any, Dict, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Dict, Iterable, NamedTuple, Optional, Sequence, Tuple
 
 import torch
 from mmdet.models import dense_heads, roi_heads
@@ -26,6 +26,51 @@ MAX_CANDIDATES = 5000
 
 # What an operator's result has at places that hold no box.
 NOTHING = -math.inf
+
+# What MMDetection reads of `test_cfg`, all of which is exported, by its part.
+_TEST_KEYS = {
+    'test_cfg': ('nms_pre', 'min_bbox_size', 'score_thr', 'nms', 'max_per_img'),
+    'test_cfg.rpn': ('nms_pre', 'min_bbox_size', 'nms', 'max_per_img'),
+    'test_cfg.rcnn': ('score_thr', 'nms', 'max_per_img', 'mask_thr_binary'),
+}
+# The same of `nms`. Only speed depends on split_thr.
+_NMS_KEYS = (
+    'type',
+    'iou_threshold',
+    'score_threshold',
+    'max_num',
+    'split_thr',
+    'class_agnostic',
+    'offset',
+)
+
+
+class Selection(NamedTuple):
+    """Which boxes are kept.
+
+    Attributes:
+        iou_threshold (float): Overlap from which a box is suppressed.
+        score_threshold (float): Scores must be above it.
+        number (int): How many boxes of an image, at most.
+        min_bbox_size (float): Both sides must be above it, in pixels.
+    """
+
+    iou_threshold: float
+    score_threshold: float
+    number: int
+    min_bbox_size: float
+
+    @classmethod
+    def of(cls, cfg: Any) -> 'Selection':
+        """Read a part of ``test_cfg``."""
+        nms = cfg.nms
+        most = nms.get('max_num', -1)
+        return cls(
+            nms.iou_threshold,
+            max(cfg.get('score_thr', 0), nms.get('score_threshold', 0)),
+            min(cfg.max_per_img, most) if most > 0 else cfg.max_per_img,
+            cfg.get('min_bbox_size', -1),
+        )
 
 
 class Candidates(NamedTuple):
@@ -66,20 +111,20 @@ def _divided(index: Tensor, number: Any) -> Tuple[Tensor, Tensor]:
     return index // divisor, index % divisor
 
 
-def _without_small(candidates: Candidates, cfg: Any) -> Candidates:
-    """Give boxes that are too small a score of which none is returned."""
-    least = cfg.get('min_bbox_size', -1)
+def _without_small(candidates: Candidates, least: float) -> Candidates:
+    """Set the scores of boxes below ``min_bbox_size`` to minus infinity."""
     if least < 0:
         return candidates
     boxes = candidates.boxes
-    sides = boxes[..., 2:] - boxes[..., :2]
-    fits = (sides > least).all(-1)
-    penalty = boxes.new_zeros(1).expand(fits.shape).masked_fill(~fits, NOTHING)
-    return candidates._replace(scores=candidates.scores + penalty[:, None])
+    fits = (boxes[..., 2] - boxes[..., 0] > least) & (
+        boxes[..., 3] - boxes[..., 1] > least
+    )
+    scores = candidates.scores.masked_fill(~fits[:, None], NOTHING)
+    return candidates._replace(scores=scores)
 
 
 def _suppressed(
-    candidates: Candidates, iou_threshold: float, score_threshold: float, number: int
+    candidates: Candidates, selection: Selection
 ) -> Tuple[Tensor, Tensor, Tensor]:
     """Suppress what overlaps; return boxes, scores and labels of fixed number."""
     boxes, scores, labels = candidates
@@ -88,7 +133,7 @@ def _suppressed(
         # Boxes of different labels do not meet.
         width = boxes.flatten(1).amax(1)[:, None, None] + 1
         apart = boxes + labels[..., None] * width
-    index, values = select_boxes(apart, scores, iou_threshold, score_threshold, number)
+    index, values = select_boxes(apart, scores, *selection[:3])
     chosen, place = _divided(index, boxes.size(1))
     if labels is not None:
         chosen = labels.expand(index.size(0), -1).gather(1, place)
@@ -110,6 +155,7 @@ class DenseDecoder(nn.Module):
         super().__init__()
         self.head = head
         self.cfg = cfg
+        self.selection = Selection.of(cfg)
         self.per_level = per_level
         self.is_gfl = isinstance(head, dense_heads.GFLHead)
         self.is_sigmoid = head.use_sigmoid_cls
@@ -151,17 +197,15 @@ class DenseDecoder(nn.Module):
             labels,
         )
         boxes, values, chosen = _suppressed(
-            _without_small(candidates, self.cfg),
-            self.cfg.nms.iou_threshold,
-            self._threshold(),
-            self.cfg.max_per_img,
+            _without_small(candidates, self.selection.min_bbox_size),
+            self.selection._replace(score_threshold=self._threshold()),
         )
         scores = values.sigmoid() if self.is_sigmoid else values.clamp(min=0)
         return boxes, scores, chosen
 
     def _threshold(self) -> float:
         """The score threshold, of logits where these are what is compared."""
-        threshold = 0.0 if self.per_level else self.cfg.get('score_thr', 0)
+        threshold = self.selection.score_threshold
         if not self.is_sigmoid:
             # A place that holds nothing passes not even a threshold of zero.
             return threshold
@@ -239,14 +283,26 @@ def _maps(name: str, maps: Sequence[Tensor]) -> Dict[str, Tensor]:
     return {f'{name}_{i}': each for i, each in enumerate(maps)}
 
 
-class SingleStage(Exportable):
+class ExportableDetector(Exportable):
+    """A detector whose results have a fixed size.
+
+    Attributes:
+        selection (Selection): Which boxes are returned; its ``min_bbox_size`` is that
+            of the dense head.
+    """
+
+    selection: Selection
+
+
+class SingleStage(ExportableDetector):
     """RTMDet, RetinaNet, GFL, SSD and other single-stage detectors."""
 
     def __init__(self, model: SingleStageDetector) -> None:
         super().__init__(model)
         head = model.bbox_head
-        _check_dense_head(head, model.test_cfg)
+        _check_dense_head(head, model.test_cfg, 'test_cfg')
         self.decoder = DenseDecoder(head, model.test_cfg)
+        self.selection = self.decoder.selection
 
     def predict(self, x: Tensor, size: Optional[Tensor] = None) -> Outputs:
         assert size is not None
@@ -255,16 +311,22 @@ class SingleStage(Exportable):
         return _results(*self.decoder(cls_scores, bbox_preds, size)), raw
 
 
-class TwoStage(Exportable):
+class TwoStage(ExportableDetector):
     """Faster R-CNN and Mask R-CNN."""
 
     by_proposal = ('cls_score', 'bbox_pred')
 
     def __init__(self, model: TwoStageDetector) -> None:
         super().__init__(model)
-        _check_dense_head(model.rpn_head, model.test_cfg.rpn)
-        _check_roi_head(model.roi_head, model.test_cfg.rcnn)
-        self.proposer = DenseDecoder(model.rpn_head, model.test_cfg.rpn, per_level=True)
+        cfg = model.test_cfg
+        _check_keys(cfg, 'test_cfg', ('rpn', 'rcnn'))
+        _check_dense_head(model.rpn_head, cfg.rpn, 'test_cfg.rpn')
+        _check_roi_head(model.roi_head, cfg.rcnn)
+        self.proposer = DenseDecoder(model.rpn_head, cfg.rpn, per_level=True)
+        self.selection = Selection.of(cfg.rcnn)._replace(
+            min_bbox_size=self.proposer.selection.min_bbox_size
+        )
+        self.mask_threshold = float(cfg.rcnn.get('mask_thr_binary', 0.5))
 
     def predict(self, x: Tensor, size: Optional[Tensor] = None) -> Outputs:
         assert size is not None
@@ -303,7 +365,7 @@ class TwoStage(Exportable):
         size: Tensor,
     ) -> Tuple[Tensor, Tensor, Tensor]:
         """Decode and select what the second stage says of the proposals."""
-        head, cfg = self.model.roi_head.bbox_head, self.model.test_cfg.rcnn
+        head = self.model.roi_head.bbox_head
         scores = logits.softmax(-1)[..., :-1].masked_fill(~valid[..., None], NOTHING)
         number, classes = scores.shape[1:]
         if head.reg_class_agnostic:
@@ -315,9 +377,7 @@ class TwoStage(Exportable):
             boxes = _decoded(head.bbox_coder, rois, deltas, size)
             labels = torch.arange(classes).repeat(number)[None]
             candidates = Candidates(boxes, scores.flatten(1)[:, None], labels)
-        boxes, scores, labels = _suppressed(
-            candidates, cfg.nms.iou_threshold, cfg.score_thr, cfg.max_per_img
-        )
+        boxes, scores, labels = _suppressed(candidates, self.selection)
         return boxes, scores.clamp(min=0), labels
 
     def _masks(self, feats: Sequence[Tensor], found: Dict[str, Tensor]) -> Tensor:
@@ -368,8 +428,8 @@ def _refuse(what: str, found: Any, known: str) -> None:
     raise InputError(f'{what} {name} cannot be exported; what can is {known}.')
 
 
-def _check_dense_head(head: nn.Module, cfg: Any) -> None:
-    """Refuse a head whose boxes are selected otherwise."""
+def _check_dense_head(head: nn.Module, cfg: Any, name: str) -> None:
+    """Reject a head whose boxes are selected otherwise."""
     known = 'RTMDet, RetinaNet, GFL, SSD, other anchor heads without score factors'
     usual = (BaseDenseHead, dense_heads.RPNHead, dense_heads.GFLHead)
     own = getattr(type(head), '_predict_by_feat_single', None)
@@ -379,13 +439,22 @@ def _check_dense_head(head: nn.Module, cfg: Any) -> None:
     if (
         own not in [each._predict_by_feat_single for each in usual]
         or type(head).predict_by_feat is not BaseDenseHead.predict_by_feat
+        or type(head)._bbox_post_process
+        not in (
+            BaseDenseHead._bbox_post_process,
+            dense_heads.RPNHead._bbox_post_process,
+        )
         or (factors and not isinstance(head, dense_heads.GFLHead))
         or getattr(head.loss_cls, 'custom_cls_channels', False)
         or getattr(head, 'with_objectness', False)
     ):
         _refuse('The head', head, f'the heads of {known}, and RPNHead')
     _check_coder(head.bbox_coder)
-    _check_nms(cfg)
+    _check_selection(cfg, name)
+    if not isinstance(head, dense_heads.RPNHead) and cfg.get('nms_pre', -1) < 1:
+        # MMDetection drops the last candidate of each level then.
+        nms_pre = cfg.get('nms_pre')
+        _refuse('The box selection', f'{name}.nms_pre={nms_pre}', 'nms_pre > 0')
 
 
 def _check_coder(coder: nn.Module) -> None:
@@ -393,19 +462,36 @@ def _check_coder(coder: nn.Module) -> None:
         _refuse('The box coder', coder, 'DeltaXYWHBBoxCoder and DistancePointBBoxCoder')
 
 
-def _check_nms(cfg: Any) -> None:
-    nms = (cfg or {}).get('nms') or {}
-    kind = nms.get('type', 'nms')
-    if kind != 'nms' or 'iou_threshold' not in nms or nms.get('class_agnostic'):
+def _check_selection(cfg: Any, name: str) -> None:
+    """Reject settings of the box selection that the exported file would not follow."""
+    cfg = cfg or {}
+    _check_keys(cfg, name, _TEST_KEYS[name])
+    nms = cfg.get('nms') or {}
+    _check_keys(nms, f'{name}.nms', _NMS_KEYS)
+    if (
+        nms.get('type', 'nms') != 'nms'
+        or 'iou_threshold' not in nms
+        or nms.get('class_agnostic')
+        or nms.get('offset')
+    ):
         _refuse(
-            'The box selection', f'nms={dict(nms)}', "dict(type='nms', iou_threshold=X)"
+            'The box selection',
+            f'{name}.nms={dict(nms)}',
+            "dict(type='nms', iou_threshold=X) with class_agnostic=False and offset=0",
         )
     if cfg.get('max_per_img', -1) < 1:
         _refuse(
             'The box selection',
-            f'max_per_img={cfg.get("max_per_img", -1)}',
+            f'{name}.max_per_img={cfg.get("max_per_img", -1)}',
             'a fixed number of boxes, max_per_img > 0',
         )
+
+
+def _check_keys(cfg: Any, name: str, known: Iterable[str]) -> None:
+    """Reject settings that MMDetection does not have, or that are not exported."""
+    for key in cfg:
+        if key not in known:
+            _refuse('The setting', f'{name}.{key}={cfg[key]}', ', '.join(known))
 
 
 def _check_roi_head(head: nn.Module, cfg: Any) -> None:
@@ -434,18 +520,21 @@ def _check_roi_head(head: nn.Module, cfg: Any) -> None:
         if not usual:
             _refuse('The RoI extractor', extractor, 'SingleRoIExtractor with RoIAlign')
     _check_coder(head.bbox_head.bbox_coder)
-    _check_nms(cfg)
+    _check_selection(cfg, 'test_cfg.rcnn')
+    if cfg.get('mask_thr_binary', 0.5) < 0:
+        threshold = cfg.mask_thr_binary
+        _refuse('The setting', f'mask_thr_binary={threshold}', 'a threshold from 0 on')
 
 
-def exportable(model: nn.Module) -> Exportable:
+def exportable(model: nn.Module) -> ExportableDetector:
     """Make a detector that can be exported of MMDetection's.
 
     Args:
         model (nn.Module): A single-stage or a two-stage detector, condensed.
 
     Returns:
-        Exportable: With the same weights. It takes prepared images, shape (N, 3,
-        H, W), padded, and their (height, width) without padding, float32.
+        ExportableDetector: With the same weights. It takes prepared images, shape
+        (N, 3, H, W), padded, and their (height, width) without padding, float32.
 
     Raises:
         InputError: If it, its head, box coder or box selection is another than

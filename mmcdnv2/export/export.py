@@ -35,10 +35,12 @@ from .comparison import (
     relative_difference,
     unmatched,
 )
+from .detectors import ExportableDetector
 from .detectors import exportable as exportable_detector
 from .engines import ENGINES, Run, check_packages, open_engine
+from .exported_models import to_instances
 from .networks import Backbone, Classifier, Exportable
-from .pictures import Picture, load_pictures, test_images, usual_size
+from .pictures import Picture, check_steps, load_pictures, test_images, usual_size
 from .pipeline import Steps, channel_order_of, fixed_size, steps_of
 
 OPERATORS = ('native', 'standard')
@@ -117,13 +119,13 @@ def export_checkpoint(
             or condensed, or of a network that has no sparse layers.
         out (str | Path): The file to write.
         operators (str): 'native', which needs ONNX Runtime and our library, or
-            'standard', for any engine. Defaults to 'native'.
+            'standard', for other engines. Defaults to 'native'.
         gather (bool): Whether standard operators may copy channels by an index,
             which ncnn cannot. Defaults to True.
         engine (str): What runs the file to compare it, 'onnxruntime' or
             'openvino'. Defaults to 'onnxruntime'.
         part (str): 'model' or 'backbone'. Defaults to 'model'.
-        raw (bool): Whether the heads' outputs are returned, without likelihoods
+        raw (bool): Whether the heads' outputs are returned, without probabilities
             or box selection. Defaults to False.
         dtype (str): Type of the input, 'uint8' or 'float32'. Defaults to 'uint8'.
         input_shape (tuple[int], optional): Height and width of the input. Defaults
@@ -170,8 +172,22 @@ def export_checkpoint(
 
     init_default_scope(cfg.get('default_scope', 'mmengine'))
     preparation = Preparation.of(model.data_preprocessor)
-    steps = _fitted(steps_of(cfg), input_shape)
     images = list(images) or test_images(cfg)
+    if part == 'backbone' and not cfg.get('test_dataloader'):
+        steps: Steps = []
+        channel_order = 'BGR'
+        print_log(
+            f'{config} has no test data, so the file does not say how images are '
+            'prepared.',
+            logger='current',
+            level=logging.WARNING,
+        )
+    else:
+        steps, channel_order = steps_of(cfg), channel_order_of(cfg)
+        check_steps(cfg, steps, images)
+    if isinstance(network, ExportableDetector):
+        _check_box_size(model, steps)
+    steps = _fitted(steps, input_shape)
     size = input_shape or fixed_size(steps) or usual_size(cfg, steps, images)
     dynamic = _open_dimensions(dynamic, steps, task)
     if {'height', 'width'} <= set(dynamic):
@@ -183,7 +199,6 @@ def export_checkpoint(
             )
     else:
         steps = _ending_at(steps, size, preparation.grey_levels())
-    channel_order = channel_order_of(cfg)
     pictures = load_pictures(cfg, steps, images, size, dynamic, channel_order)
 
     inputs = _prepared(model, pictures[0], task)
@@ -212,23 +227,24 @@ def export_checkpoint(
         classes=classes,
         input=Input(dtype, 'NCHW', channel_order, size, dynamic),
         preprocess=steps,
+        mask_threshold=network.mask_threshold,
     )
     print_log(f'Comparing with PyTorch, in {engine}.')
+    kept = list(heads if raw and heads else found)
+    # First with the heads' outputs too, which show more than boxes; without them the
+    # engine may fuse more. Of raw outputs no boxes are made.
+    results = []
     with replace_when_done(out) as path:
-        # With the heads' outputs too, which show more than boxes.
-        write_model(graph, metadata, path)
-        run = open_engine(path, engine, 1, is_native)
-        difference, output, boxes = _compare(model, network, references, run, dtype)
-        kept = heads if raw and heads else found
-        write_model(_with_outputs(graph, kept), metadata, path)
-        # Without them the engine may fuse more.
-        run = open_engine(path, engine, 1, is_native)
-        _compare(model, network, references, run, dtype)
+        for names in [kept] if raw else [outputs, kept]:
+            write_model(_with_outputs(graph, names), metadata, path)
+            run = open_engine(path, engine, 1, is_native)
+            results.append(_compare(network, references, run, dtype))
         if 'batch' in dynamic:
             _compare_batch(run, pictures[0], dtype)
         latency = _latency(model, network, run, pictures[0], task, dtype)
         megabytes = path.stat().st_size / 1e6
-    if task == 'detection' and not boxes:
+    difference, output, boxes = results[0]
+    if task == 'detection' and not raw and not boxes:
         print_log(
             'Neither PyTorch nor the file found an object, so only the heads were '
             'compared: choose images with objects.',
@@ -304,6 +320,20 @@ def _exportable(model: nn.Module, part: str) -> Tuple[Exportable, str]:
         f'{type(model).__name__} cannot be exported; what can is a classifier or a '
         'detector, or the backbone alone of any model (part=backbone).'
     )
+
+
+def _check_box_size(model: BaseDetector, steps: Steps) -> None:
+    """Reject a smallest size of boxes that is one of the image before resizing.
+
+    A region proposal network has that of the resized image.
+    """
+    least = model.test_cfg.get('min_bbox_size', -1)
+    if least > 0 and any(step['op'] == 'resize' for step in steps):
+        raise InputError(
+            f'The setting test_cfg.min_bbox_size={least} cannot be exported where the '
+            'test pipeline resizes, since MMDetection applies it to the boxes in the '
+            'original image: set it to 0.'
+        )
 
 
 def _fitted(steps: Steps, size: Optional[Tuple[int, int]]) -> Steps:
@@ -405,13 +435,13 @@ def _reference(
     )
     if task != 'detection':
         return _Reference(picture, found, heads)
-    inputs, samples = prepare(model, picture.pixels)
-    own = model.predict(inputs, samples, rescale=False)[0].pred_instances
+    inputs, samples = prepare(model, picture.pixels, **picture.meta)
+    # In pixels of the original image, as they are evaluated.
+    own = model.predict(inputs, samples)[0].pred_instances
     return _Reference(picture, found, heads, Boxes(own.bboxes, own.scores, own.labels))
 
 
 def _compare(
-    model: nn.Module,
     network: Exportable,
     references: Sequence[_Reference],
     run: Run,
@@ -457,7 +487,8 @@ def _compare(
                         difference, name, SAMPLED_TOLERANCE, picture
                     )
         if reference.boxes is not None and 'boxes' in actual:
-            boxes += _compare_boxes(model, actual, reference.boxes, picture)
+            assert isinstance(network, ExportableDetector)
+            boxes += _compare_boxes(network, actual, reference.boxes, picture)
     return (*worst, boxes)
 
 
@@ -495,25 +526,17 @@ def _compare_batch(run: Run, picture: Picture, dtype: str) -> None:
 
 
 def _compare_boxes(
-    model: BaseDetector, actual: Dict, theirs: Boxes, picture: Picture
+    network: ExportableDetector, actual: Dict, theirs: Boxes, picture: Picture
 ) -> int:
     """Compare a file's boxes with MMDetection's own; return their number."""
-    count = int(actual['counts'][0])
-    ours = Boxes(
-        *(
-            torch.from_numpy(actual[name][0, :count])
-            for name in ('boxes', 'scores', 'labels')
-        )
+    size = picture.meta.get('ori_shape', picture.size)[:2]
+    found = to_instances(
+        {name: actual[name][0] for name in actual if name != 'masks'},
+        size,
+        picture.meta.get('scale_factor', (1.0, 1.0)),
     )
-    cfg = model.test_cfg.get('rcnn', model.test_cfg)
-    differences = unmatched(
-        ours,
-        theirs,
-        picture.size,
-        cfg.nms.iou_threshold,
-        cfg.get('score_thr', 0),
-        cfg.max_per_img,
-    )
+    ours = Boxes(found.bboxes, found.scores, found.labels)
+    differences = unmatched(ours, theirs, size, *network.selection)
     if differences:
         raise InputError(
             f'The exported file finds other boxes than PyTorch on {picture.source}, '
@@ -521,7 +544,7 @@ def _compare_boxes(
             f'{differences[0]} (scores within {SCORE_TOLERANCE:.0e}). This is a bug of '
             'mmcdnv2 or of the engine, please report it.'
         )
-    return count
+    return len(found)
 
 
 @torch.no_grad()

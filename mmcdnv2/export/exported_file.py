@@ -21,6 +21,8 @@ class ExportedFile:
         threads (int, optional): Number of threads. Defaults to the engine's.
         metadata (Metadata, optional): What was read of the file before. Defaults to
             reading and checking it.
+        verify (bool): Whether to compare the file with its checksum. False accepts
+            a file that was changed on purpose. Defaults to True.
 
     Raises:
         InputError: If the file or the engine cannot be used.
@@ -35,13 +37,14 @@ class ExportedFile:
         engine: str = 'onnxruntime',
         threads: Optional[int] = None,
         metadata: Optional['Metadata'] = None,
+        verify: bool = True,
     ) -> None:
         check_packages('onnx')
         # It needs the package, which may be missing where nothing is exported.
         from .metadata import read_metadata
 
         self.path = Path(path)
-        self.metadata: Metadata = metadata or read_metadata(path)
+        self.metadata: Metadata = metadata or read_metadata(path, verify)
         native = self.metadata.operators == 'native'
         self._run = open_engine(path, engine, threads, native)
 

@@ -20,9 +20,6 @@ from ..registry import register_model
 from .engines import check_packages
 from .pipeline import transforms_of
 
-# As MMDetection's own configs have it; a file does not tell.
-MASK_THRESHOLD = 0.5
-
 Images = Union[Tensor, Sequence[Tensor]]
 
 
@@ -45,6 +42,10 @@ class ExportedModel(BaseModel):
         threads (int, optional): Number of threads. Defaults to the engine's.
         data_preprocessor (dict, optional): Taken, as runners hand over what a config
             has for its network, and left alone: the file does that itself.
+        verify (bool): Whether to compare the file with its checksum. Defaults to
+            True.
+        backbone (dict, optional): Ignored. MMDetection's ``init_detector`` expects
+            every model's config to have one.
 
     Raises:
         InputError: If the file or the engine cannot be used.
@@ -59,9 +60,11 @@ class ExportedModel(BaseModel):
         engine: str = 'onnxruntime',
         threads: Optional[int] = None,
         data_preprocessor: Optional[Dict[str, Any]] = None,
+        verify: bool = True,
+        backbone: Optional[Dict[str, Any]] = None,
     ) -> None:
         super().__init__(Unchanged())
-        metadata = _check(file, self.task)
+        metadata = _check(file, verify, self.task)
         # The package that it needs may be missing where nothing is exported.
         from .exported_file import ExportedFile
 
@@ -115,7 +118,7 @@ class ExportedModel(BaseModel):
         if mode == 'predict':
             return self.predict(inputs, data_samples)
         return [
-            {name: torch.from_numpy(value) for name, value in outputs.items()}
+            {name: torch.as_tensor(value) for name, value in outputs.items()}
             for outputs in self._run(inputs)
         ]
 
@@ -125,15 +128,22 @@ class ExportedModel(BaseModel):
         """Complete the data samples; arguments as of :meth:`forward`."""
         raise NotImplementedError
 
-    def check_classes(self, dataset_meta: Mapping[str, Any]) -> None:
-        """Refuse to be tested on a data set of other classes.
+    def check_classes(
+        self, dataset_meta: Union[Mapping[str, Any], Sequence[Mapping[str, Any]]]
+    ) -> None:
+        """Reject a data set with other classes.
 
         Args:
-            dataset_meta (Mapping): The data set's.
+            dataset_meta (Mapping | Sequence[Mapping]): The data set's, or those of the
+                parts of a concatenated one.
 
         Raises:
             InputError: If both name their classes, and others.
         """
+        if not isinstance(dataset_meta, Mapping):
+            for each in dataset_meta:
+                self.check_classes(each)
+            return
         own, wanted = self._known['classes'], dataset_meta.get('classes')
         if own is None or wanted is None or list(own) == list(wanted):
             return
@@ -169,16 +179,25 @@ class ExportedModel(BaseModel):
             pixels = pixels[::-1]
         return self._padded(pixels)
 
-    def _padded(self, pixels: np.ndarray) -> np.ndarray:
-        """Pad an image as the file's own pipeline does, if it takes one size."""
+    def _pad_size(self, image: Any) -> Optional[Tuple[int, int]]:
+        """Return the size that an image has to be padded to, None if it does not."""
         metadata = self.file.metadata
         last = metadata.preprocess[-1] if metadata.preprocess else {}
         fixed = {'height', 'width'} - set(metadata.input.dynamic)
         if last.get('op') != 'pad' or not fixed:
+            return None
+        height, width = image.shape[-2:]
+        size = max(height, last['size'][0]), max(width, last['size'][1])
+        return None if size == (height, width) else size
+
+    def _padded(self, pixels: np.ndarray) -> np.ndarray:
+        """Pad an image as the file's own pipeline does, if it takes one size."""
+        size = self._pad_size(pixels)
+        if size is None:
             return pixels
-        height, width = np.maximum(pixels.shape[1:], last['size'])
-        padded = np.empty((3, height, width), pixels.dtype)
-        padded[:] = np.reshape(last['value'], (3, 1, 1))
+        padded = np.empty((3, *size), pixels.dtype)
+        value = self.file.metadata.preprocess[-1]['value']
+        padded[:] = np.reshape(value, (3, 1, 1))
         padded[:, : pixels.shape[1], : pixels.shape[2]] = pixels
         return padded
 
@@ -229,7 +248,8 @@ class ExportedDetector(ExportedModel):
 
         Returns:
             list[DetDataSample]: With ``bboxes``, ``scores``, ``labels`` and, if the
-            file has them, ``masks``; none reaches beyond the image.
+            file has them, ``masks``. A box may end in the padding of the pipeline,
+            as MMDetection's do.
         """
         found = self._run(inputs)
         samples = data_samples or [DetDataSample() for _ in found]
@@ -240,7 +260,13 @@ class ExportedDetector(ExportedModel):
             if not rescale:
                 size = (round(size[0] * scale[1]), round(size[1] * scale[0]))
                 scale = (1.0, 1.0)
-            sample.pred_instances = _instances(outputs, size, scale)
+            height, width = image.shape[-2:]
+            if self._pad_size(image) is not None:
+                # The graph clipped to what the file padded here.
+                limit = np.array((width, height, width, height), np.float32)
+                outputs = dict(outputs, boxes=np.minimum(outputs['boxes'], limit))
+            threshold = self.file.metadata.mask_threshold
+            sample.pred_instances = to_instances(outputs, size, scale, threshold)
         return samples
 
 
@@ -257,17 +283,30 @@ def _size_and_scale(
     return tuple(size[:2]), scale
 
 
-def _instances(
-    outputs: Mapping[str, np.ndarray], size: Tuple[int, int], scale: Tuple[float, float]
+def to_instances(
+    outputs: Mapping[str, np.ndarray],
+    size: Tuple[int, int],
+    scale: Tuple[float, float],
+    mask_threshold: float = 0.5,
 ) -> InstanceData:
-    """Make instances in an image of a size, of boxes in the scaled one."""
+    """Make MMDetection's instances of a file's outputs.
+
+    Args:
+        outputs (Mapping[str, np.ndarray]): Those of one image.
+        size (tuple[int]): Height and width of the image before it was scaled.
+        scale (tuple[float]): What its width and height were multiplied by.
+        mask_threshold (float): From which probability on a pixel belongs to a mask.
+            Defaults to 0.5.
+
+    Returns:
+        InstanceData: In pixels of the image before it was scaled.
+    """
     number = int(outputs['counts'])
     height, width = size
     boxes = torch.from_numpy(outputs['boxes'][:number])
     boxes = boxes / boxes.new_tensor(scale).repeat(2)
-    limit = boxes.new_tensor((width, height, width, height))
     instances = InstanceData(
-        bboxes=torch.minimum(boxes.clamp(min=0), limit),
+        bboxes=boxes,
         scores=torch.from_numpy(outputs['scores'][:number]),
         labels=torch.from_numpy(outputs['labels'][:number]),
     )
@@ -282,17 +321,17 @@ def _instances(
             each, place = _do_paste_mask(
                 likelihoods[i : i + 1], boxes[i : i + 1], height, width
             )
-            masks[(slice(i, i + 1), *place)] = each >= MASK_THRESHOLD
+            masks[(slice(i, i + 1), *place)] = each >= mask_threshold
         instances.masks = masks
     return instances
 
 
-def _check(file: Union[str, Path], *tasks: str) -> Any:
+def _check(file: Union[str, Path], verify: bool, *tasks: str) -> Any:
     """Refuse a file of which no predictions can be made; return its metadata."""
     check_packages('onnx')
     from .metadata import read_metadata
 
-    metadata = read_metadata(file)
+    metadata = read_metadata(file, verify)
     given = metadata.input
     if metadata.task not in tasks:
         raise InputError(
@@ -319,6 +358,7 @@ def use_exported_file(
     file: Union[str, Path],
     engine: str = 'onnxruntime',
     threads: Optional[int] = None,
+    verify: bool = True,
 ) -> None:
     """Put an exported file in the place of a config's model, to test it.
 
@@ -328,14 +368,16 @@ def use_exported_file(
         file (str | Path): The file.
         engine (str): 'onnxruntime' or 'openvino'. Defaults to 'onnxruntime'.
         threads (int, optional): Number of threads. Defaults to the engine's.
+        verify (bool): Whether to compare the file with its checksum. Defaults to
+            True.
 
     Raises:
         InputError: If the file is damaged, raw or of another task.
     """
     is_classifier = cfg.get('default_scope') == 'mmpretrain'
     kind = ExportedClassifier if is_classifier else ExportedDetector
-    _check(file, kind.task)
-    _use(cfg, kind, file, engine, threads)
+    _check(file, verify, kind.task)
+    _use(cfg, kind, file, engine, threads, verify)
 
 
 def _use(
@@ -344,9 +386,16 @@ def _use(
     file: Union[str, Path],
     engine: str,
     threads: Optional[int],
+    verify: bool,
 ) -> None:
     """Put a file that was checked in the place of a config's model."""
-    cfg.model = dict(type=kind.__name__, file=str(file), engine=engine, threads=threads)
+    cfg.model = dict(
+        type=kind.__name__,
+        file=str(file),
+        engine=engine,
+        threads=threads,
+        verify=verify,
+    )
     cfg.load_from, cfg.resume = None, False
     cfg.custom_hooks = [
         hook for hook in cfg.get('custom_hooks') or [] if type_of(hook) != 'EMAHook'
@@ -354,7 +403,10 @@ def _use(
 
 
 def exported_config(
-    file: Union[str, Path], engine: str = 'onnxruntime', threads: Optional[int] = None
+    file: Union[str, Path],
+    engine: str = 'onnxruntime',
+    threads: Optional[int] = None,
+    verify: bool = True,
 ) -> Config:
     """Make the config of an exported file, for an inferencer.
 
@@ -362,6 +414,8 @@ def exported_config(
         file (str | Path): The file.
         engine (str): 'onnxruntime' or 'openvino'. Defaults to 'onnxruntime'.
         threads (int, optional): Number of threads. Defaults to the engine's.
+        verify (bool): Whether to compare the file with its checksum. Defaults to
+            True.
 
     Returns:
         Config: With the file as its model and the test pipeline that it tells.
@@ -370,7 +424,7 @@ def exported_config(
         InputError: If the file cannot be used, or is no complete classifier or
             detector.
     """
-    metadata = _check(file, ExportedClassifier.task, ExportedDetector.task)
+    metadata = _check(file, verify, ExportedClassifier.task, ExportedDetector.task)
     is_detector = metadata.task == ExportedDetector.task
     cfg = Config(
         dict(
@@ -386,5 +440,6 @@ def exported_config(
     if is_detector:
         cfg.visualizer = dict(type='DetLocalVisualizer', name='visualizer')
     kind = ExportedDetector if is_detector else ExportedClassifier
-    _use(cfg, kind, file, engine, threads)
+    _use(cfg, kind, file, engine, threads, verify)
+    cfg.model.backbone = dict()
     return cfg

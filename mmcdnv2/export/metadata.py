@@ -9,7 +9,7 @@ from typing import Any, Dict, Iterator, List, Set, Tuple, Union
 import onnx
 from google.protobuf.message import Message
 
-from ..errors import InputError
+from ..errors import ChangedFileError, InputError
 from ..version import __version__
 
 PREFIX = 'mmcdnv2.'
@@ -63,6 +63,8 @@ class Metadata:
         input (Input): What goes in.
         preprocess (list[dict]): What is done to an image before; see
             :mod:`~mmcdnv2.export.pipeline`.
+        mask_threshold (float): From which probability on a pixel belongs to an
+            object's mask.
         version (str): Of this package.
         format (int): Of the metadata.
     """
@@ -75,6 +77,7 @@ class Metadata:
     classes: Tuple[str, ...]
     input: Input
     preprocess: List[Dict[str, Any]]
+    mask_threshold: float = 0.5
     version: str = __version__
     format: int = FORMAT
 
@@ -106,18 +109,22 @@ def write_model(
     Path(path).write_bytes(content)
 
 
-def read_metadata(path: Union[str, Path]) -> Metadata:
-    """Read what a file says of itself, after a look at its checksum.
+def read_metadata(path: Union[str, Path], verify: bool = True) -> Metadata:
+    """Read a file's metadata.
 
     Args:
         path (str | Path): A file that :func:`write_model` wrote.
+        verify (bool): Whether to compare the file with its checksum. False accepts
+            a file that was changed on purpose, as long as the metadata are still
+            there. Defaults to True.
 
     Returns:
-        Metadata: What it says.
+        Metadata: The metadata.
 
     Raises:
-        InputError: If it is missing, damaged, changed, from elsewhere, of another
-            format, or says what cannot be understood.
+        ChangedFileError: If its checksum differs.
+        InputError: If the file is missing, damaged, from elsewhere or of another
+            format, or its metadata are not understood.
     """
     try:
         content = Path(path).read_bytes()
@@ -129,23 +136,23 @@ def read_metadata(path: Union[str, Path]) -> Metadata:
         # protobuf has its own kinds of errors.
         raise InputError(f'{path} is damaged or not an ONNX file.') from error
     found = {each.key: each.value for each in model.metadata_props}
-    checksum = found.pop(CHECKSUM, None)
-    if checksum is None:
+    if not any(key.startswith(PREFIX) for key in found):
         raise InputError(
             f'{path} has no metadata of mmcdnv2: a file that this package exported '
             'was expected.'
         )
     blank = content[:-_DIGITS] + b'0' * _DIGITS
-    if hashlib.sha256(blank).hexdigest() != checksum:
-        raise InputError(
-            f'{path} was changed since it was exported: its checksum differs. Export '
-            'it again.'
+    if verify and hashlib.sha256(blank).hexdigest() != found.get(CHECKSUM):
+        raise ChangedFileError(
+            f'{path} was changed since it was exported (its checksum differs); if by '
+            'accident, such as a failed copy, copy or export it again; if on purpose, '
+            'such as by a quantiser, pass verify=False.'
         )
     if next(_external(model), None) is not None:
         # The checksum does not cover them, and they may be anyone's.
         raise InputError(
-            f'{path} takes weights from other files: this package writes all of them '
-            'into one file; export it again.'
+            f'{path} takes weights from other files: save them all in one file, or '
+            'export it again.'
         )
     try:
         written = int(found[f'{PREFIX}format'])
@@ -179,11 +186,15 @@ def _understood(found: Dict[str, str]) -> Metadata:
     """Turn texts into metadata; raise a KeyError, TypeError or ValueError if odd."""
     values: Dict[str, Any] = {}
     for each in fields(Metadata):
+        if each.name == 'mask_threshold' and f'{PREFIX}{each.name}' not in found:
+            # Files of earlier versions do not have it.
+            continue
         text = found[f'{PREFIX}{each.name}']
         values[each.name] = text if each.type in (str, 'str') else json.loads(text)
     given, steps = values['input'], values['preprocess']
     if not (
         isinstance(values['raw'], bool)
+        and isinstance(values.get('mask_threshold', 0.5), (int, float))
         and _are(str, values['classes'])
         and _are(dict, steps)
         and all(_is_step(step) for step in steps)

@@ -24,6 +24,8 @@ class Exportable(nn.Module):
     # Which of the heads' outputs have a row for each of the 'proposals', whose order a
     # rounding may change.
     by_proposal: Tuple[str, ...] = ()
+    # From which probability on a pixel belongs to an object's mask.
+    mask_threshold = 0.5
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()

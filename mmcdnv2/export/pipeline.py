@@ -6,23 +6,19 @@ around the centre, or ``pad`` to a ``size`` on the right and at the bottom with 
 ``value`` for each channel, in the order of the input's.
 """
 
-from typing import Any, Dict, List, Sequence, Tuple
+from typing import Any, Dict, List, Tuple
 
 from mmengine.config import Config
 
-from ..config import type_of
+from ..config import tested_datasets, type_of
 from ..errors import InputError
 
 Steps = List[Dict[str, Any]]
 
-# They read, and pack what they read.
-_ENDS = (
-    'LoadImageFromFile',
-    'LoadAnnotations',
-    'PackDetInputs',
-    'PackInputs',
-    'ImageToTensor',
-)
+# Transforms that read an image, and that pack it.
+_ENDS = ('LoadImageFromFile', 'PackDetInputs', 'PackInputs', 'ImageToTensor')
+# Arguments that say how a file is fetched, whatever its content.
+_FETCHING = ('backend_args', 'file_client_args')
 
 
 def _pair(value: Any) -> Tuple[int, int]:
@@ -95,19 +91,45 @@ def steps_of(cfg: Config) -> Steps:
     return steps
 
 
-def pipeline_of(cfg: Config) -> Sequence[Dict[str, Any]]:
-    """Find the test pipeline of a config.
+def pipeline_of(cfg: Config) -> List[Dict[str, Any]]:
+    """Return the test pipeline of a config, behind any wrapper of the data set.
 
     Args:
         cfg (Config): Of a classifier or a detector.
 
     Returns:
-        list[dict]: Its transforms, none where it has no test data.
+        list[dict]: What is done to an image: the pipeline's transforms except those
+        that load annotations.
+
+    Raises:
+        InputError: If there is none, or the parts of the test data have different
+            ones.
     """
-    dataset = (cfg.get('test_dataloader') or {}).get('dataset') or {}
-    while 'pipeline' not in dataset and 'dataset' in dataset:
-        dataset = dataset['dataset']
-    return dataset.get('pipeline') or []
+    name = cfg.filename or 'The config'
+    found = [
+        [part for part in each.get('pipeline') or () if not _loads_annotations(part)]
+        for each in tested_datasets(cfg)
+    ]
+    if not found or not all(found):
+        raise InputError(
+            f'{name} has no test pipeline, so it does not say how images are prepared: '
+            'set test_dataloader.dataset.pipeline.'
+        )
+    # The last one packs; what it packs may differ.
+    contents = [
+        [{key: part[key] for key in part if key not in _FETCHING} for part in each[:-1]]
+        for each in found
+    ]
+    if any(each != contents[0] for each in contents):
+        raise InputError(
+            f'{name} tests on data sets with different pipelines: set '
+            'test_dataloader.dataset to the one whose pipeline is meant.'
+        )
+    return found[0]
+
+
+def _loads_annotations(part: Dict[str, Any]) -> bool:
+    return type_of(part) == 'LoadAnnotations'
 
 
 def channel_order_of(cfg: Config) -> str:

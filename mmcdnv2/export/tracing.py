@@ -7,8 +7,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Dict, Mapping, Optional, Sequence, Tuple
 
+import numpy as np
 import onnx
 import torch
+from onnx import helper, numpy_helper
 from torch import Tensor, nn
 
 from .. import ops
@@ -162,4 +164,20 @@ def _tidied(model: onnx.ModelProto) -> onnx.ModelProto:
     for each in (*graph.initializer, *graph.value_info):
         each.ClearField('doc_string')
         each.ClearField('metadata_props')
+    _make_constants_tensors(graph)
     return model
+
+
+def _make_constants_tensors(graph: onnx.GraphProto) -> None:
+    """Write the constants of a graph as tensors.
+
+    Tools that rewrite ONNX files take a ``Constant`` with ``value_float`` for a double,
+    or leave it as it is when they convert everything else to float16.
+    """
+    for node in graph.node:
+        if node.op_type == 'Constant' and node.attribute[0].name != 'value':
+            (attribute,) = node.attribute
+            kind = np.float32 if 'float' in attribute.name else np.int64
+            value = np.array(helper.get_attribute_value(attribute), kind)
+            tensor = numpy_helper.from_array(value)
+            attribute.CopyFrom(helper.make_attribute('value', tensor))

@@ -1,4 +1,4 @@
-"""Heads that the networks need."""
+"""Heads for CondenseNet and SSDLite."""
 
 from .lgc_cls_head import LGCClsHead
 from .ssd_head import SSDLiteHead

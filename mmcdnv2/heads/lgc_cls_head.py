@@ -12,18 +12,18 @@ from ..registry import register_model
 
 @register_model
 class LGCClsHead(CondensableMixin, LinearClsHead):
-    """Linear classifier that learns which of its inputs to keep.
+    """Linear classifier that prunes its inputs.
 
-    CondenseNet drops half of its ImageNet classifier's inputs, those with the
-    smallest weights, in the middle of the training (CondenseNet, Sec. 4):
-    an LGC of one group. The :class:`~mmcdnv2.engine.SparsificationHook` does
-    it here.
+    CondenseNet prunes the half of its ImageNet classifier's inputs with the
+    smallest weights in the middle of training (CondenseNet, Sec. 4). Here the
+    classifier is an LGC with one group, pruned by
+    :class:`~mmcdnv2.engine.SparsificationHook`.
 
     Args:
         num_classes (int): Number of classes.
         in_channels (int): Number of channels of the feature vector.
-        condense_factor (int): in_channels / condense_factor inputs, rounded
-            up, are kept. Defaults to 2.
+        condense_factor (int): The head keeps in_channels / condense_factor
+            inputs, rounded up. Defaults to 2.
         deploy (bool): Whether to build the condensed form. Defaults to False.
         init_cfg (dict, optional): Initialisation config. Defaults to
             ``dict(type='Normal', layer='LGC', std=0.01)``.
@@ -48,7 +48,7 @@ class LGCClsHead(CondensableMixin, LinearClsHead):
         self.fc = layer(in_channels, num_classes, condense_factor=condense_factor)
 
     def forward(self, feats: Tuple[Tensor, ...]) -> Tensor:
-        """Classify.
+        """Compute logits.
 
         Args:
             feats (tuple[Tensor]): The last one has shape (N, in_channels).

@@ -1,4 +1,4 @@
-"""MMDetection's SSD head, which its newest versions cannot run."""
+"""MMDetection's SSD head with a fix for prediction."""
 
 from mmdet.models.dense_heads import SSDHead
 
@@ -7,11 +7,10 @@ from ..registry import register_model
 
 @register_model
 class SSDLiteHead(SSDHead):
-    """:class:`mmdet.models.SSDHead`, made to predict.
+    """:class:`mmdet.models.SSDHead` that can predict.
 
-    Since MMDetection 3.2 all dense heads are asked for their ``loss_cls`` when
-    they predict, and its SSD head has none
-    (https://github.com/open-mmlab/mmdetection/issues/11063).
+    Since MMDetection 3.2, prediction reads ``loss_cls`` of dense heads, which its
+    SSD head lacks (https://github.com/open-mmlab/mmdetection/issues/11063).
     """
 
     loss_cls = None

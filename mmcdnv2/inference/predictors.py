@@ -10,6 +10,7 @@ from tempfile import TemporaryDirectory
 from typing import Any, Dict, List, Optional, Tuple, Union
 
 import numpy as np
+import torch
 from mmdet.apis import DetInferencer
 from mmengine.config import Config
 from mmengine.device import get_device
@@ -19,7 +20,7 @@ from torch import nn
 
 from ..checkpoint import check_finite, load_checkpoint, load_weights, weights_of
 from ..class_names import class_names, number_of_classes
-from ..config import load_config
+from ..config import load_config, tested_datasets
 from ..errors import InputError
 from ..export.exported_models import exported_config
 from ..export.pipeline import pipeline_of
@@ -122,6 +123,11 @@ class DetectionPredictor(Predictor):
         ]
 
     def draw(self, image: str, sample: Any) -> np.ndarray:
+        # A box that ends in the padding would shrink the image in its picture.
+        height, width = sample.ori_shape[:2]
+        boxes = sample.pred_instances.bboxes
+        limit = boxes.new_tensor((width, height, width, height))
+        sample.pred_instances.bboxes = torch.minimum(boxes.clamp(min=0), limit)
         # What is not wanted was taken from it.
         (picture,) = self.inferencer.visualize(
             [image], [sample], return_vis=True, pred_score_thr=-1
@@ -209,6 +215,9 @@ class _ExactDetInferencer(DetInferencer):
             super()._load_weights_to_model(model, checkpoint, cfg)
         palette = model.dataset_meta['palette']
         number = number_of_classes(model) or len(model.dataset_meta['classes'] or ())
+        if isinstance(palette, np.ndarray):
+            # MMDetection draws with tuples.
+            model.dataset_meta['palette'] = list(map(tuple, palette.tolist()))
         if not isinstance(palette, str) and len(palette) < number:
             # Those of another data set, of which this one's config was made.
             model.dataset_meta['palette'] = 'random'
@@ -237,16 +246,19 @@ def open_checkpoint(
     """
     cfg = load_config(config)
     content = load_checkpoint(checkpoint, trust)
-    if 'model' not in cfg or not pipeline_of(cfg):
+    if not cfg.get('model'):
         raise InputError(
-            f'{config} has no model with a test pipeline: the config of a classifier '
-            'or a detector with test_dataloader.dataset.pipeline was expected.'
+            f'{config} has no model: the config of a classifier or a detector was '
+            'expected.'
         )
     return _open(cfg, (content, checkpoint), device or get_device())
 
 
 def open_exported_file(
-    file: Union[str, Path], engine: str = 'onnxruntime', threads: Optional[int] = None
+    file: Union[str, Path],
+    engine: str = 'onnxruntime',
+    threads: Optional[int] = None,
+    verify: bool = True,
 ) -> Predictor:
     """Open an exported classifier or detector.
 
@@ -254,6 +266,8 @@ def open_exported_file(
         file (str | Path): The file.
         engine (str): 'onnxruntime' or 'openvino'. Defaults to 'onnxruntime'.
         threads (int, optional): Number of threads. Defaults to the engine's.
+        verify (bool): Whether to compare the file with its checksum. Defaults to
+            True.
 
     Returns:
         Predictor: Of its task.
@@ -261,17 +275,16 @@ def open_exported_file(
     Raises:
         InputError: If the file or the engine cannot be used.
     """
-    return _open(exported_config(file, engine, threads), None, 'cpu')
+    return _open(exported_config(file, engine, threads, verify), None, 'cpu')
 
 
 def _open(
     cfg: Config, weights: Optional[Tuple[Dict[str, Any], str]], device: str
 ) -> Predictor:
+    pipeline = pipeline_of(cfg)
     cfg = copy.deepcopy(cfg)
-    dataset = cfg.test_dataloader.dataset
-    while 'pipeline' not in dataset:
-        dataset = dataset.dataset
-    cfg.test_dataloader.dataset = dataset
+    # The inferencers know no wrappers.
+    cfg.test_dataloader.dataset = dict(tested_datasets(cfg)[0], pipeline=pipeline)
     scope = cfg.get('default_scope')
     if scope == 'mmpretrain':
         init_default_scope(scope)

@@ -1,4 +1,4 @@
-"""The two sparse convolutions, their condensed forms and what goes with them."""
+"""LGC and SFR, their condensed forms, and modules built on them."""
 
 from ..ops.kernel_module import kernel_report
 from .condensed_conv import CondensedConv2d, CondensedLGC, CondensedSFR

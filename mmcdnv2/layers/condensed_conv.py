@@ -27,14 +27,13 @@ from .grouping import (
 class CondensedConv2d(GroupedMatrix, _ConvNd):
     """Base of the condensed forms.
 
-    It is not an ``nn.Conv2d``, because the rows of its weight are not in the
-    order of its outputs. Code that rewrites the weights of ``nn.Conv2d``, such
-    as mmcv's ``fuse_conv_bn``, would silently corrupt it.
+    This is not an ``nn.Conv2d``: the rows of its weight are not in output order,
+    so code that rewrites the weights of ``nn.Conv2d``, such as mmcv's
+    ``fuse_conv_bn``, would silently corrupt it.
 
     ``index`` is an int64 buffer of shape (groups * kept,) with the columns
-    that each group kept. A fresh layer deals the columns out evenly; a
-    checkpoint brings its own, be it a condensed one or a sparse one whose
-    sparsification is finished.
+    that each group keeps. A new layer distributes the columns evenly. It loads
+    condensed checkpoints, and sparse ones whose sparsification is finished.
     """
 
     def __init__(
@@ -61,10 +60,10 @@ class CondensedConv2d(GroupedMatrix, _ConvNd):
         )
 
     def train(self, mode: bool = True) -> nn.Module:
-        """Set the mode; have the kernels ready if inference may follow.
+        """Set the mode; load the kernels before inference.
 
-        They may have to be compiled. Doing it here delays neither the first
-        inference nor the construction of the layer.
+        Loading may compile them. This is the right moment: it delays neither
+        the first inference nor the construction of the layer.
         """
         if not mode and self.weight.is_cpu:
             library.load()
@@ -79,15 +78,14 @@ class CondensedConv2d(GroupedMatrix, _ConvNd):
         return expand(entries, self.index.view(self.groups, -1), self.columns)
 
     def _conv_forward(self, *args, **kwargs) -> Tensor:
-        """Refuse what mmcv's ``efficient_conv_bn_eval`` makes of the weight."""
+        """Reject mmcv's ``efficient_conv_bn_eval``, which folds in a norm."""
         raise InputError(
-            f'No norm can be folded into the weight of {type(self).__name__}: leave '
+            f'No norm can be folded into {type(self).__name__}: leave '
             'efficient_conv_bn_eval off.'
         )
 
     def _add_bias(self, bias: bool, out_channels: int) -> None:
-        # It is added to the output in its final order, not to the group
-        # convolution's.
+        # Added to the shuffled output, not by the group convolution.
         if bias:
             self.bias = nn.Parameter(torch.zeros(out_channels))
 
@@ -98,9 +96,10 @@ class CondensedConv2d(GroupedMatrix, _ConvNd):
     def _load_from_state_dict(
         self, state_dict: Dict[str, Tensor], prefix: str, *args, **kwargs
     ) -> None:
-        """Accept the sparse form too, if its sparsification is finished.
+        """Load the condensed form, or the sparse form once it is finished.
 
-        An index that would be read out of bounds is refused.
+        Raises:
+            InputError: If the index is invalid or the mask keeps too much.
         """
         mask = state_dict.get(prefix + 'mask')
         weight = state_dict.get(prefix + 'weight')
@@ -115,16 +114,15 @@ class CondensedConv2d(GroupedMatrix, _ConvNd):
             if (mask.sum(1) > kept).any():
                 raise InputError(
                     f'{prefix}mask keeps {mask.sum(1).tolist()} of {self.columns} '
-                    f'channels in its groups where a condensed layer has {kept}: '
-                    'finish the sparsification before loading the checkpoint with '
-                    'deploy=True.'
+                    f'channels in its groups, the condensed layer {kept}: finish the '
+                    'sparsification before loading the checkpoint with deploy=True.'
                 )
             entries, index = compress(self.to_matrix(weight), mask, kept)
             state_dict[prefix + 'weight'] = self.to_group_conv(entries)
             state_dict[prefix + 'index'] = index.flatten()
             del state_dict[prefix + 'mask']
         index = state_dict.get(prefix + 'index')
-        # Another shape is refused by what follows.
+        # super() rejects other shapes.
         if index is not None and index.shape == self.index.shape:
             rows = index.view(self.groups, -1)
             check_index(rows, self.columns, f'{prefix}index')
@@ -140,9 +138,9 @@ class CondensedConv2d(GroupedMatrix, _ConvNd):
 class CondensedLGC(FilterGroups, CondensedConv2d):
     """Condensed learned group convolution (paper, Sec. 3).
 
-    Gathers each group's inputs, convolves group by group and shuffles the
-    outputs back into the interleaved order of the sparse form. Takes and
-    refuses the same arguments as :class:`LGC`.
+    Gathers each group's inputs, runs a group convolution and shuffles the
+    outputs into the interleaved order of the sparse form. Takes the arguments
+    of :class:`LGC` and raises the same errors.
     """
 
     def __init__(
@@ -184,8 +182,8 @@ class CondensedLGC(FilterGroups, CondensedConv2d):
 class CondensedSFR(InputGroups, CondensedConv2d):
     """Condensed sparse feature reactivation (paper, Sec. 3).
 
-    Each group of inputs updates the outputs that its index names. Takes and
-    refuses the same arguments as :class:`SFR`.
+    Each group of inputs updates the outputs listed in its index. Takes the
+    arguments of :class:`SFR` and raises the same errors.
     """
 
     def __init__(
@@ -210,8 +208,8 @@ class CondensedSFR(InputGroups, CondensedConv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, in_channels, H, W) to (N, out_channels, H', W')."""
-        # One dense convolution, zeros included: PyTorch has no fast way to sum
-        # updates of the same output, index_add_ is not deterministic on CUDA,
+        # A dense convolution, zeros included: PyTorch has no fast way to sum
+        # several updates of an output, index_add_ is not deterministic on CUDA,
         # and the TorchScript exporter to ONNX gets it wrong (docs/speed.md).
         weight = self.from_matrix(self.matrix_and_mask()[0])
         return nn.functional.conv2d(

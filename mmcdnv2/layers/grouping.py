@@ -1,9 +1,9 @@
-"""The matrix view that LGC, SFR and their condensed forms share.
+"""The matrix view of weights that LGC, SFR and their condensed forms share.
 
-All of them work on a matrix whose rows fall into interleaved groups: row
-``r`` belongs to group ``r % groups``, and the rows of a group keep the same
-columns. For LGC the rows are filters and the columns inputs; for SFR the rows
-are inputs and the columns outputs. SFR is LGC on the transposed weight.
+The rows form interleaved groups: row ``r`` belongs to group ``r % groups``, and
+the rows of a group keep the same columns. For LGC the rows are filters and the
+columns inputs; for SFR the rows are inputs and the columns outputs. SFR is LGC
+on the transposed weight.
 """
 
 from typing import Optional, Tuple, Union
@@ -15,13 +15,13 @@ from ..errors import InputError
 
 
 def kept_columns(columns: int, factor: int, stage: Optional[int] = None) -> int:
-    """Number of columns that a group keeps at a pruning stage.
+    """Return the number of columns that a group keeps at a pruning stage.
 
     Args:
         columns (int): Number of columns before pruning.
         factor (int): condense_factor (LGC) or sparse_factor (SFR).
         stage (int, optional): Stage from 0 to ``factor - 1``. Defaults to
-            the last one.
+            the last stage.
 
     Returns:
         int: ``columns * (factor - stage) / factor``, rounded up.
@@ -35,24 +35,24 @@ def channel_shuffle(x: Tensor, groups: int) -> Tensor:
     """Interleave the channels of groups.
 
     Args:
-        x (Tensor): Shape (N, C, H, W), the channels group by group.
+        x (Tensor): Shape (N, C, H, W), the channels ordered by group.
         groups (int): Number of groups; divides C.
 
     Returns:
-        Tensor: Of the same shape; channel o is of group ``o % groups``.
+        Tensor: Same shape; channel o belongs to group ``o % groups``.
     """
     # torch.nn.functional.channel_shuffle has no derivative in torch 2.1.
     return x.unflatten(1, (groups, -1)).transpose(1, 2).flatten(1, 2)
 
 
 def compress(matrix: Tensor, mask: Tensor, kept: int) -> Tuple[Tensor, Tensor]:
-    """Take the kept entries out of a masked matrix.
+    """Gather the kept entries of a masked matrix.
 
     Args:
         matrix (Tensor): Shape (members * groups, columns), rows interleaved.
         mask (Tensor): Bool, shape (groups, columns).
-        kept (int): Number of columns to take from each group. Where the mask
-            keeps fewer, pruned columns fill up, as zeros.
+        kept (int): Number of columns to gather per group. Groups that keep
+            fewer are padded with pruned columns, set to zero.
 
     Returns:
         tuple[Tensor, Tensor]: The kept entries, shape (groups, members,
@@ -67,7 +67,7 @@ def compress(matrix: Tensor, mask: Tensor, kept: int) -> Tuple[Tensor, Tensor]:
 
 
 def expand(entries: Tensor, index: Tensor, columns: int) -> Tuple[Tensor, Tensor]:
-    """Invert :func:`compress`; what was pruned comes back as zeros.
+    """Invert :func:`compress`; pruned entries become zeros.
 
     Args:
         entries (Tensor): Shape (groups, members, kept).
@@ -79,69 +79,71 @@ def expand(entries: Tensor, index: Tensor, columns: int) -> Tuple[Tensor, Tensor
         and the bool mask, shape (groups, columns).
     """
     groups, members = index.size(0), entries.size(1)
-    matrix = entries.new_zeros(groups, members, columns)
-    matrix.scatter_(2, index.unsqueeze(1).expand_as(entries), entries)
+    places = index.unsqueeze(1).expand_as(entries)
+    # A statement of its own would be dead code to torch.fx, which drops it.
+    matrix = entries.new_zeros(groups, members, columns).scatter_(2, places, entries)
     mask = index.new_zeros(groups, columns).scatter_(1, index, 1).bool()
     return matrix.transpose(0, 1).reshape(-1, columns), mask
 
 
 def checked_mask(mask: Tensor, name: str) -> Tensor:
-    """Refuse a mask that no pruning makes.
+    """Check a mask and convert it to bool.
 
     Args:
-        mask (Tensor): Shape (groups, columns). Zeros and ones of any type will do,
-            as those of a checkpoint that was turned into half precision.
-        name (str): What it is called, for the message.
+        mask (Tensor): Shape (groups, columns). Zeros and ones of any dtype, since
+            checkpoints may have been converted to half precision.
+        name (str): Name for the message.
 
     Returns:
         Tensor: The mask as bools.
 
     Raises:
-        InputError: If it has other values, or a group that keeps nothing.
+        InputError: If the mask has other values or an empty group.
     """
     kept = mask.bool()
     if mask.is_meta:
         return kept
     if not torch.equal(kept.to(mask.dtype), mask):
         raise InputError(
-            f'{name} has values that are neither 0 nor 1, so it does not say what is '
-            'kept: the checkpoint is damaged or another program changed it.'
+            f'{name} has values that are neither 0 nor 1: the checkpoint is damaged '
+            'or another program changed it.'
         )
     empty = (~kept.any(1)).nonzero().flatten().tolist()
     if empty:
         raise InputError(
-            f'{name} keeps nothing in group {empty[0]} of {len(kept)}, which no '
-            'pruning leaves: the checkpoint is damaged or another program changed it.'
+            f'{name} keeps no channel in group {empty[0]} of {len(kept)}: the '
+            'checkpoint is damaged or another program changed it.'
         )
     return kept
 
 
 def check_index(index: Tensor, columns: int, name: str) -> None:
-    """Refuse an index that names no channels, or one of them twice.
+    """Check that an index has valid channels, each once per group.
 
     Args:
         index (Tensor): Shape (groups, kept), in any order.
-        columns (int): Number of channels that each group chose from.
-        name (str): What it is called, for the message.
+        columns (int): Number of channels before pruning.
+        name (str): Name for the message.
 
     Raises:
-        InputError: If it holds other numbers or repeats one in a group.
+        InputError: If a channel is out of range or repeated in a group, or the
+            dtype is not an integer type.
     """
     if index.dtype not in (torch.int64, torch.int32):
-        raise InputError(f'{name} is of {index.dtype}, whole numbers were expected.')
+        raise InputError(f'{name} must be int64 or int32, got {index.dtype}.')
     if index.is_meta:
         return
     outside = index[(index < 0) | (index >= columns)]
     if outside.numel():
         raise InputError(
-            f'{name} names channel {int(outside[0])} where there are {columns}: the '
+            f'{name} has channel {int(outside[0])}, expected 0 to {columns - 1}: the '
             'checkpoint is damaged or another program changed it.'
         )
     twice = index.sort(1).values.diff(dim=1).eq(0).any(1).nonzero()
     if twice.numel():
         raise InputError(
-            f'{name} names a channel twice in group {int(twice[0])}: the checkpoint '
-            'is damaged or another program changed it.'
+            f'{name} repeats a channel in group {int(twice[0])}: the checkpoint is '
+            'damaged or another program changed it.'
         )
 
 
@@ -151,12 +153,12 @@ class GroupedMatrix:
     factor_name: str
 
     def matrix_and_mask(self) -> Tuple[Tensor, Tensor]:
-        """Return the weights, at their places, and which of them are kept.
+        """Return the weight matrix and its mask.
 
         Returns:
             tuple[Tensor, Tensor]: The matrix, shape (rows, columns), and the
-            bool mask, shape (groups, columns). What is pruned need not be
-            zero.
+            bool mask, shape (groups, columns). Pruned entries of the matrix
+            may be nonzero.
         """
         raise NotImplementedError
 
@@ -169,22 +171,21 @@ class GroupedMatrix:
         groups: int,
         factor: Optional[int],
     ) -> Tuple[int, int]:
-        """Check a layer's arguments and settle its groups and its factor.
+        """Check a layer's arguments and return its groups and factor.
 
         Args:
             rows (int): Rows of the weight matrix.
             columns (int): Columns of the weight matrix.
             kernel_size (int | tuple[int]): Must be 1.
-            groups (int): Number of groups asked for.
-            factor (int, optional): Factor asked for. None stands for
-                ``groups``.
+            groups (int): Requested number of groups.
+            factor (int, optional): Requested factor. Defaults to ``groups``.
 
         Returns:
             tuple[int, int]: Groups and factor to use.
 
         Raises:
             InputError: If the kernel is not 1x1, the factor is not in
-                [1, columns] or the rows cannot be grouped.
+                [1, columns] or the rows cannot be split into groups.
         """
         name = cls.__name__
         factor = groups if factor is None else factor
@@ -201,14 +202,14 @@ class GroupedMatrix:
             raise InputError(f'{name} needs groups of at least 1, got {groups}.')
         if not 1 <= factor <= columns:
             raise InputError(
-                f'{name} prunes {columns} channels: {cls.factor_name} must be '
+                f'{name} with {columns} channels to prune: {cls.factor_name} must be '
                 f'in [1, {columns}], got {factor}.'
             )
         return cls.fit_groups(rows, groups), factor
 
     @classmethod
     def fit_groups(cls, rows: int, groups: int) -> int:
-        """Return the number of groups that the rows are split into."""
+        """Return the number of groups to split the rows into."""
         raise NotImplementedError
 
     @staticmethod

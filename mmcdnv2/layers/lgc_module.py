@@ -1,4 +1,4 @@
-"""LGC with its norm and activation, to plug into any network."""
+"""LGC with norm and activation, for any network."""
 
 from typing import Optional, Sequence
 
@@ -24,8 +24,8 @@ _RELU = dict(type='ReLU')
 class LGCModule(KernelMixin, OrderedConvModule):
     """A 1x1 convolution that learns which inputs its groups read (paper, Sec. 3).
 
-    Takes the place of a 1x1 ``ConvModule`` wherever a map has more channels
-    than each output needs. Condensed, it runs on one native kernel.
+    Replaces a 1x1 ``ConvModule`` whose outputs do not need all input channels.
+    The condensed form runs as one native kernel.
 
     Args:
         in_channels (int): Number of input channels, C.
@@ -37,8 +37,8 @@ class LGCModule(KernelMixin, OrderedConvModule):
             Defaults to ('conv', 'norm', 'act').
         norm_cfg (dict, optional): Config of the norm layer. Defaults to
             ``dict(type='BN')``.
-        act_cfg (dict, optional): Config of the activation layer; None leaves it
-            out. Defaults to ``dict(type='ReLU')``.
+        act_cfg (dict, optional): Config of the activation layer; None for no
+            activation. Defaults to ``dict(type='ReLU')``.
         deploy (bool): Whether to build the condensed form. Defaults to False.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Convolution, norm and activation that say in which order they run."""
+"""A ConvModule that lists its children in execution order."""
 
 from typing import Any, Iterator, Sequence, Tuple
 
@@ -11,17 +11,17 @@ from ..ops.kernel_arguments import CONV_FIRST, replaces_forward
 
 
 class OrderedConvModule(ConvModule):
-    """mmcv's ConvModule, its children listed in the order in which they run.
+    """mmcv's ConvModule with its children listed in execution order.
 
-    mmcv's ``fuse_conv_bn`` takes the children as they come and folds a norm into
-    the convolution before it. mmcv lists the convolution first, wherever it
-    runs; here a norm that runs before the convolution also comes before it, and
-    stays what it is. Only :meth:`named_children` and :meth:`children` differ:
+    mmcv's ``fuse_conv_bn`` iterates over the children and folds a norm into the
+    convolution listed before it. mmcv's ConvModule always lists the convolution
+    first; this one lists a norm that runs first before the convolution, so it is
+    not folded. Only :meth:`named_children` and :meth:`children` differ:
     parameters and state dicts keep mmcv's order. For the arguments see
     :class:`mmcv.cnn.ConvModule`.
 
     Raises:
-        InputError: If ``order`` does not name each of the three once.
+        InputError: If ``order`` is no permutation of 'conv', 'norm' and 'act'.
     """
 
     def __init__(
@@ -29,14 +29,14 @@ class OrderedConvModule(ConvModule):
     ) -> None:
         if not is_seq_of(order, str) or sorted(order) != sorted(CONV_FIRST):
             raise InputError(
-                f"An order names 'conv', 'norm' and 'act' once each, got {order!r}."
+                f"order must list 'conv', 'norm' and 'act' once each, got {order!r}."
             )
-        # An activation that comes first would change the caller's map.
+        # An in-place activation that runs first would change the caller's tensor.
         kwargs.setdefault('inplace', order[0] != 'act')
         super().__init__(*args, order=tuple(order), **kwargs)
 
     def named_children(self) -> Iterator[Tuple[str, nn.Module]]:
-        """Yield names and children, those that ``order`` has in its order."""
+        """Yield names and children, sorted by ``order``."""
         names = dict(conv='conv', norm=self.norm_name, act='activate')
         ranks = {names[part]: rank for rank, part in enumerate(self.order)}
         children = super().named_children()

@@ -1,4 +1,4 @@
-"""Squeeze-and-excite: its kernel, and the one with a norm of ShuffleNetV2+."""
+"""Squeeze-and-excite: its kernel arguments, and ShuffleNetV2+'s variant."""
 
 from typing import Optional
 
@@ -20,11 +20,11 @@ def add_se(arguments: KernelArguments, se: nn.Module) -> None:
     """Add a squeeze-and-excite with ReLU and sigmoid to a kernel's arguments.
 
     Args:
-        arguments (KernelArguments): Of the pooling or of a block.
+        arguments (KernelArguments): Arguments of the pooling or of a block.
         se (nn.Module): The squeeze-and-excite.
 
     Raises:
-        UnsupportedError: If it is another.
+        UnsupportedError: If the kernel does not implement this module.
     """
     check_type(se, SELayer)
     check_type(se.global_avgpool, nn.AdaptiveAvgPool2d)
@@ -32,7 +32,7 @@ def add_se(arguments: KernelArguments, se: nn.Module) -> None:
         check_type(part, ConvModule)
         if part.with_norm or part.order[0] != 'conv' or not part.with_activation:
             raise UnsupportedError(
-                'its squeeze-and-excite is more than convolutions and activations'
+                'its squeeze-and-excite has more than convolutions and activations'
             )
         check_type(part.conv, nn.Conv2d)
         check_type(part.activate, act)
@@ -42,9 +42,9 @@ def add_se(arguments: KernelArguments, se: nn.Module) -> None:
 
 
 class NormedSELayer(SELayer):
-    """mmpretrain's squeeze-and-excite, squeezed features normalised.
+    """mmpretrain's squeeze-and-excite with a norm and a hard sigmoid.
 
-    The excitation is a hard sigmoid.
+    The norm follows the squeezing convolution.
 
     Args:
         channels (int): Number of channels.

@@ -1,4 +1,4 @@
-"""SFR with its norm and activation, to plug into any network."""
+"""SFR with norm and activation, for any network."""
 
 from typing import Optional, Sequence
 
@@ -18,16 +18,16 @@ from ..registry import register_model
 from .condensed_conv import CondensedSFR
 from .ordered_conv_module import OrderedConvModule
 
-# How a reactivation starts: see SFRModule.
+# Values of SFRModule's sfr_init.
 SFR_INITS = ('identity', 'released')
 
 
 @register_model
 class SFRModule(KernelMixin, OrderedConvModule):
-    """Reactivate old features by new ones: ``old + SFR(new)`` (paper, Sec. 3).
+    """Reactivate old features with new ones: ``old + SFR(new)`` (paper, Sec. 3).
 
-    Fits wherever a network computes new features from old ones and keeps
-    both: each new channel group learns which old channels to update.
+    Fits any network that computes new features from old ones and keeps both:
+    each group of new channels learns which old channels to update.
 
     Args:
         in_channels (int): Number of new channels, k.
@@ -42,13 +42,12 @@ class SFRModule(KernelMixin, OrderedConvModule):
         act_cfg (dict, optional): Config of the activation layer. Defaults to
             ``dict(type='ReLU')``.
         deploy (bool): Whether to build the condensed form. Defaults to False.
-        sfr_init (str): How the reactivation starts. 'identity' leaves the old
-            features as they are or nearly so: where the norm comes before the
-            convolution, the convolution starts at zero and the norm's weight
-            at 0.1; where it comes after, the norm's weight starts at 0.01.
-            'released' is the start of the authors' code: a random convolution
-            and a norm weight of one, which adds noise to all old features.
-            docs/evidence.md compares the two. Defaults to 'identity'.
+        sfr_init (str): Initialisation. 'identity' starts with the old features
+            unchanged or almost unchanged: if the norm precedes the convolution,
+            the convolution's weight is 0 and the norm's 0.1; otherwise the
+            norm's weight is 0.01. 'released' is that of the authors' code: a
+            random convolution and a norm weight of 1, which adds noise to all
+            old features. docs/evidence.md compares them. Defaults to 'identity'.
 
     Raises:
         InputError: If the factor is not in [1, out_channels] or ``sfr_init`` is
@@ -74,7 +73,7 @@ class SFRModule(KernelMixin, OrderedConvModule):
     ) -> None:
         if sfr_init not in SFR_INITS:
             raise InputError(f'sfr_init must be one of {SFR_INITS}, got {sfr_init!r}.')
-        # The parent's constructor initialises already.
+        # The parent's constructor calls init_weights().
         self.sfr_init = sfr_init
         super().__init__(
             in_channels,
@@ -91,15 +90,14 @@ class SFRModule(KernelMixin, OrderedConvModule):
         )
 
     def init_weights(self) -> None:
-        """Initialise as mmcv's ConvModule, then as ``sfr_init`` says."""
+        """Initialise as mmcv's ConvModule, then apply ``sfr_init``."""
         super().init_weights()
         self.init_sfr()
 
     def init_sfr(self) -> None:
-        """Make the reactivation start small, unless it starts as released.
+        """Apply ``sfr_init``.
 
-        A network that initialises all its layers by their types calls this
-        afterwards.
+        Networks that initialise their layers by type call this afterwards.
         """
         if self.sfr_init == 'released':
             return
@@ -107,10 +105,9 @@ class SFRModule(KernelMixin, OrderedConvModule):
         if norm_first:
             nn.init.zeros_(self.conv.weight)
         if self.norm.weight is not None:
-            # Zero would be exact in both orders, but nothing is learned through a
-            # norm of zero and a ReLU. Before the convolution the weight scales the
-            # gradients: an adaptive optimiser takes steps of one size, and at a
-            # weight of one its first steps would already be a disturbance.
+            # Not 0: no gradient passes a zero norm and a ReLU. Before the convolution
+            # the weight scales its input: adaptive optimizers take steps of a fixed
+            # size, and at 1 the first ones would already disturb the old features.
             nn.init.constant_(self.norm.weight, 0.1 if norm_first else 0.01)
 
     def forward(self, old: Tensor, new: Tensor) -> Tensor:
@@ -132,10 +129,10 @@ class SFRModule(KernelMixin, OrderedConvModule):
         """Add the reactivation to a kernel's arguments.
 
         Args:
-            arguments (KernelArguments): Of the reactivation or of a block.
+            arguments (KernelArguments): Arguments of the reactivation or of a block.
 
         Raises:
-            UnsupportedError: If the kernel does not take it.
+            UnsupportedError: If the kernel does not support it.
         """
         conv = check_conv_module(self, CondensedSFR, NORM_FIRST, CONV_FIRST)
         arguments.spec += [conv.groups, int(self.order == NORM_FIRST)]

@@ -1,4 +1,4 @@
-"""Convolutions that sparsify themselves while they train: LGC and SFR."""
+"""LGC and SFR: convolutions that are sparsified during training."""
 
 from typing import Dict, Optional, Tuple, Type, Union
 
@@ -21,19 +21,18 @@ from .grouping import (
 
 
 def stage_of(progress: float, factor: int, begin: float = 0.0, end: float = 0.5) -> int:
-    """Pruning stage at a point of the training.
+    """Return the pruning stage at a given training progress.
 
-    The time from ``begin`` to ``end`` holds ``factor - 1`` stages of equal
-    length, at the end of each of which something is pruned. In the paper (Sec. 3)
-    that is the first half of the training; the second half only optimises.
+    The interval from ``begin`` to ``end`` has ``factor - 1`` stages of equal
+    length; each stage ends with a pruning step. In the paper (Sec. 3) it is the
+    first half of training; the second half trains the remaining weights.
 
     Args:
-        progress (float): Fraction of the training that is done.
+        progress (float): Completed fraction of training.
         factor (int): condense_factor (LGC) or sparse_factor (SFR).
-        begin (float): Fraction of the training at which the first stage begins.
-            Defaults to 0.
-        end (float): Fraction of the training at which the last pruning is done,
-            greater than ``begin``. Defaults to 0.5.
+        begin (float): Progress at which the first stage begins. Defaults to 0.
+        end (float): Progress at the last pruning step, greater than ``begin``.
+            Defaults to 0.5.
 
     Returns:
         int: The stage, from 0 (dense) to ``factor - 1`` (final).
@@ -43,19 +42,19 @@ def stage_of(progress: float, factor: int, begin: float = 0.0, end: float = 0.5)
     """
     if not 0 <= progress <= 1:
         raise InputError(f'progress must be in [0, 1], got {progress}.')
-    # Quotients such as 0.3 / 0.5 * 5 may fall just short of the integer.
+    # 1e-9: quotients such as 0.3 / 0.5 * 5 may fall just short of the integer.
     done = max(progress - begin, 0) / (end - begin)
     return min(int(done * (factor - 1) + 1e-9), factor - 1)
 
 
 class SparseConv2d(GroupedMatrix, nn.Conv2d):
-    """Base of LGC and SFR: a 1x1 convolution under a shared, grouped mask.
+    """Base of LGC and SFR: a 1x1 convolution with a grouped mask.
 
     The weight keeps its dense shape (out_channels, in_channels, 1, 1), and
     ``groups`` is 1, because code that counts or rewrites convolutions must see
-    a dense one. All that sparsification adds is ``mask``, a bool buffer of
-    shape (mask_groups, columns) that says which columns a group keeps; the
-    pruning stage and the kept counts derive from it.
+    a dense one. The only sparsification state is ``mask``, a bool buffer of shape
+    (mask_groups, columns) that marks the columns each group keeps; the pruning
+    stage and the kept counts derive from it.
     """
 
     condensed_type: Type[Union[CondensedLGC, CondensedSFR]]
@@ -64,39 +63,34 @@ class SparseConv2d(GroupedMatrix, nn.Conv2d):
         self.factor = factor
         self.register_buffer('mask', torch.ones(groups, columns, dtype=torch.bool))
 
-    def __setstate__(self, state: Dict) -> None:
-        super().__setstate__(state)
-        # Models pickled by earlier versions have the method's number here.
-        self.groups = 1
-
     @property
     def mask_groups(self) -> int:
-        """int: Number of groups of LGC's filters or SFR's inputs."""
+        """int: Number of filter groups (LGC) or input groups (SFR)."""
         return self.mask.size(0)
 
     @property
     def columns(self) -> int:
-        """int: Number of channels that each group chooses from."""
+        """int: Number of channels per group before pruning."""
         return self.mask.size(1)
 
     @property
     def members(self) -> int:
-        """int: Number of rows, filters or inputs, that make up a group."""
+        """int: Number of rows (filters or inputs) per group."""
         return self.weight.numel() // self.mask.numel()
 
     @property
     def kept(self) -> int:
-        """int: Number of channels that each group, or the fullest one, keeps now."""
+        """int: Number of channels that the fullest group keeps now."""
         return int(self.mask.sum(1).max())
 
     @property
     def final_kept(self) -> int:
-        """int: Number of channels that each group keeps in the end."""
+        """int: Number of channels that each group keeps after the last stage."""
         return kept_columns(self.columns, self.factor)
 
     @property
     def is_finished(self) -> bool:
-        """bool: Whether every group has come down to its final count, or below."""
+        """bool: Whether no group keeps more than its final count."""
         return self.kept <= self.final_kept
 
     @property
@@ -113,16 +107,16 @@ class SparseConv2d(GroupedMatrix, nn.Conv2d):
         return self.to_matrix(self.weight), self.mask
 
     def masked_weight(self) -> Tensor:
-        """Return the weight with zeros where it is pruned, shape as it is."""
+        """Return the weight with pruned entries set to zero, in its dense shape."""
         return self._masked(self.weight)
 
     @torch.no_grad()
     def zero_pruned(self, tensor: Tensor) -> None:
-        """Set a weight, or what an optimizer keeps of it, to zero where it is pruned.
+        """Set the pruned entries of a weight or optimizer state to zero.
 
         Args:
-            tensor (Tensor): Changed in place, shape as the weight. What is pruned
-                of it becomes zero even where it is NaN or infinite.
+            tensor (Tensor): Changed in place; same shape as the weight. Pruned
+                entries become zero even where they are NaN or infinite.
         """
         matrix = self.to_matrix(tensor)
         members = matrix.reshape(-1, *self.mask.shape)
@@ -131,8 +125,8 @@ class SparseConv2d(GroupedMatrix, nn.Conv2d):
 
     def _masked(self, weight: Tensor) -> Tensor:
         matrix = self.to_matrix(weight)
-        # A group's rows share its mask without a copy of it for each. A product
-        # of floats, being vectorised, is faster than one with a bool.
+        # The mask broadcasts over a group's rows. Multiplying floats is vectorised
+        # and faster than multiplying by a bool.
         members = matrix.reshape(-1, *self.mask.shape)
         masked = members * self.mask.to(matrix.dtype)
         return self.from_matrix(masked.flatten(0, 1))
@@ -140,18 +134,18 @@ class SparseConv2d(GroupedMatrix, nn.Conv2d):
     def _conv_forward(
         self, x: Tensor, weight: Tensor, bias: Optional[Tensor]
     ) -> Tensor:
-        # Here, not in forward(): mmcv's efficient_conv_bn_eval brings a weight with
-        # the norm folded in.
+        # Not in forward(): mmcv's efficient_conv_bn_eval passes a weight with the
+        # norm folded in.
         return super()._conv_forward(x, self._masked(weight), bias)
 
     def _group_norms(self, order: int) -> Tensor:
-        """Norm of each (group, column) pair's weights, shape as the mask."""
+        """Return the norm of each (group, column) pair's weights; mask's shape."""
         matrix = self.to_matrix(self.weight)
         members = matrix.reshape(-1, *self.mask.shape)
         return torch.linalg.vector_norm(members, ord=order, dim=0)
 
     def group_lasso(self) -> Tensor:
-        """Group-lasso term that drives whole pairs to zero (CondenseNet, Sec. 3).
+        """Return the group-lasso term (CondenseNet, Sec. 3).
 
         Returns:
             Tensor: Scalar, the sum over all kept (group, column) pairs of
@@ -160,10 +154,10 @@ class SparseConv2d(GroupedMatrix, nn.Conv2d):
         return self._group_norms(2)[self.mask].sum()
 
     def set_progress(self, progress: float) -> bool:
-        """Prune down to the count of the pruning stage that ``progress`` lies in.
+        """Prune to the channel count of the stage at ``progress``.
 
         Args:
-            progress (float): Fraction of the training that is done.
+            progress (float): Completed fraction of training.
 
         Returns:
             bool: Whether the mask changed.
@@ -175,12 +169,11 @@ class SparseConv2d(GroupedMatrix, nn.Conv2d):
 
     @torch.no_grad()
     def set_stage(self, stage: int) -> bool:
-        """Prune down to the count of a pruning stage.
+        """Prune to the channel count of a stage.
 
-        However many stages were skipped, the count is met; each group loses
-        the columns of smallest L1 norm. Nothing pruned ever returns: an earlier
-        stage than before changes nothing, and a group that keeps fewer
-        already, by another pruning, goes on with those.
+        Each group loses the columns of smallest L1 norm, also if stages were
+        skipped. Pruned columns never return: an earlier stage than before changes
+        nothing, and a group that already keeps fewer is left as it is.
 
         Args:
             stage (int): From 0 (dense) to ``factor - 1`` (final).
@@ -189,28 +182,28 @@ class SparseConv2d(GroupedMatrix, nn.Conv2d):
             bool: Whether the mask changed.
 
         Raises:
-            InputError: If there is no such stage.
+            InputError: If the stage is out of range.
         """
         if not 0 <= stage < self.factor:
             raise InputError(
-                f'{type(self).__name__} has the stages 0 to {self.factor - 1}, got '
-                f'{stage}.'
+                f'stage of {type(self).__name__} must be in [0, {self.factor - 1}], '
+                f'got {stage}.'
             )
         kept = kept_columns(self.columns, self.factor, stage)
         if self.kept <= kept:
             return False
         norms = self._group_norms(1).masked_fill(~self.mask, -1)
-        # Stable, so that ties fall alike on every device.
+        # Stable, so that ties are broken alike on all devices.
         order = norms.sort(dim=1, descending=True, stable=True).indices
         self.mask.scatter_(1, order[:, kept:], False)
         return True
 
     @torch.no_grad()
     def condense(self) -> CondensedConv2d:
-        """Return the condensed form, which gives the same output.
+        """Return the condensed form, which computes the same output.
 
-        It has the same number of columns in each group. Where a group keeps
-        fewer, by another pruning, zeros fill it up.
+        All its groups have ``final_kept`` columns; groups that keep fewer are
+        padded with zeros.
 
         Returns:
             CondensedConv2d: A layer on the same device, of the same dtype.
@@ -247,7 +240,7 @@ class SparseConv2d(GroupedMatrix, nn.Conv2d):
     def _load_from_state_dict(
         self, state_dict: Dict[str, Tensor], prefix: str, *args, **kwargs
     ) -> None:
-        """Accept the condensed form too; what it lacks comes back as zeros."""
+        """Load the sparse or the condensed form; pruned weights become zeros."""
         index = state_dict.get(prefix + 'index')
         weight = state_dict.get(prefix + 'weight')
         if (
@@ -260,8 +253,8 @@ class SparseConv2d(GroupedMatrix, nn.Conv2d):
             shape = (groups * self.final_kept,)
             if index.shape != shape:
                 raise InputError(
-                    f'{prefix}index has the shape {tuple(index.shape)}, {shape} was '
-                    'expected: the checkpoint is that of another network.'
+                    f'{prefix}index has shape {tuple(index.shape)}, expected {shape}: '
+                    'the checkpoint belongs to another network.'
                 )
             index = index.view(groups, -1)
             check_index(index, self.columns, f'{prefix}index')
@@ -270,7 +263,7 @@ class SparseConv2d(GroupedMatrix, nn.Conv2d):
             state_dict[prefix + 'mask'] = mask
             del state_dict[prefix + 'index']
         mask = state_dict.get(prefix + 'mask')
-        # Another shape is refused by what follows.
+        # super() rejects other shapes.
         if mask is not None and mask.shape == self.mask.shape:
             state_dict[prefix + 'mask'] = checked_mask(mask, f'{prefix}mask')
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
@@ -282,7 +275,7 @@ class SparseConv2d(GroupedMatrix, nn.Conv2d):
         return self.to_group_conv(entries).shape
 
     def extra_repr(self) -> str:
-        """Show how far the sparsification has come."""
+        """Show the groups, the factor and the kept channels."""
         return (
             f'{super().extra_repr()}, mask_groups={self.mask_groups}, '
             f'{self.factor_name}={self.factor}, kept={self.kept}/{self.columns}'
@@ -293,8 +286,8 @@ class SparseConv2d(GroupedMatrix, nn.Conv2d):
 class LGC(FilterGroups, SparseConv2d):
     """Learned group convolution (paper, Sec. 3; CondenseNet, Sec. 3).
 
-    Output channel ``o`` belongs to filter group ``o % groups``. The filters
-    of a group share their inputs, of which each stage drops those with the
+    Output channel ``o`` belongs to filter group ``o % groups``. The filters of a
+    group share their inputs; each stage prunes the inputs whose weights have the
     smallest L1 norm over the group.
 
     Args:
@@ -347,8 +340,8 @@ class SFR(InputGroups, SparseConv2d):
     """Sparse feature reactivation (paper, Sec. 3).
 
     Input channel ``i`` belongs to input group ``i % groups``. The inputs of a
-    group update the same outputs, of which each stage drops those with the
-    smallest L1 norm over the group.
+    group update the same outputs; each stage prunes the outputs whose weights have
+    the smallest L1 norm over the group.
 
     Args:
         in_channels (int): Number of input channels, k.
@@ -357,8 +350,8 @@ class SFR(InputGroups, SparseConv2d):
         stride (int | tuple[int]): Defaults to 1.
         padding (int | tuple[int]): Defaults to 0.
         dilation (int | tuple[int]): Defaults to 1.
-        groups (int): Number of input groups; falls to the largest divisor of
-            in_channels not above it. Defaults to 1.
+        groups (int): Number of input groups, reduced to the next divisor of
+            in_channels. Defaults to 1.
         bias (bool): Whether to add a bias. Defaults to True.
         sparse_factor (int, optional): Each group ends with
             C / sparse_factor outputs, rounded up. Defaults to ``groups``.
@@ -397,13 +390,13 @@ class SFR(InputGroups, SparseConv2d):
 
 
 def sparse_layers(module: nn.Module) -> Dict[str, SparseConv2d]:
-    """Find the sparse convolutions of a module.
+    """Return the sparse convolutions of a module.
 
     Args:
         module (nn.Module): Any module.
 
     Returns:
-        dict[str, SparseConv2d]: The layers by their names.
+        dict[str, SparseConv2d]: The layers by name.
     """
     return {
         name: child
@@ -413,30 +406,30 @@ def sparse_layers(module: nn.Module) -> Dict[str, SparseConv2d]:
 
 
 def unfinished_layers(module: nn.Module) -> Dict[str, str]:
-    """Find the sparse convolutions that are not down to their final count.
+    """Return the sparse convolutions whose sparsification is unfinished.
 
     Args:
         module (nn.Module): Any module.
 
     Returns:
-        dict[str, str]: How far each layer is, by its name.
+        dict[str, str]: The progress of each layer, as a phrase, by layer name.
     """
     return {
         name: f'keeps {layer.kept} of {layer.columns} channels per group, '
-        f'to come down to {layer.final_kept}'
+        f'must come down to {layer.final_kept}'
         for name, layer in sparse_layers(module).items()
         if not layer.is_finished
     }
 
 
 def kept_fraction(module: nn.Module) -> float:
-    """Fraction of the sparse convolutions' weights that are kept.
+    """Return the fraction of the sparse convolutions' weights that is kept.
 
     Args:
         module (nn.Module): Any module.
 
     Returns:
-        float: From 1 (dense) down; 1 if there is no sparse convolution.
+        float: The fraction; 1 if dense or without sparse convolutions.
     """
     layers = sparse_layers(module).values()
     total = sum(layer.weight.numel() for layer in layers)
@@ -445,24 +438,24 @@ def kept_fraction(module: nn.Module) -> float:
 
 
 def condense_layers(module: nn.Module) -> None:
-    """Replace every sparse convolution in a module by its condensed form.
+    """Replace every sparse convolution in a module with its condensed form.
 
-    A layer that is shared remains shared.
+    Shared layers stay shared.
 
     Args:
         module (nn.Module): Changed in place.
 
     Raises:
         InputError: If a layer's sparsification is unfinished, or the module is
-            itself such a layer; nothing is changed then.
+            itself a sparse convolution; the module is then unchanged.
     """
     if isinstance(module, SparseConv2d):
         raise InputError(
-            f'A single {type(module).__name__} cannot be replaced in place: take what '
-            'its condense() returns.'
+            f'{type(module).__name__} cannot replace itself in place: use the layer '
+            'that its condense() returns.'
         )
     condensed = {layer: layer.condense() for layer in sparse_layers(module).values()}
-    # A shared layer has several names; its one condensed form gets them all.
+    # A shared layer has several names.
     for name, layer in list(module.named_modules(remove_duplicate=False)):
         if layer in condensed:
             parent, _, attribute = name.rpartition('.')

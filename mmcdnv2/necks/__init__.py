@@ -1,4 +1,4 @@
-"""Necks: what classifiers need, and laterals that make detectors light."""
+"""Necks: pooling for classifiers and light laterals for detectors."""
 
 from .learned_group_laterals import LearnedGroupLaterals
 from .se_pooling import SEGlobalAveragePooling

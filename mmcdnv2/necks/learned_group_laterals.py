@@ -1,4 +1,4 @@
-"""1x1 convolutions between a backbone and a neck that choose their inputs."""
+"""Learned group convolutions between a backbone and a neck."""
 
 from typing import Any, Optional, Sequence, Tuple, Union
 
@@ -14,10 +14,10 @@ from ..registry import register_model
 
 @register_model
 class LearnedGroupLaterals(CondensableMixin, BaseModule):
-    """Map each feature map of a backbone to few channels by an LGC.
+    """Reduce the channels of each of a backbone's feature maps with an LGC.
 
-    A dense network hands over wide maps, and most necks work at the width of
-    their input. Put this in front of any of them::
+    Dense networks return wide maps, and most necks use the width of their input.
+    Insert this module before any neck::
 
         neck=[
             dict(type='LearnedGroupLaterals', in_channels=[400, 1040, 2064],
@@ -25,30 +25,30 @@ class LearnedGroupLaterals(CondensableMixin, BaseModule):
             dict(type='CSPNeXtPAFPN', in_channels=[96, 96, 96], ...),
         ]
 
-    ``SparsificationHook`` prunes it and ``tools/condense.py`` condenses it
-    with the backbone.
+    ``SparsificationHook`` prunes and ``tools/condense.py`` condenses it with the
+    backbone.
 
     Args:
         in_channels (Sequence[int]): Number of channels of each map.
-        out_channels (int | Sequence[int]): Number of output channels, of all
-            maps or of each. Its ``groups`` must divide it.
+        out_channels (int | Sequence[int]): Number of output channels, one for all
+            maps or one per map; divisible by ``groups``.
         groups (int): See :class:`~mmcdnv2.layers.LGC`. Defaults to 8.
         condense_factor (int | Sequence[int], optional): See
-            :class:`~mmcdnv2.layers.LGC`; one for all maps or one for each, as
-            narrow maps have little to spare. Defaults to ``groups``.
+            :class:`~mmcdnv2.layers.LGC`; one for all maps or one per map, for
+            example a smaller one for narrow maps. Defaults to ``groups``.
         order (Sequence[str]): Order of convolution, norm and activation.
             Defaults to ('conv', 'norm', 'act').
         norm_cfg (dict, optional): Config of the norm layers. Defaults to
             ``dict(type='BN')``.
         act_cfg (dict, optional): Config of the activation layers. Defaults to
-            None, as necks begin with a convolution of their own; docs/detection.md
-            compares.
+            None, as necks begin with a convolution; see docs/detection.md for a
+            comparison.
         deploy (bool): Whether to build the condensed form. Defaults to False.
         init_cfg (dict, optional): Initialisation config. Defaults to None.
 
     Raises:
-        InputError: If the numbers of channels do not fit each other, ``groups``
-            or ``condense_factor``.
+        InputError: If ``out_channels`` or ``condense_factor`` does not fit the
+            number of maps, their channels or ``groups``.
     """
 
     def __init__(
@@ -65,8 +65,8 @@ class LearnedGroupLaterals(CondensableMixin, BaseModule):
     ) -> None:
         super().__init__(init_cfg=init_cfg)
         self.in_channels = tuple(in_channels)
-        self.out_channels = self._of_each_map('out_channels', out_channels)
-        factors = self._of_each_map('condense_factor', condense_factor)
+        self.out_channels = self._per_level('out_channels', out_channels)
+        factors = self._per_level('condense_factor', condense_factor)
         self.laterals = ModuleList(
             LGCModule(
                 channels,
@@ -83,15 +83,15 @@ class LearnedGroupLaterals(CondensableMixin, BaseModule):
             )
         )
 
-    def _of_each_map(self, name: str, value: Any) -> tuple:
-        """Return a setting that is one for all maps, or one for each, as the latter."""
+    def _per_level(self, name: str, value: Any) -> tuple:
+        """Expand a setting to one value per feature map."""
         number = len(self.in_channels)
         if value is None or isinstance(value, int):
             return (value,) * number
         if len(value) != number:
             raise InputError(
-                f'{name} of LearnedGroupLaterals must be one number or one for each of '
-                f'the {number} in_channels, got {list(value)}.'
+                f'{name} of LearnedGroupLaterals must be one number, or one for each '
+                f'of the {number} in_channels, got {list(value)}.'
             )
         return tuple(value)
 
@@ -105,13 +105,18 @@ class LearnedGroupLaterals(CondensableMixin, BaseModule):
             tuple[Tensor]: Shapes (N, out_channels[i], H_i, W_i).
 
         Raises:
-            InputError: If these are not as many maps, or other channels.
+            InputError: If the number of maps or their channels do not match
+                ``in_channels``.
         """
         channels = tuple(x.size(1) for x in feats)
-        if not torch.jit.is_tracing() and channels != self.in_channels:
+        # While torch.fx or torch.jit traces, sizes are not numbers.
+        symbolic = torch.jit.is_tracing() or not all(
+            isinstance(x, Tensor) for x in feats
+        )
+        if not symbolic and channels != self.in_channels:
             raise InputError(
                 f'LearnedGroupLaterals has in_channels={list(self.in_channels)}, but '
-                f'the backbone gives maps of {list(channels)} channels: set '
-                "in_channels to these, or the backbone's out_indices."
+                f'the backbone returns maps with {list(channels)} channels: change '
+                "in_channels or the backbone's out_indices."
             )
         return tuple(lateral(x) for lateral, x in zip(self.laterals, feats))

@@ -17,17 +17,18 @@ from ..registry import register_model
 
 @register_model
 class SEGlobalAveragePooling(KernelMixin, BaseModule):
-    """Pool the last feature map, then squeeze and excite the vector.
+    """Pool the last feature map and apply squeeze-and-excite to the vector.
 
-    Goes between a CondenseNetV2 (paper, Sec. 3) or a ShuffleNetV2+ and its
-    fully connected layers.
+    Used between CondenseNetV2 (paper, Sec. 3) or ShuffleNetV2+ and the fully
+    connected layers.
 
     Args:
         channels (int): Number of channels of the last feature map.
         ratio (int): Reduction of the squeeze. Defaults to 16.
-        norm_cfg (dict, optional): Config of a norm layer behind the squeeze,
-            with which the excitation is a hard sigmoid, as in ShuffleNetV2+.
-            Defaults to None, no norm and a sigmoid, as in CondenseNetV2.
+        norm_cfg (dict, optional): Config of a norm layer after the squeezing
+            convolution; the excitation is then a hard sigmoid, as in
+            ShuffleNetV2+. Defaults to None, no norm and a sigmoid, as in
+            CondenseNetV2.
 
     Raises:
         InputError: If ``ratio`` is larger than ``channels``.

@@ -1,4 +1,4 @@
-"""The native kernels for condensed layers: whether and which are used."""
+"""Native kernels for condensed layers: load, describe and switch them."""
 
 from .library import describe, load, use_kernels
 

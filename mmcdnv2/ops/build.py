@@ -1,14 +1,12 @@
-"""Compile the native kernels for PyTorch, and keep what was compiled.
+"""Compile the native kernels for PyTorch and cache the library.
 
-The sources need no more than a C++17 compiler and the headers that PyTorch
-brings. torch.utils.cpp_extension would not do: it needs ninja, links against
-Python, compiles all sources with the same flags, whereas the inner loops are
-compiled once for each instruction set, and waits forever for the lock of a build
-that was killed. What was compiled is kept, so that only the first process waits. It is
-kept with its checksum at the end, where the loader does not look: to load what
-a full disk has left of it would kill the process. The checksum does not help against
-people. Against them, a library is loaded only if no other user but root could have
-written it or may replace it.
+The build needs only a C++17 compiler and PyTorch's headers.
+torch.utils.cpp_extension is not used: it needs ninja, links against Python, cannot
+compile the inner loops once per instruction set, and waits forever for the lock of a
+killed build. A checksum is appended to the cached library, where the loader ignores
+it, because loading a truncated library kills the process. Against tampering, the
+library is loaded only from a folder of this user or root to which no one else may
+write.
 """
 
 import hashlib
@@ -17,7 +15,7 @@ import platform
 import shutil
 import stat
 import tempfile
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Callable, Iterator, List
 
@@ -36,22 +34,22 @@ from .compiler import (
 
 
 class _UntrustedError(OSError):
-    """Another user may write here."""
+    """Raised if other users may write to a cache folder."""
 
 
-def kept_name(name: str, host: str, *made_with: str) -> Path:
-    """Name a library for the sources as they are.
+def kept_name(name: str, backend: str, *made_with: str) -> Path:
+    """Return a library's path in the cache, with a digest of the sources.
 
     Args:
         name (str): Name of the file.
-        host (str): The folder of the sources besides the core's.
-        made_with (str): What else it depends on.
+        backend (str): Folder of sources to compile in addition to the core's.
+        made_with (str): Other dependencies, such as the version of PyTorch.
 
     Returns:
-        Path: In a folder, both relative to where libraries are kept.
+        Path: Path relative to the cache folder.
     """
     digest = hashlib.sha256()
-    for folder in ('core', host):
+    for folder in ('core', backend):
         for path in sorted((SOURCES / folder).glob('*.?pp')):
             digest.update(f'{folder}/{path.name} '.encode() + path.read_bytes())
     for path in (Path(__file__), Path(compiler_module.__file__)):
@@ -61,73 +59,50 @@ def kept_name(name: str, host: str, *made_with: str) -> Path:
 
 
 def cache_folders() -> List[Path]:
-    """List the folders where libraries are kept, of which the first usable is used."""
+    """Return the candidate cache folders, in order of preference."""
     cache = os.environ.get('XDG_CACHE_HOME', '')
     if not os.path.isabs(cache):
-        # This stays as it is where nothing tells the home folder, as in a container
-        # that runs as any user. A relative one would depend on where one stands.
+        # Stays '~/.cache' without a home folder, as in a container with an unknown
+        # user. Relative paths are skipped: they depend on the current folder.
         cache = os.path.expanduser('~/.cache')
     folders = [Path(cache, 'mmcdnv2', 'ops')] if os.path.isabs(cache) else []
     temporary = os.environ.get('TMPDIR', '')
     if not os.path.isabs(temporary):
         temporary = '/tmp'
-    return [*folders, Path(temporary, f'mmcdnv2-{os.geteuid()}', 'ops')]
+    # Directly in /tmp, which is sticky: other users cannot replace the checked folder.
+    return [*folders, Path(temporary, f'mmcdnv2-{os.geteuid()}')]
 
 
-def _check_trust(path: Path) -> None:
-    """Refuse what another user than root could have written, or may replace.
-
-    From the root on, nothing that was looked at can be changed by others any more. So
-    what is loaded after this is what was looked at.
+def _check_private(folder: Path) -> None:
+    """Check that only this user and root can write to a folder.
 
     Args:
-        path (Path): A file or a folder, absolute.
+        folder (Path): One of :func:`cache_folders`.
 
     Raises:
-        _UntrustedError: If one could.
-        OSError: If there is no such path.
+        _UntrustedError: If other users can, or it is not a folder.
+        OSError: If it does not exist.
     """
-    # Links that go round in circles end here.
-    path.stat()
-    for each in (*reversed(path.parents), path):
-        info = each.lstat()
-        if info.st_uid not in (0, os.geteuid()):
-            raise _UntrustedError(f'{each} belongs to another user')
-        if stat.S_ISLNK(info.st_mode):
-            _check_trust(each.parent / os.readlink(each))
-        # In a sticky folder, as /tmp is, everyone may replace their own alone.
-        elif info.st_mode & 0o022 and not info.st_mode & stat.S_ISVTX:
-            raise _UntrustedError(f'other users may write to {each}')
-
-
-def _make_private(folder: Path) -> None:
-    """Make a folder, and those above it, for this user alone.
-
-    Args:
-        folder (Path): One that exists is left as it is.
-
-    Raises:
-        OSError: If that is not possible, or another user may write there.
-    """
-    missing = [each for each in (folder, *folder.parents) if not os.path.lexists(each)]
-    _check_trust(missing[-1].parent if missing else folder)
-    for each in reversed(missing):
-        each.mkdir(0o700, exist_ok=True)
-    # Another one may have been faster.
-    _check_trust(folder)
+    info = folder.lstat()
+    if not stat.S_ISDIR(info.st_mode):
+        raise _UntrustedError(f'{folder} is not a folder')
+    if info.st_uid not in (0, os.geteuid()):
+        raise _UntrustedError(f'{folder} belongs to another user')
+    if info.st_mode & 0o022:
+        raise _UntrustedError(f'other users may write to {folder}')
 
 
 @contextmanager
 def _locked(folder: Path) -> Iterator[bool]:
-    """Wait until no other process compiles; yield whether that is sure.
+    """Lock the folder against other builds; yield False if locks are unsupported.
 
-    A lock ends with its process, however that ends.
+    The lock is released when its process ends, even if it is killed.
     """
-    # Windows has none.
+    # Not available on Windows.
     import fcntl
 
     descriptor = os.open(folder / '.lock', os.O_RDWR | os.O_CREAT, 0o600)
-    is_sure = True
+    is_locked = True
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -135,12 +110,12 @@ def _locked(folder: Path) -> Iterator[bool]:
             print_log('Waiting for another process that compiles the native kernels.')
             fcntl.flock(descriptor, fcntl.LOCK_EX)
         except OSError:
-            # Not all file systems have locks.
-            is_sure = False
-        yield is_sure
+            # Not all file systems support locks.
+            is_locked = False
+        yield is_locked
     finally:
-        if is_sure:
-            # Not by closing alone: a process that was forked has it open, too.
+        if is_locked:
+            # Closing is not enough: a forked process also has the file open.
             fcntl.flock(descriptor, fcntl.LOCK_UN)
         os.close(descriptor)
 
@@ -149,17 +124,10 @@ def _checksum(content: bytes) -> bytes:
     return hashlib.sha256(content).digest()
 
 
-def _is_usable(library: Path) -> bool:
-    """Whether a library is there, just as it was written.
-
-    Raises:
-        _UntrustedError: If another user could have written it.
-    """
+def _is_intact(library: Path) -> bool:
+    """Return whether a library exists and matches its checksum."""
     try:
-        _check_trust(library)
         content = library.read_bytes()
-    except _UntrustedError:
-        raise
     except OSError:
         return False
     size = len(_checksum(b''))
@@ -167,41 +135,47 @@ def _is_usable(library: Path) -> bool:
 
 
 def keep(name: Path, make: Callable[[Path, List[str]], None]) -> Path:
-    """Make a library unless it is there, whole, and of no other user.
+    """Return the cached library, after building it if needed.
 
     Args:
-        name (Path): See :func:`kept_name`.
+        name (Path): Path from :func:`kept_name`.
         make (callable): Called with the file to write and the compiler's command.
 
     Returns:
         Path: The library.
 
     Raises:
-        BuildError: If there is no compiler or it fails, or there is no folder for it.
+        BuildError: If there is no compiler, it fails, or no cache folder is usable.
     """
     if platform.system() != 'Linux':
-        raise BuildError(f'the kernels are for Linux, not {platform.system()}')
+        raise BuildError(f'the kernels need Linux, this is {platform.system()}')
     folders = cache_folders()
-    refused = []
+    rejected = []
     for folder in folders:
         try:
-            if _is_usable(folder / name):
+            _check_private(folder)
+            if _is_intact(folder / name):
                 return folder / name
         except _UntrustedError as error:
-            refused.append(str(error))
+            rejected.append(str(error))
+        except OSError:
+            # The folder does not exist yet.
+            pass
     try:
         compiler = find_compiler()
     except BuildError as error:
-        raise BuildError('; '.join([*refused, str(error)])) from error
-    refused = []
+        raise BuildError('; '.join([*rejected, str(error)])) from error
+    rejected = []
     for folder in folders:
-        if refused:
-            print_log(f'Instead of {refused[-1]}, the native kernels go to {folder}.')
+        if rejected:
+            print_log(
+                f'Building the native kernels in {folder} instead of {rejected[-1]}.'
+            )
         try:
             return _make_in(folder, name, make, compiler)
         except OSError as error:
-            refused.append(f'{folder} ({error})')
-    raise BuildError(f'they cannot be built in {" or in ".join(refused)}')
+            rejected.append(f'{folder} ({error})')
+    raise BuildError(f'they cannot be built in {" or in ".join(rejected)}')
 
 
 def _make_in(
@@ -210,32 +184,33 @@ def _make_in(
     make: Callable[[Path, List[str]], None],
     compiler: List[str],
 ) -> Path:
-    """Make a library in one of the folders; raise an OSError if it is of no use."""
+    """Build a library in a cache folder; raise OSError if that is not possible."""
     target = folder / name
-    _make_private(folder)
-    with _locked(folder) as is_alone:
-        # Another process may have made it in the meantime.
-        with suppress(_UntrustedError):
-            if _is_usable(target):
-                return target
-        if is_alone:
+    for each in (*reversed(folder.parents), folder):
+        each.mkdir(0o700, exist_ok=True)
+    _check_private(folder)
+    with _locked(folder) as is_locked:
+        # Another process may have built it in the meantime.
+        if _is_intact(target):
+            return target
+        if is_locked:
+            # Left over from killed builds.
             for killed in folder.glob('.build-*'):
                 shutil.rmtree(killed, ignore_errors=True)
-        _make_private(target.parent)
-        print_log('Compiling the native kernels, once (half a minute or more).')
+        target.parent.mkdir(0o700, exist_ok=True)
+        print_log('Compiling the native kernels once (half a minute or more).')
         with tempfile.TemporaryDirectory(prefix='.build-', dir=folder) as temporary:
             library = Path(temporary) / target.name
             make(library, compiler)
             content = library.read_bytes()
             library.write_bytes(content + _checksum(content))
-            # Whatever the umask.
             library.chmod(0o600)
             os.replace(library, target)
     return target
 
 
 def _library_name() -> Path:
-    """Name of the library for these sources and this PyTorch."""
+    """Return the name of the library for these sources and this PyTorch."""
     abi = str(torch.compiled_with_cxx11_abi())
     return kept_name('libmmcdnv2_ops.so', 'torch', torch.__version__, abi)
 
@@ -246,8 +221,8 @@ def _build(target: Path, compiler: List[str]) -> None:
     folder = target.parent
     jobs = compile_kernels(folder, compiler, platform.machine())
     operators = folder / 'operators.o'
-    # at::parallel_for is a template that is parallel with OpenMP only. It
-    # must find PyTorch's own when it is loaded, so it is not linked.
+    # at::parallel_for is a template that runs in parallel only with OpenMP. OpenMP is
+    # not linked, so that the library uses PyTorch's when it is loaded.
     command = [*compiler, *FLAGS, '-fopenmp']
     command += [
         f'-D_GLIBCXX_USE_CXX11_ABI={int(torch.compiled_with_cxx11_abi())}',
@@ -267,13 +242,13 @@ def _build(target: Path, compiler: List[str]) -> None:
 
 
 def build() -> Path:
-    """Compile the library unless it is there, and whole.
+    """Build the library, or return it from the cache.
 
     Returns:
-        Path: The library, to be loaded by ``torch.ops.load_library``.
+        Path: The library, for ``torch.ops.load_library``.
 
     Raises:
-        BuildError: If there is no compiler or it fails, or there is no folder for it.
+        BuildError: If there is no compiler, it fails, or no cache folder is usable.
     """
     return keep(_library_name(), _build)
 

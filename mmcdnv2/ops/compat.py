@@ -4,7 +4,7 @@ from functools import partial
 
 import torch
 
-# torch 2.1 cannot tell that it compiles: there the kernels break the graph.
+# Without it, in torch 2.1, the kernels break the compiled graph.
 is_compiling = getattr(torch.compiler, 'is_compiling', bool)
 try:
     torch.is_autocast_enabled('cpu')

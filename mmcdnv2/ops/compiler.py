@@ -1,7 +1,7 @@
-"""Compile the native kernels' sources: what PyTorch has no part in.
+"""Compile the native kernels' sources that do not depend on PyTorch.
 
-This needs the standard library alone, so that it can be loaded by its path where the
-rest of the package cannot be imported.
+This module imports only the standard library, so that it can be loaded by its path
+where the rest of the package cannot be imported.
 """
 
 import os
@@ -17,13 +17,13 @@ FLAGS = ('-std=c++17', '-O3', '-fPIC', '-Wall', '-iquote', str(SOURCES))
 
 
 class InstructionSet(NamedTuple):
-    """A way to compile the kernels for some processors.
+    """An instruction set that the kernels are compiled for.
 
     Attributes:
         name (str): Namespace of the compiled kernels.
-        lanes (int): float32 numbers in a vector.
-        registers (int): Vector registers.
-        flags (tuple[str]): Flags of the compiler.
+        lanes (int): float32 lanes per vector.
+        registers (int): Number of vector registers.
+        flags (tuple[str]): Compiler flags.
     """
 
     name: str
@@ -33,14 +33,14 @@ class InstructionSet(NamedTuple):
 
 
 def instruction_sets(machine: str) -> List[InstructionSet]:
-    """List what the kernels are compiled for; the processor's best is run.
+    """Return the instruction sets to compile for; the best available one runs.
 
     Args:
-        machine (str): As ``platform.machine()`` names it.
+        machine (str): As returned by ``platform.machine()``.
 
     Returns:
-        list[InstructionSet]: At least 'baseline', which every processor of
-        that name can run (SSE2 or NEON).
+        list[InstructionSet]: At least 'baseline', which every such processor
+        supports (SSE2 or NEON).
     """
     if machine == 'x86_64':
         avx2 = ('-mavx2', '-mfma')
@@ -54,22 +54,22 @@ def instruction_sets(machine: str) -> List[InstructionSet]:
 
 
 class BuildError(RuntimeError):
-    """The kernels cannot be compiled here; the message says why."""
+    """Raised if the kernels cannot be compiled; the message has the reason."""
 
 
 def compile_kernels(
     folder: Path, compiler: Sequence[str], machine: str, extra: Sequence[str] = ()
 ) -> List[Tuple[List[str], Path]]:
-    """Compile the part that knows nothing of PyTorch.
+    """Return the commands that compile the inner loops.
 
     Args:
-        folder (Path): Where the object files go.
+        folder (Path): Folder for the object files.
         compiler (Sequence[str]): A C++ compiler and its arguments.
-        machine (str): What it compiles for.
-        extra (Sequence[str]): More flags.
+        machine (str): Target, as returned by ``platform.machine()``.
+        extra (Sequence[str]): Additional flags.
 
     Returns:
-        list[tuple[list[str], Path]]: Commands and what they write.
+        list[tuple[list[str], Path]]: Commands and their output files.
     """
     jobs = []
     for isa in instruction_sets(machine):
@@ -86,13 +86,13 @@ def compile_kernels(
 
 
 def run_all(commands: Sequence[Sequence[str]]) -> None:
-    """Run commands at the same time.
+    """Run commands in parallel.
 
     Args:
         commands (Sequence[Sequence[str]]): The commands.
 
     Raises:
-        BuildError: If one fails; with what it said.
+        BuildError: If one fails; the message has its output.
     """
     running = [
         subprocess.Popen(
@@ -100,7 +100,7 @@ def run_all(commands: Sequence[Sequence[str]]) -> None:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            # Compilers speak the user's language, in whatever encoding.
+            # Compilers print messages in the user's language and encoding.
             errors='replace',
         )
         for command in commands
@@ -112,17 +112,17 @@ def run_all(commands: Sequence[Sequence[str]]) -> None:
 
 
 def find_compiler() -> List[str]:
-    """Find the command that compiles: ``$CXX`` or ``c++``.
+    """Return the compiler command: ``$CXX`` or ``c++``.
 
     Returns:
         list[str]: The compiler and its arguments.
 
     Raises:
-        BuildError: If there is none.
+        BuildError: If it does not exist.
     """
     variable = os.environ.get('CXX', '')
     try:
-        # It may bring arguments, or a launcher such as ccache.
+        # May contain arguments or a launcher such as ccache.
         compiler = shlex.split(variable) or ['c++']
     except ValueError as error:
         raise BuildError(f'CXX={variable} is not a command: {error}') from error
@@ -138,17 +138,17 @@ def build_onnxruntime_library(
 ) -> None:
     """Compile and link the operators for ONNX Runtime.
 
-    Nothing of ONNX Runtime is needed, and the library is not bound to one version.
+    The build does not need ONNX Runtime, and the library works with several versions.
 
     Args:
         target (Path): The library to write.
         compiler (Sequence[str]): A C++ compiler for the machine and its arguments.
-        machine (str): What it compiles for, as ``platform.machine()`` names it.
+        machine (str): Target, as returned by ``platform.machine()``.
 
     Raises:
         BuildError: If the compiler fails.
     """
-    # Beside the library, whose maker removes what is left of a build that was killed.
+    # Next to the library, where the caller removes leftovers of killed builds.
     with tempfile.TemporaryDirectory(dir=target.parent) as name:
         folder = Path(name)
         hidden = ('-fvisibility=hidden', '-ffunction-sections', '-fdata-sections')
@@ -158,12 +158,12 @@ def build_onnxruntime_library(
         command = [*compiler, *FLAGS, *hidden, '-c', str(source), '-o', str(operators)]
         jobs.insert(0, (command, operators))
         run_all([command for command, _ in jobs])
-        # The C++ library goes in, as that of an older system would not do, and none
-        # of its functions come out, as the process may have others of these names.
+        # libstdc++ is linked statically, as older systems have an older one, and not
+        # exported, as the process may have loaded another one.
         exports = folder / 'exports'
         exports.write_text('{ global: RegisterCustomOps; local: *; };\n')
         link = [*compiler, '-shared', *(str(path) for _, path in jobs)]
         link += ['-static-libstdc++', f'-Wl,-version-script={exports}', '-s']
-        # ONNX Runtime closes the library with the last session that uses it.
+        # nodelete: ONNX Runtime unloads the library with the last session.
         link += ['-Wl,-gc-sections', '-Wl,-z,nodelete', '-o', str(target)]
         run_all([link])

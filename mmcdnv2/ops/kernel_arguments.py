@@ -1,4 +1,4 @@
-"""The arguments of a native kernel, collected from PyTorch modules."""
+"""Collect a native kernel's arguments from PyTorch modules."""
 
 from typing import Container, Dict, List, Sequence, Tuple, Type, Union
 
@@ -7,20 +7,20 @@ from mmcv.cnn import ConvModule
 from torch import Tensor, nn
 
 _ACTIVATIONS = {nn.ReLU: 1, nn.Hardswish: 2}
-# In evaluation SyncBatchNorm is a batch norm like any other.
+# In evaluation mode, SyncBatchNorm is an ordinary batch norm.
 _NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm)
 NORM_FIRST = ('norm', 'act', 'conv')
 CONV_FIRST = ('conv', 'norm', 'act')
 
-# The code that the kernels replace, as it was when this package was imported.
+# The forwards that the kernels replace, as they were when this package was imported.
 _forwards: Dict[Type[nn.Module], object] = {}
 
 
 def replaces_forward(*types: Type[nn.Module]) -> None:
-    """Remember the forwards that the kernels do the work of.
+    """Record the forwards of classes that the kernels implement.
 
     Args:
-        types (type): Module classes that a kernel may take.
+        types (type): Module classes that a kernel may replace.
     """
     _forwards.update((kind, kind.forward) for kind in types)
 
@@ -31,22 +31,21 @@ replaces_forward(
 
 
 class UnsupportedError(Exception):
-    """The kernels do not take this module; the message says why."""
+    """Raised if the kernels do not support a module; the message has the reason."""
 
 
 class KernelArguments:
-    """The arguments of a kernel besides its input.
+    """The arguments of a kernel, except its input.
 
-    The ``add`` methods are called in the order in which the kernel reads. The
-    table in csrc/core/argument_reader.hpp states it.
+    The ``add`` methods must be called in the order of the table in
+    csrc/core/argument_reader.hpp.
 
     Attributes:
-        spec (list[int]): What the modules are.
+        spec (list[int]): Types and settings of the modules.
         norms (list[nn.Module]): Batch norms.
-        sources (list[tuple]): Parameters and buffers, each by its module and
-            its name there.
-        options (tuple): What has a name of its own in the operator's schema, in
-            that order, numbers and lists of them: it tells the shape of the output.
+        sources (list[tuple]): Modules and names of parameters and buffers.
+        options (tuple): Named arguments of the operator's schema, in its order
+            (ints and lists of ints); they determine the output's shape.
     """
 
     def __init__(self) -> None:
@@ -56,11 +55,11 @@ class KernelArguments:
         self.options: Tuple[Union[int, List[int]], ...] = ()
 
     def tensors(self) -> List[Tensor]:
-        """Collect the parameters and buffers as they are now."""
+        """Return the current parameters and buffers."""
         return [getattr(module, name) for module, name in self.sources]
 
     def add_act(self, act: nn.Module) -> None:
-        """Add the number of an activation.
+        """Add an activation.
 
         Args:
             act (nn.Module): ReLU or hard-swish.
@@ -78,7 +77,7 @@ class KernelArguments:
             norm (nn.Module): The norm.
 
         Raises:
-            UnsupportedError: If it is another norm or lacks one of the four.
+            UnsupportedError: If it is another norm or lacks one of them.
         """
         _check(norm, _NORMS, f'its norm is {type(norm).__name__}')
         if not norm.affine or not norm.track_running_stats:
@@ -88,11 +87,11 @@ class KernelArguments:
         self.norms.append(norm)
 
     def add_conv(self, conv: nn.Conv2d, kernel_size: int, stride: int = 1) -> None:
-        """Add a convolution's weight and, if it is a condensed one, its index.
+        """Add a convolution's weight and, if it is condensed, its index.
 
         Args:
-            conv (nn.Conv2d): The convolution, its type checked already.
-            kernel_size (int): Expected size; the padding must keep the map's.
+            conv (nn.Conv2d): The convolution, of a checked type.
+            kernel_size (int): Expected kernel size, with "same" padding.
             stride (int): Expected stride. Defaults to 1.
 
         Raises:
@@ -109,7 +108,9 @@ class KernelArguments:
             conv.bias,
         )
         if actual != expected:
-            raise UnsupportedError('a convolution has another stride, padding or bias')
+            raise UnsupportedError(
+                'a convolution has an unsupported stride, padding or bias'
+            )
         self._add_tensor(conv, 'weight')
         if 'index' in conv._buffers:
             self._add_tensor(conv, 'index')
@@ -125,16 +126,15 @@ class KernelArguments:
 
 
 def check_type(module: nn.Module, expected: type) -> None:
-    """Refuse a module whose code may be another than the kernel's.
+    """Check that a module computes what the kernel computes.
 
     Args:
         module (nn.Module): The module.
-        expected (type): The class that the kernel knows; a subclass may do
-            something else.
+        expected (type): The class that the kernel implements; subclasses may
+            compute something else.
 
     Raises:
-        UnsupportedError: If it is of another class, or its forward was
-            replaced.
+        UnsupportedError: If it has another class, or its forward was replaced.
     """
     _check(module, [expected], f'{type(module).__name__} is not {expected.__name__}')
 
@@ -143,7 +143,7 @@ def _check(module: nn.Module, expected: Container[type], reason: str) -> None:
     kind = type(module)
     if kind not in expected:
         raise UnsupportedError(reason)
-    # Read where the call would: torch.compile then looks out for changes.
+    # Read from the module, so that torch.compile adds a guard.
     own = 'forward' in module.__dict__
     if own or module.forward.__func__ is not _forwards[kind]:
         raise UnsupportedError(f'the forward of a {kind.__name__} was replaced')
@@ -152,20 +152,21 @@ def _check(module: nn.Module, expected: Container[type], reason: str) -> None:
 def check_conv_module(
     module: ConvModule, kind: type, *orders: Sequence[str], needs_act: bool = True
 ) -> nn.Conv2d:
-    """Refuse a ConvModule unless it is convolution, norm and activation.
+    """Check that a ConvModule has a convolution, a norm and an activation.
 
     Args:
-        module (ConvModule): The module, its own type checked already.
-        kind (type): The expected class of its convolution.
-        orders (Sequence[str]): The orders that the kernel knows.
-        needs_act (bool): Whether the kernel takes it only with an activation.
-            Defaults to True.
+        module (ConvModule): The module, of a checked type.
+        kind (type): Expected class of its convolution.
+        orders (Sequence[str]): The orders that the kernel supports.
+        needs_act (bool): Whether the kernel requires an activation. Defaults to
+            True.
 
     Returns:
         nn.Conv2d: Its convolution.
 
     Raises:
-        UnsupportedError: If a part is missing or another, or the order is.
+        UnsupportedError: If a part is missing, or a part or the order is
+            unsupported.
     """
     check_type(module.conv, kind)
     complete = module.with_norm and (module.with_activation or not needs_act)

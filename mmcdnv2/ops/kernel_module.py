@@ -1,4 +1,4 @@
-"""Modules that run on a native kernel where it gives the same output."""
+"""Modules that run on a native kernel if it computes the same output."""
 
 import operator
 from typing import Any, Dict, List, NamedTuple, Optional, Tuple, Type
@@ -23,14 +23,15 @@ KernelArgs = Tuple[Any, ...]
 
 
 class Structure:
-    """A module's parts as they were when its kernel's arguments were collected.
+    """A snapshot of a module's parts, taken with its kernel's arguments.
 
-    This is compared before every call, so it keeps to what CPython does fast.
+    It is compared before every call, so it uses only operations that are fast in
+    CPython.
 
     Args:
         module (nn.Module): The module that a kernel runs as a whole.
-        arguments (KernelArguments): The kernel's arguments; none where no
-            kernel takes it.
+        arguments (KernelArguments): The kernel's arguments; empty if no kernel
+            supports the module.
     """
 
     def __init__(self, module: nn.Module, arguments: KernelArguments) -> None:
@@ -48,12 +49,11 @@ class Structure:
         norms = [child for child in children if isinstance(child, _BatchNorm)]
         self.norms = list(map(vars, norms))
         self.eps_owners = list(map(vars, arguments.norms))
-        # Dicts compare their values by identity first, which is all that modules
-        # have.
-        self.families = [
+        # Dicts compare values by identity first; modules have no other equality.
+        self.child_dicts = [
             parent._modules for parent in module.modules() if parent._modules
         ]
-        self.copies = list(map(dict, self.families))
+        self.copies = list(map(dict, self.child_dicts))
         self.tensor_names = [name for _, name in arguments.sources]
         self.tensor_dicts = [
             owner._parameters if name in owner._parameters else owner._buffers
@@ -61,42 +61,42 @@ class Structure:
         ]
 
     def skipped_by_kernel(self) -> Optional[str]:
-        """Name what is set on a module inside and a kernel would skip, if any."""
+        """Return a reason if a child has a hook or mode that a kernel would ignore."""
         if any(self.hooks):
-            return 'a module inside of it has a hook'
+            return 'a module inside it has a hook'
         if any(map(_training, self.norms)):
-            return 'a norm inside of it is in training mode'
+            return 'a norm inside it is in training mode'
         return None
 
     def has_changed(self) -> bool:
-        """Whether a module inside, or the forward of one, was replaced."""
+        """Return whether a child, or a child's forward, was replaced."""
         return (
-            self.families != self.copies
+            self.child_dicts != self.copies
             or [kind.forward for kind in self.kinds] != self.forwards
             or ['forward' in each for each in self.attributes] != self.patched
         )
 
     def tensors(self) -> List[Tensor]:
-        """Collect the parameters and buffers as they are now.
+        """Return the current parameters and buffers.
 
         Raises:
-            KeyError: If one is gone: a parametrization computes it.
+            KeyError: If one was removed, for example by a parametrization.
         """
         return list(map(operator.getitem, self.tensor_dicts, self.tensor_names))
 
     def eps(self) -> List[float]:
-        """Collect the norms' epsilons as they are now."""
+        """Return the norms' current epsilons."""
         return list(map(_eps, self.eps_owners))
 
 
 class Plan(NamedTuple):
-    """The way a module runs on its kernel, or the reason why it does not.
+    """A module's kernel arguments, or the reason why it has no kernel.
 
     Attributes:
-        arguments (KernelArguments): What the kernel is called with.
-        structure (Structure): The module's parts.
-        settings (object): :meth:`KernelMixin._kernel_settings` as it was.
-        reason (str, optional): Why no kernel takes the module.
+        arguments (KernelArguments): The kernel's arguments.
+        structure (Structure): Snapshot of the module's parts.
+        settings (object): Snapshot of :meth:`KernelMixin._kernel_settings`.
+        reason (str, optional): Why no kernel supports the module.
     """
 
     arguments: KernelArguments
@@ -106,51 +106,50 @@ class Plan(NamedTuple):
 
 
 class KernelMixin(ModuleMixin):
-    """Runs a module by a native kernel where that gives the same output.
+    """Run a module on a native kernel if that computes the same output.
 
-    List it before the other base class, which has the PyTorch form. A subclass
-    collects the kernel's arguments in :meth:`_kernel_arguments`.
+    List it before the other base class, which has the PyTorch implementation. A
+    subclass collects the kernel's arguments in :meth:`_kernel_arguments`.
     """
 
-    # Made at the first use; dropped when the mode is set, the module converted
-    # or loaded, or a part replaced.
+    # Made at first use; dropped when the mode is set, the module is converted or
+    # loaded, or a part is replaced.
     _plan: Optional[Plan] = None
-    # Only condensed layers are worth compiling the kernels for. Other modules
-    # use them if they are loaded.
+    # Only condensed layers are worth compiling the kernels. Other modules use them
+    # if they are loaded.
     _only_if_loaded = False
-    # Whether what is inside has kernels of its own, which are what is reported
-    # and exported.
-    _is_a_whole = False
+    # True if reports and exports use the kernels of the parts instead.
+    _reports_parts = False
 
     def _kernel_arguments(self) -> KernelArguments:
         """Collect the kernel's arguments, in its order.
 
         Raises:
-            UnsupportedError: If no kernel takes the module.
+            UnsupportedError: If no kernel supports the module.
         """
         raise NotImplementedError
 
     def _kernel_settings(self) -> object:
-        """Collect what else the arguments depend on and may be set anew."""
+        """Return mutable settings of the module that the arguments depend on."""
         return None
 
     def kernel_args(self, *inputs: Tensor) -> Optional[KernelArgs]:
-        """Collect what the kernel needs besides its inputs, if it can run now.
+        """Return the kernel's arguments after its inputs, if it can run now.
 
         Args:
-            inputs (Tensor): What the module is called with.
+            inputs (Tensor): The module's inputs.
 
         Returns:
             tuple: Parameters, spec, epsilons and the operator's options. None if
-            PyTorch is to run.
+            PyTorch must run.
         """
-        if self.training or not self._suits(*inputs):
+        if self.training or not self._accepts(*inputs):
             return None
-        if self._is_a_whole and library.records_kernels():
+        if self._reports_parts and library.is_exporting():
             return None
         if is_compiling():
             return self._traced_args()
-        # Derivatives that no_grad does not turn off, and batched weights.
+        # Forward-mode AD, which no_grad does not disable, and vmap.
         if forward_ad._current_level >= 0 or _active_functorch() is not None:
             return None
         # Another thread may drop the plan at any time.
@@ -172,11 +171,11 @@ class KernelMixin(ModuleMixin):
         return (tensors, arguments.spec, structure.eps(), *arguments.options)
 
     def _traced_args(self) -> Optional[KernelArgs]:
-        """Do the same where what is looked up becomes part of a graph."""
+        """Return the kernel's arguments while a graph is traced."""
         if torch.onnx.is_in_onnx_export() or not self._has_kernels():
             return None
-        if library.records_kernels():
-            # torch.export hands out stand-ins for modules, of other types.
+        if library.is_exporting():
+            # torch.export replaces modules by proxies of other types.
             plan = self._plan
             if plan is None or plan.reason or plan.structure.skipped_by_kernel():
                 return None
@@ -200,10 +199,10 @@ class KernelMixin(ModuleMixin):
             return library.is_loaded()
         return library.load()
 
-    def _suits(self, *inputs: Tensor) -> bool:
-        """Whether a kernel may run now, on these inputs."""
-        # A traced model is to run elsewhere; torch.fx traces without tensors.
-        if (torch.jit.is_tracing() and not library.records_kernels()) or not all(
+    def _accepts(self, *inputs: Tensor) -> bool:
+        """Return whether a kernel may run now on these inputs."""
+        # Traced models must run without kernels; torch.fx traces without tensors.
+        if (torch.jit.is_tracing() and not library.is_exporting()) or not all(
             isinstance(x, Tensor) for x in inputs
         ):
             return False
@@ -226,7 +225,7 @@ class KernelMixin(ModuleMixin):
         return Plan(arguments, Structure(self, arguments), settings)
 
     def runs_on(self) -> str:
-        """Say what the module runs on in inference.
+        """Return the implementation that the module runs on in evaluation mode.
 
         Returns:
             str: 'native kernels (...)' or 'PyTorch operators (...)', with the
@@ -246,7 +245,7 @@ class KernelMixin(ModuleMixin):
             library.forget(getattr(owner, name))
 
     def train(self, mode: bool = True) -> nn.Module:
-        """Set the mode; what is inside may have changed since."""
+        """Set the mode and drop the plan, as parts may have changed."""
         self._drop_plan()
         return super().train(mode)
 
@@ -265,10 +264,10 @@ class KernelMixin(ModuleMixin):
 
 
 def plan_kernels(model: nn.Module) -> None:
-    """Find the kernels of a model's parts before it is exported.
+    """Plan the kernels of a model's parts before an export.
 
-    Inside of :func:`~mmcdnv2.ops.library.kernels_in_exports` they are what is
-    recorded.
+    Inside :func:`~mmcdnv2.ops.library.kernels_in_exports` the exporter records
+    these kernels.
 
     Args:
         model (nn.Module): In evaluation mode.
@@ -279,18 +278,18 @@ def plan_kernels(model: nn.Module) -> None:
 
 
 def kernel_report(model: nn.Module) -> Dict[str, str]:
-    """Say what the condensed parts of a model run on in inference.
+    """Return the implementation that each condensed part runs on.
 
     Args:
         model (nn.Module): Any model.
 
     Returns:
-        dict[str, str]: :meth:`KernelMixin.runs_on` by the names of its dense
-        blocks and reactivations.
+        dict[str, str]: :meth:`KernelMixin.runs_on` by part name, for example of
+        dense blocks and reactivations.
     """
     report: Dict[str, str] = {}
     for name, module in model.named_modules():
         inside = any(name.startswith(f'{outer}.') for outer in report)
-        if isinstance(module, KernelMixin) and not (inside or module._is_a_whole):
+        if isinstance(module, KernelMixin) and not (inside or module._reports_parts):
             report[name] = module.runs_on()
     return report

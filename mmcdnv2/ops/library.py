@@ -1,4 +1,4 @@
-"""Load the native kernels and say whether they are used."""
+"""Load the native kernels and switch them on and off."""
 
 import os
 import threading
@@ -11,31 +11,31 @@ from torch import Tensor
 
 from .build import BuildError, build
 
-# '0' turns the kernels off; the name of an instruction set chooses it.
+# '0' disables the kernels; an instruction set's name selects it.
 VARIABLE = 'MMCDNV2_KERNELS'
 
 _lock = threading.Lock()
 
 
 def _renew_lock() -> None:
-    """Open the lock in a forked process, which lacks the thread that has it."""
+    """Replace the lock in a forked process, where its owning thread is missing."""
     global _lock
     _lock = threading.Lock()
 
 
 os.register_at_fork(after_in_child=_renew_lock)
-# Holds the fake implementations, which go with it. torch.library.register_fake
-# does the same, but not in torch 2.1.
+# Keeps the fake implementations registered. torch 2.1 has no
+# torch.library.register_fake.
 _library = torch.library.Library('mmcdnv2', 'FRAGMENT')
 _enabled = True
 _in_exports = False
 _tried = False
-# Why the kernels cannot be used; None once they are loaded.
+# The reason why the kernels cannot be used; None once they are loaded.
 _failure: Optional[str] = 'not loaded yet'
 
 
 def _new_empty(x: Tensor, *sizes: int) -> Tensor:
-    """Make the output that tells a shape, of an input that does the same."""
+    """Return an empty output for an input on the meta device."""
     if x.device.type != 'meta':
         raise RuntimeError(
             f'mmcdnv2: parameters are on the meta device, the input is on {x.device}'
@@ -51,7 +51,7 @@ def _fake_dense_block(
     pool: bool,
     new_channels: int,
 ) -> Tensor:
-    """Tell a dense block's output without computing it."""
+    """Return the dense block's output on the meta device."""
     height, width = (size // 2 if pool else size for size in x.shape[2:])
     return _new_empty(x, x.size(0), x.size(1) + new_channels, height, width)
 
@@ -59,14 +59,14 @@ def _fake_dense_block(
 def _fake_reactivate(
     old: Tensor, new: Tensor, params: List[Tensor], spec: List[int], eps: List[float]
 ) -> Tensor:
-    """Tell a reactivation's output without computing it."""
+    """Return the reactivation's output on the meta device."""
     return _new_empty(old, *old.shape)
 
 
 def _fake_pool_excite(
     x: Tensor, params: List[Tensor], spec: List[int], eps: List[float]
 ) -> Tensor:
-    """Tell a neck's output without computing it."""
+    """Return the pooling's output on the meta device."""
     return _new_empty(x, x.size(0), x.size(1))
 
 
@@ -77,7 +77,7 @@ def _fake_learned_group_conv(
     eps: List[float],
     out_channels: int,
 ) -> Tensor:
-    """Tell a learned group convolution's output without computing it."""
+    """Return the learned group convolution's output on the meta device."""
     return _new_empty(x, x.size(0), out_channels, *x.shape[2:])
 
 
@@ -88,7 +88,7 @@ def _fake_stem(
     eps: List[float],
     out_channels: int,
 ) -> Tensor:
-    """Tell a stem's output without computing it."""
+    """Return the stem's output on the meta device."""
     height, width = ((size + 1) // 2 for size in x.shape[2:])
     return _new_empty(x, x.size(0), out_channels, height, width)
 
@@ -102,7 +102,7 @@ def _fake_backbone(
     channels: List[int],
     out_indices: List[int],
 ) -> List[Tensor]:
-    """Tell a backbone's outputs without computing them."""
+    """Return the backbone's outputs on the meta device."""
     height, width = ((size + 1) // 2 for size in x.shape[2:])
     outs = []
     for i, (pool, count) in enumerate(zip(pools, channels)):
@@ -114,7 +114,7 @@ def _fake_backbone(
 
 
 def _try_to_load() -> Optional[str]:
-    """Load the kernels; return why they cannot be used, or None."""
+    """Load the kernels; return the reason if they cannot be used."""
     choice = os.environ.get(VARIABLE, '').strip().lower()
     if choice in ('0', 'off', 'false'):
         return f'turned off by {VARIABLE}={choice}'
@@ -125,7 +125,7 @@ def _try_to_load() -> Optional[str]:
     except (BuildError, OSError, RuntimeError) as error:
         reason = str(error)
         warnings.warn(
-            'The native kernels cannot be used, so condensed networks run on slower '
+            'The native kernels cannot be used; condensed networks run on slower '
             f'PyTorch operators with the same output: {reason}',
             stacklevel=2,
         )
@@ -143,12 +143,12 @@ def _try_to_load() -> Optional[str]:
 
 
 def load() -> bool:
-    """Load the kernels, and compile them if no process has done so yet.
+    """Load the kernels, compiling them if they are not cached.
 
-    The first call may take half a minute; all others return at once.
+    The first call may take half a minute.
 
     Returns:
-        bool: Whether the kernels can be used and are not turned off.
+        bool: Whether the kernels can be used and are enabled.
     """
     global _tried, _failure
     if not _tried:
@@ -160,22 +160,22 @@ def load() -> bool:
 
 
 def is_loaded() -> bool:
-    """Whether the kernels are loaded and not turned off."""
+    """Return whether the kernels are loaded and enabled."""
     return _enabled and _failure is None
 
 
 def forget(param: Tensor) -> None:
-    """Let the kernels pack parameters anew that may have changed unseen.
+    """Invalidate the packed-weight cache of an operator.
 
     Args:
-        param (Tensor): The first that an operator was called with.
+        param (Tensor): The first parameter that the operator was called with.
     """
     if _failure is None:
         torch.ops.mmcdnv2.forget(param)
 
 
 def describe() -> str:
-    """Load the kernels; say in one line what condensed layers run on."""
+    """Load the kernels and describe in one line what condensed layers run on."""
     if not load():
         reason = _failure or 'turned off by use_kernels(False)'
         return f'PyTorch operators ({reason})'
@@ -186,11 +186,11 @@ def describe() -> str:
 
 @contextmanager
 def use_kernels(enabled: bool) -> Iterator[None]:
-    """Turn the kernels on or off inside of a ``with``.
+    """Enable or disable the kernels inside a ``with`` statement.
 
     Args:
-        enabled (bool): Whether condensed layers may use them. The environment
-            variable ``MMCDNV2_KERNELS=0`` turns them off for good.
+        enabled (bool): Whether condensed layers may use the kernels. The
+            environment variable ``MMCDNV2_KERNELS=0`` always disables them.
     """
     global _enabled
     before, _enabled = _enabled, enabled
@@ -202,7 +202,7 @@ def use_kernels(enabled: bool) -> Iterator[None]:
 
 @contextmanager
 def kernels_in_exports() -> Iterator[None]:
-    """Let an exporter record the kernels that were planned before."""
+    """Let an exporter record the kernels planned by ``plan_kernels``."""
     global _in_exports
     before, _in_exports = _in_exports, True
     try:
@@ -211,6 +211,6 @@ def kernels_in_exports() -> Iterator[None]:
         _in_exports = before
 
 
-def records_kernels() -> bool:
-    """Whether an exporter knows what to make of kernels."""
+def is_exporting() -> bool:
+    """Return whether an exporter records kernels."""
     return _in_exports

@@ -1,4 +1,4 @@
-"""The native kernels as operators of ONNX Runtime."""
+"""The native kernels as ONNX Runtime operators."""
 
 import platform
 from pathlib import Path
@@ -11,7 +11,7 @@ from .compiler import build_onnxruntime_library
 if TYPE_CHECKING:
     import onnxruntime
 
-# Session config entry: how many threads a session has.
+# Session config entry with the session's number of threads.
 THREADS = 'mmcdnv2.intra_op_num_threads'
 
 
@@ -20,41 +20,42 @@ def _build(target: Path, compiler: List[str]) -> None:
 
 
 def library_path() -> Path:
-    """Compile the operators for ONNX Runtime unless they are there, and whole.
+    """Build the operators for ONNX Runtime, or return them from the cache.
 
     Returns:
-        Path: The library, to be registered with the options of a session.
+        Path: The library, for ``SessionOptions.register_custom_ops_library``.
 
     Raises:
-        BuildError: If there is no compiler or it fails.
+        BuildError: If there is no compiler, it fails, or no cache folder is usable.
     """
     return keep(kept_name('libmmcdnv2_onnxruntime.so', 'onnxruntime'), _build)
 
 
 def session_options(threads: Optional[int] = None) -> 'onnxruntime.SessionOptions':
-    """Make options for sessions that run files with our operators.
+    """Return session options with our operators registered.
 
     Args:
-        threads (int, optional): Threads that run one operator. Defaults to one for
-            each core.
+        threads (int, optional): Threads per operator. Defaults to one per core.
 
     Returns:
-        onnxruntime.SessionOptions: With our operators registered.
+        onnxruntime.SessionOptions: The options.
 
     Raises:
         BuildError: If the operators cannot be compiled.
-        InputError: If onnxruntime is not installed, or the threads are not one or more.
+        InputError: If onnxruntime is not installed, or ``threads`` is below 1.
     """
     try:
         import onnxruntime
     except ImportError as error:
-        raise InputError('This needs ONNX Runtime: pip install onnxruntime.') from error
+        raise InputError(
+            'ONNX Runtime is not installed: pip install onnxruntime.'
+        ) from error
     options = onnxruntime.SessionOptions()
     if threads is not None:
         if threads < 1:
             raise InputError(f'threads must be 1 or more, got {threads}.')
         options.intra_op_num_threads = threads
-        # The operators cannot ask a session; it is read as they are registered.
+        # Operators cannot query their session; they read this when registered.
         options.add_session_config_entry(THREADS, str(threads))
     options.register_custom_ops_library(str(library_path()))
     return options

@@ -227,9 +227,8 @@ void run(const std::string& model, const std::string& image_path,
   const bool bgr = after(spec, "channel_order") == "BGR";
   const bool floats = after(spec, "dtype") == "float32";
 
-  const Image original = read_image(image_path);
-  const Input input =
-      prepare(original, metadata(session, "mmcdnv2.preprocess"), bgr);
+  const Input input = prepare(read_image(image_path),
+                              metadata(session, "mmcdnv2.preprocess"), bgr);
   const Image& image = input.image;
   const size_t plane = size_t(image.height) * image.width;
   std::vector<uint8_t> bytes(plane * 3);
@@ -259,7 +258,6 @@ void run(const std::string& model, const std::string& image_path,
   const int64_t count = *found[3].GetTensorData<int64_t>();
   const std::vector<std::string> names =
       all(metadata(session, "mmcdnv2.classes"), "\"((?:[^\"\\\\]|\\\\.)*)\"");
-  const float width = original.width, height = original.height;
   for (int64_t i = 0; i < count; ++i) {
     if (scores[i] < threshold) continue;
     const size_t label = labels[i];
@@ -269,10 +267,7 @@ void run(const std::string& model, const std::string& image_path,
     const float* box = boxes + i * 4;
     const float x = input.scale_x, y = input.scale_y;
     std::printf("%s %.4f %.1f %.1f %.1f %.1f\n", name.c_str(), scores[i],
-                std::clamp(box[0] / x, 0.f, width),
-                std::clamp(box[1] / y, 0.f, height),
-                std::clamp(box[2] / x, 0.f, width),
-                std::clamp(box[3] / y, 0.f, height));
+                box[0] / x, box[1] / y, box[2] / x, box[3] / y);
   }
 }
 

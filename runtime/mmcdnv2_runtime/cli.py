@@ -71,6 +71,12 @@ def _parse_args(arguments: Optional[Sequence[str]]) -> argparse.Namespace:
         f'(default: {_TOP_CLASSES} classes, all boxes)',
     )
     parser.add_argument(
+        '--no-verify',
+        dest='verify',
+        action='store_false',
+        help='accept a file that was changed since it was exported',
+    )
+    parser.add_argument(
         '--json', type=Path, metavar='FILE', help='write the results to this file'
     )
     parser.add_argument(
@@ -103,9 +109,9 @@ def _run(args: argparse.Namespace) -> int:
                 f'{args.model} is a classifier, which has no boxes to draw; leave '
                 'out --out.'
             )
-        model = Classifier(args.model, args.threads)
+        model = Classifier(args.model, args.threads, args.verify)
     else:
-        model = Detector(args.model, args.threads)
+        model = Detector(args.model, args.threads, args.verify)
     pictures = _picture_paths(args.images, args.out)
     results: List[Dict[str, Any]] = []
     failures = 0

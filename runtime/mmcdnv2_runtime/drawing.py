@@ -39,7 +39,9 @@ def draw(image: np.ndarray, detections: Detections) -> Image.Image:
         # Before Pillow 10.1 it has one size.
         font = ImageFont.load_default()
     for found, colour in reversed(list(zip(detections, colours))):
-        left, top, right, bottom = found.box
+        # A box may end in the padding.
+        limits = (image.shape[1], image.shape[0]) * 2
+        left, top, right, bottom = np.clip(found.box, 0, limits).tolist()
         canvas.rectangle(
             (left, top, max(left, right - 1), max(top, bottom - 1)),
             outline=colour,

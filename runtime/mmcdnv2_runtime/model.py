@@ -250,17 +250,17 @@ class Detector(_Model):
             boxes, scores, labels = (
                 outputs[name][index, valid] for name in ('boxes', 'scores', 'labels')
             )
-            windows = (boxes + np.tile(item.offset, 2)) / np.tile(item.scale, 2)
+            boxes = (boxes + np.tile(item.offset, 2)) / np.tile(item.scale, 2)
             ranked = np.argsort(-scores, kind='stable')
             results.append(
                 Detections(
-                    windows.clip(0, np.tile(size[::-1], 2)).astype(np.float32),
+                    boxes.astype(np.float32),
                     scores,
                     labels,
                     [self._name(label) for label in labels.tolist()],
                     size,
-                    windows.astype(np.float32),
                     None if masks is None else masks[index, valid],
+                    self.file.mask_threshold,
                 ).select(ranked[scores[ranked] >= score_threshold])
             )
         return results

@@ -59,6 +59,8 @@ class ModelFile(NamedTuple):
         size (tuple[int]): Height and width of the input, those of the test.
         dynamic (list[str]): What may differ from them: 'batch', 'height', 'width'.
         steps (list[dict]): The preprocessing.
+        mask_threshold (float): From which probability on a pixel belongs to an
+            object's mask.
     """
 
     path: Path
@@ -72,6 +74,7 @@ class ModelFile(NamedTuple):
     size: Tuple[int, int]
     dynamic: List[str]
     steps: List[Dict[str, Any]]
+    mask_threshold: float
 
 
 def read_model_file(path: Union[str, Path], verify: bool = True) -> ModelFile:
@@ -79,8 +82,9 @@ def read_model_file(path: Union[str, Path], verify: bool = True) -> ModelFile:
 
     Args:
         path (str | Path): The file.
-        verify (bool): Whether to compare its bytes with its checksum. They are
-            read piece by piece. Defaults to True.
+        verify (bool): Whether to compare its bytes with its checksum, piece by
+            piece. False accepts a file that was changed on purpose, as long as
+            the metadata are still there. Defaults to True.
 
     Returns:
         ModelFile: The metadata.
@@ -114,6 +118,8 @@ def read_model_file(path: Union[str, Path], verify: bool = True) -> ModelFile:
             (height, width),
             list(spec['dynamic']),
             [dict(step) for step in _list(metadata['mmcdnv2.preprocess'])],
+            # Files of earlier versions do not have it.
+            float(metadata.get('mmcdnv2.mask_threshold', 0.5)),
         )
     except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise ModelError(
@@ -239,7 +245,7 @@ def _check_whole(path: Path, stream: BinaryIO) -> None:
         ) from error
     if not is_whole:
         raise ModelError(
-            f'{path} takes weights from other files, which exported files do not; '
+            f'{path} takes weights from other files; save them all in one file, or '
             'export it again.'
         )
 
@@ -270,6 +276,7 @@ def _check_checksum(path: Path, stream: BinaryIO) -> None:
     digest.update(b'0' * _DIGITS)
     if digest.hexdigest().encode() != stored:
         raise ModelError(
-            f'{path} is not as it was exported (its checksum differs); copy or '
-            'export it again.'
+            f'{path} was changed since it was exported (its checksum differs); if by '
+            'accident, such as a failed copy, copy or export it again; if on purpose, '
+            'such as by a quantiser, pass --no-verify, or verify=False in Python.'
         )

@@ -5,9 +5,6 @@ from typing import Iterator, List, NamedTuple, Optional, Tuple, Union
 
 import numpy as np
 
-# From which probability on a pixel belongs to an object, as in MMDetection.
-_MASK_THRESHOLD = 0.5
-
 
 class ClassScore(NamedTuple):
     """A class and its score.
@@ -73,15 +70,16 @@ class Detections:
 
     Attributes:
         boxes (np.ndarray): float32, (n, 4): left, top, right and bottom in
-            pixels of the original image, upright, and inside of it.
+            pixels of the original image, upright. A box may pass the image's
+            border where the model's preprocessing pads.
         scores (np.ndarray): float32, (n,).
         labels (np.ndarray): int64, (n,).
         names (list[str]): The boxes' class names.
         image_size (tuple[int]): Height and width of the image.
-        windows (np.ndarray): float32, (n, 4): the boxes before they were
-            clipped, which is where the mask probabilities belong.
         mask_probabilities (np.ndarray, optional): float32, (n, h, w), if the
             model finds masks.
+        mask_threshold (float): From which probability on a pixel belongs to a
+            mask. Defaults to 0.5.
     """
 
     boxes: np.ndarray
@@ -89,8 +87,8 @@ class Detections:
     labels: np.ndarray
     names: List[str]
     image_size: Tuple[int, int]
-    windows: np.ndarray
     mask_probabilities: Optional[np.ndarray] = None
+    mask_threshold: float = 0.5
 
     def __len__(self) -> int:
         """Return the number of boxes."""
@@ -119,7 +117,6 @@ class Detections:
             scores=self.scores[kept],
             labels=self.labels[kept],
             names=np.array(self.names, object)[kept].tolist(),
-            windows=self.windows[kept],
             mask_probabilities=None if masks is None else masks[kept],
         )
 
@@ -138,7 +135,7 @@ class Detections:
         if self.mask_probabilities is None:
             raise ValueError('This model finds boxes without masks.')
         probabilities = self.mask_probabilities[index]
-        left, top, right, bottom = self.windows[index].tolist()
+        left, top, right, bottom = self.boxes[index].tolist()
         rows, vertical = _mask_axis(
             top, bottom, probabilities.shape[0], self.image_size[0]
         )
@@ -146,7 +143,8 @@ class Detections:
             left, right, probabilities.shape[1], self.image_size[1]
         )
         mask = np.zeros(self.image_size, bool)
-        mask[rows, columns] = vertical @ probabilities @ horizontal.T >= _MASK_THRESHOLD
+        found = vertical @ probabilities @ horizontal.T
+        mask[rows, columns] = found >= self.mask_threshold
         return mask
 
 

@@ -1,4 +1,4 @@
-"""CondenseNetV2 against the authors' network and the paper's tables."""
+"""CondenseNetV2 compared with the authors' network and the paper's tables."""
 
 import copy
 import logging
@@ -17,6 +17,7 @@ from reference import (
     official_state_dict,
     reference_images,
 )
+from torchvision.models.feature_extraction import create_feature_extractor
 
 from mmcdnv2 import ops
 from mmcdnv2.backbones import CondenseNetV2
@@ -62,7 +63,7 @@ def assert_logits(model, expected):
 
 
 @pytest.mark.parametrize('arch', ['a', 'b'])
-def test_equals_the_authors_network_at_every_stage(configs, arch):
+def test_matches_the_authors_network_at_every_stage(configs, arch):
     reference = load_reference(arch)
     model = build_classifier(configs, arch)
     state_dict = convert_official(dict(state_dict=official_state_dict(arch)))[2]
@@ -75,7 +76,7 @@ def test_equals_the_authors_network_at_every_stage(configs, arch):
             layer.set_progress(float(progress))
         if 'kept' in expected:
             assert_logits(model, expected['logits'])
-            # Both list the layers in the order of the network.
+            # Both are in network order.
             order = zip(layers.values(), expected['kept'].items())
             for layer, (name, kept) in order:
                 actual = layer.weight.numel() * layer.kept // layer.columns
@@ -99,7 +100,7 @@ def test_equals_the_authors_network_at_every_stage(configs, arch):
         ('c', [48, 144, 400, 1040, 2064], 6177512, 295.79),
     ],
 )
-def test_table_of_the_paper(configs, arch, channels, params, megamacs):
+def test_costs_match_the_paper(configs, arch, channels, params, megamacs):
     model = build_classifier(configs, arch, deploy=True)
     assert model.backbone.out_channels == channels
     assert count_params(model) == params
@@ -135,18 +136,18 @@ def test_outputs(tiny):
 
 @torch.no_grad()
 @pytest.mark.parametrize('size', [(6, 40), (40, 6), (1, 1), (0, 40)])
-def test_images_are_too_small_in_all_forms_alike(tiny, size):
+def test_rejects_small_images_in_all_forms(tiny, size):
     tiny.eval()
-    # A stem of stride 2 makes 4 of 7 pixels, and two poolings make 1 of these.
+    # The stem's stride of 2 maps 7 pixels to 4, and two poolings map 4 to 1.
     tiny(torch.rand(1, 3, 7, 7))
     small = copy.deepcopy(tiny)
     for layer in sparse_layers(small).values():
         layer.set_progress(1)
     small.switch_to_deploy()
     sentence = (
-        'CondenseNetV2 halves its maps 2 times and needs images of at least 7 x 7 '
-        f'pixels, got {size[0]} x {size[1]}: resize or pad them, or return earlier '
-        'blocks by out_indices.'
+        'CondenseNetV2 with 2 poolings needs images of at least 7 x 7 pixels, got '
+        f'{size[0]} x {size[1]}: resize or pad them, or return earlier blocks with '
+        'out_indices.'
     )
     for enabled in (True, False):
         for network in (tiny, small):
@@ -155,8 +156,72 @@ def test_images_are_too_small_in_all_forms_alike(tiny, size):
             assert str(error.value) == sentence
 
 
+def check_graph(network, graph, size):
+    """Compare a network and its graph: outputs, and gradients in training."""
+    images = torch.rand(2, 3, *size)
+    pairs = []
+    for module in (copy.deepcopy(network), graph):
+        inputs = images.clone().requires_grad_()
+        outs = module(inputs)
+        sum(out.sum() for out in outs).backward()
+        pairs.append([*outs, inputs.grad])
+    for actual, expected in zip(*pairs):
+        torch.testing.assert_close(actual, expected, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize('with_cp', [False, True])
+@pytest.mark.parametrize('mode', ['train', 'eval'])
+@pytest.mark.parametrize('form', ['sparse', 'condensed'])
+@pytest.mark.parametrize('sparse_factor', [4, None], ids=['v2', 'v1'])
+def test_torch_fx_traces(sparse_factor, form, mode, with_cp):
+    torch.manual_seed(0)
+    arch = dict(TINY, sparse_factor=sparse_factor)
+    backbone = CondenseNetV2(arch, out_indices=(0, 2), with_cp=with_cp)
+    randomise(backbone)
+    for layer in sparse_layers(backbone).values():
+        layer.set_progress(1)
+    if form == 'condensed':
+        backbone.switch_to_deploy()
+    backbone.train(mode == 'train')
+    graph = torch.fx.symbolic_trace(backbone)
+    graph.graph.eliminate_dead_code()
+    graph.recompile()
+    # The graph is not bound to the size of an image.
+    for size in ((32, 32), (48, 40)):
+        check_graph(backbone, graph, size)
+
+
+@pytest.mark.parametrize('arch', ['a', 'cifar-110', 'v1-74-g4', 'v1-cifar-50'])
+def test_torch_fx_traces_every_kind_of_arch(arch):
+    with torch.no_grad(), torch.device('meta'):
+        backbone = CondenseNetV2(arch).eval()
+        graph = torch.fx.symbolic_trace(backbone)
+        (out,) = graph(torch.empty(1, 3, 64, 64))
+        assert out.shape[1] == backbone.out_channels[-1]
+
+
 @torch.no_grad()
-def test_dense_layer_is_the_papers_formula(tiny):
+@pytest.mark.parametrize('form', ['sparse', 'condensed'])
+def test_features_are_extracted_by_name(tiny, form):
+    for layer in sparse_layers(tiny).values():
+        layer.set_progress(1)
+    if form == 'condensed':
+        tiny.switch_to_deploy()
+    names = {'stem.conv': 'stem', 'blocks.0.0.cat': 'first', 'blocks.2.act': 'last'}
+    extractor = create_feature_extractor(tiny, names).eval()
+    tiny.eval()
+    x = torch.rand(2, 3, 48, 32)
+    features = extractor(x)
+    first, _, last = tiny(x)
+    torch.testing.assert_close(features['stem'], tiny.stem(x))
+    torch.testing.assert_close(features['first'], first, atol=1e-4, rtol=0)
+    torch.testing.assert_close(features['last'], last, atol=1e-4, rtol=0)
+    traced = torch.jit.trace(tiny, x)
+    torch.testing.assert_close(traced(x), tiny(x), atol=1e-4, rtol=0)
+
+
+@torch.no_grad()
+def test_dense_layer_matches_the_paper(tiny):
     layer = getattr(tiny.eval().blocks[2], '1')
     x = torch.randn(1, 56, 4, 4)
     hidden = layer.lgc.conv(torch.nn.functional.hardswish(layer.lgc.bn(x)))
@@ -184,7 +249,7 @@ def test_switch_to_deploy(tiny):
     for out, other in zip(tiny(x), expected):
         torch.testing.assert_close(out, other, atol=1e-4, rtol=0)
 
-    # Either form of the checkpoint fits either form of the network.
+    # Either form of the network loads either form of the checkpoint.
     fresh = CondenseNetV2(TINY, out_indices=(0, 1, 2), deploy=True).eval()
     assert fresh.deploy
     for weights in (tiny.state_dict(), sparse_weights):
@@ -230,7 +295,7 @@ def test_pretrained_init_keeps_the_masks(tiny, tmp_path, form):
         ('', dict(type=PretrainedInit, map_location='cpu')),
     ],
 )
-def test_pretrained_init_takes_what_mmengine_takes(
+def test_pretrained_init_accepts_all_that_mmengine_accepts(
     tiny, tmp_path, stored_under, settings, form
 ):
     for layer in sparse_layers(tiny).values():
@@ -282,7 +347,7 @@ def test_frozen_stages_and_norm_eval():
         for name, value in backbone.state_dict().items()
         if not torch.equal(value, before[name])
     }
-    # With norm_eval no running statistics move either.
+    # norm_eval also freezes the running statistics.
     trainable = {n for n, _ in backbone.named_parameters() if 'blocks.2' in n}
     assert changed >= {n for n in trainable if n.endswith('weight')}
     assert changed <= trainable
@@ -310,13 +375,13 @@ def test_with_cp_trains_the_same(order):
         sum(out.square().mean() for out in backbone(x)).backward()
     for (name, p), q in zip(plain.named_parameters(), recomputing.parameters()):
         torch.testing.assert_close(p.grad, q.grad, msg=name)
-    # The norms count a batch once, though they see it twice.
+    # The norms' statistics are updated once, though the batch passes twice.
     others = recomputing.state_dict()
     for name, value in plain.state_dict().items():
         assert torch.equal(value, others[name]), name
 
 
-def test_with_cp_recomputes_what_is_cheap():
+def test_with_cp_recomputes_only_the_lgc():
     backbone = CondenseNetV2(TINY, with_cp=True).train()
     layer = getattr(backbone.blocks[2], '1')
     ran = []
@@ -328,7 +393,7 @@ def test_with_cp_recomputes_what_is_cheap():
 
 
 @pytest.mark.parametrize('listed', [False, True])
-def test_pretrained_init_of_another_network_is_refused(tiny, tmp_path, listed):
+def test_pretrained_init_rejects_another_network(tiny, tmp_path, listed):
     path = tmp_path / 'other.pth'
     init_cfg = dict(type='Pretrained', checkpoint=str(path), prefix='backbone')
     weights = {f'backbone.{k}': v for k, v in tiny.state_dict().items()}
@@ -354,7 +419,7 @@ def test_pretrained_init_of_another_network_is_refused(tiny, tmp_path, listed):
         CondenseNetV2(TINY, init_cfg=init_cfg).init_weights()
 
 
-def test_blocks_behind_the_last_output_rest():
+def test_blocks_after_the_last_output_are_unused():
     backbone = CondenseNetV2(TINY, out_indices=1).train()
     backbone(torch.randn(2, 3, 16, 16))[0].sum().backward()
     for name, parameter in backbone.named_parameters():
@@ -413,7 +478,7 @@ def test_resolves_under_both_scopes(scope, prefix):
         (dict(arch=TINY, frozen_stages=4), r'frozen_stages must be in \[-1, 3\]'),
     ],
 )
-def test_bad_arguments(arguments, sentence):
+def test_rejects_bad_arguments(arguments, sentence):
     with pytest.raises(InputError, match=sentence):
         CondenseNetV2(**arguments)
 
@@ -428,7 +493,7 @@ def test_bad_arguments(arguments, sentence):
         ('v1-74-g4', [48, 144, 400, 1040, 2064], 36),
     ],
 )
-def test_the_other_archs(arch, channels, layers):
+def test_other_archs(arch, channels, layers):
     torch.manual_seed(0)
     backbone = CondenseNetV2(arch, out_indices=range(len(channels))).eval()
     assert backbone.out_channels == channels
@@ -457,7 +522,7 @@ def test_v1_condenses_and_runs():
     torch.testing.assert_close(backbone(x), expected)
 
 
-def test_reactivation_has_groups_of_its_own():
+def test_reactivation_has_its_own_groups():
     def groups(arch):
         layers = sparse_layers(CondenseNetV2(arch)).items()
         lgc = {layer.mask_groups for name, layer in layers if '.lgc.' in name}
@@ -471,7 +536,7 @@ def test_reactivation_has_groups_of_its_own():
 @torch.no_grad()
 @pytest.mark.parametrize('order', [('norm', 'act', 'conv'), ('conv', 'norm', 'act')])
 @pytest.mark.parametrize('init_cfg', [None, dict(type='Kaiming', layer='Conv2d')])
-def test_starts_as_nearly_a_network_without_reactivation(order, init_cfg):
+def test_starts_near_a_network_without_reactivation(order, init_cfg):
     torch.manual_seed(0)
     arch = dict(TINY, sfr_order=order)
     networks = {
@@ -487,6 +552,6 @@ def test_starts_as_nearly_a_network_without_reactivation(order, init_cfg):
         expected = plain.train()(x)[0]
         difference = (network.train()(x)[0] - expected).abs().mean()
         differences[start] = difference / expected.abs().mean()
-    # Behind a norm the reactivation starts small, not at zero.
+    # If the norm is last, the reactivation starts small, not at zero.
     assert differences['identity'] < (0.02 if order[0] == 'norm' else 0.06)
     assert differences['released'] > 0.2

@@ -1,4 +1,4 @@
-"""SFR-ShuffleNetV2 and ShuffleNetV2+ against what they are built on."""
+"""SFR-ShuffleNetV2 and ShuffleNetV2+ compared with the plain networks."""
 
 import copy
 
@@ -14,8 +14,8 @@ from mmcdnv2.errors import InputError
 from mmcdnv2.layers import SFRModule, sparse_layers
 
 
-def settle(backbone):
-    """Give the norms statistics and finish the sparsification."""
+def finish(backbone):
+    """Randomise the norms and finish the sparsification."""
     torch.manual_seed(0)
     randomise(backbone)
     for layer in sparse_layers(backbone).values():
@@ -23,7 +23,7 @@ def settle(backbone):
     return backbone.eval()
 
 
-def silence(backbone):
+def disable_reactivations(backbone):
     """Make every reactivation add zero."""
     for module in backbone.modules():
         if isinstance(module, SFRModule):
@@ -41,10 +41,21 @@ def build_all():
 
 
 @torch.no_grad()
+@pytest.mark.parametrize('with_cp', [False, True])
+@pytest.mark.parametrize('deploy', [False, True])
 @pytest.mark.parametrize('name', ['v2', 'plus'])
-def test_silent_reactivations_leave_the_plain_network(name):
+def test_torch_fx_traces(name, deploy, with_cp):
+    backbone = finish(build_all()[name](deploy=deploy, with_cp=with_cp))
+    graph = torch.fx.symbolic_trace(backbone)
+    x = torch.rand(1, 3, 64, 64)
+    torch.testing.assert_close(graph(x), backbone(x), atol=1e-4, rtol=1e-4)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize('name', ['v2', 'plus'])
+def test_equals_the_plain_network_without_reactivations(name):
     x = torch.randn(2, 3, 64, 96)
-    ours = settle(build_all()[name]())
+    ours = finish(build_all()[name]())
     if name == 'v2':
         plain = ShuffleNetV2(0.5, out_indices=(0, 1, 2))
         plain.eval()
@@ -54,7 +65,7 @@ def test_silent_reactivations_leave_the_plain_network(name):
     assert all('sfr' in key for key in loaded.unexpected_keys)
     expected = plain(x)
     assert not torch.allclose(ours(x)[-1], expected[-1], atol=1e-3)
-    silence(ours)
+    disable_reactivations(ours)
     for out, other in zip(ours(x), expected):
         torch.testing.assert_close(out, other)
 
@@ -63,7 +74,7 @@ def test_silent_reactivations_leave_the_plain_network(name):
 @pytest.mark.parametrize('name', ['v2', 'plus'])
 def test_switch_to_deploy(name):
     x = torch.randn(1, 3, 64, 32)
-    backbone = settle(build_all()[name]())
+    backbone = finish(build_all()[name]())
     weights = copy.deepcopy(backbone.state_dict())
     expected = backbone(x)
     assert not backbone.deploy
@@ -77,8 +88,8 @@ def test_switch_to_deploy(name):
 
 
 @torch.no_grad()
-def test_unit_is_the_formula():
-    unit = settle(build_all()['v2']()).layers[0][1]
+def test_unit_matches_its_formula():
+    unit = finish(build_all()['v2']()).layers[0][1]
     x = torch.randn(1, 48, 6, 6)
     old, new = x[:, :24], unit.branch2(x[:, 24:])
     old = old + relu(unit.sfr.bn(unit.sfr.conv(new)))
@@ -88,8 +99,8 @@ def test_unit_is_the_formula():
 
 
 @torch.no_grad()
-def test_plus_unit_is_the_formula():
-    backbone = settle(build_all()['plus']())
+def test_plus_unit_matches_its_formula():
+    backbone = finish(build_all()['plus']())
     unit = backbone.blocks[2][1]
     x = torch.randn(1, 208, 6, 6)
     new = nn.Sequential(*unit.branch[:-1])(x[:, 1::2])
@@ -111,7 +122,7 @@ def test_plus_unit_is_the_formula():
 
 @pytest.mark.parametrize('name', ['v2', 'plus'])
 def test_with_cp_trains_the_same(name):
-    plain = settle(build_all()[name]()).train()
+    plain = finish(build_all()[name]()).train()
     recomputing = build_all()[name](with_cp=True).train()
     recomputing.load_state_dict(plain.state_dict())
     x = torch.randn(2, 3, 64, 64)
@@ -119,13 +130,13 @@ def test_with_cp_trains_the_same(name):
         sum(out.square().mean() for out in backbone(x)).backward()
     for p, q in zip(plain.parameters(), recomputing.parameters()):
         torch.testing.assert_close(p.grad, q.grad, atol=1e-4, rtol=1e-4)
-    # The norms count a batch once, though they see it twice.
+    # The norms' statistics are updated once, though the batch passes twice.
     others = dict(recomputing.named_buffers())
     for buffer_name, value in plain.named_buffers():
         torch.testing.assert_close(value, others[buffer_name], msg=buffer_name)
 
 
-def test_only_what_is_returned_is_built_or_trained():
+def test_unused_stages_are_not_built_or_trained():
     for backbone in (
         SFRShuffleNetV2(0.5, out_indices=(0, 1)),
         ShuffleNetV2Plus('small', out_indices=(0, 1)),
@@ -139,7 +150,7 @@ def test_only_what_is_returned_is_built_or_trained():
 @pytest.mark.parametrize('name', ['v2', 'plus'])
 def test_frozen_stages_and_norm_eval(name):
     backbone = build_all()[name](frozen_stages=1, norm_eval=True)
-    # At once, before DDP looks, not only in train().
+    # In the constructor, before DDP is set up, not only in train().
     idle = {n for n, p in backbone.named_parameters() if not p.requires_grad}
     stem, blocks = ('conv1', 'layers') if name == 'v2' else ('stem', 'blocks')
     frozen = (f'{stem}.', f'{blocks}.0.')
@@ -156,7 +167,7 @@ def test_frozen_stages_and_norm_eval(name):
 
 
 @pytest.mark.parametrize('name', ['v2', 'plus'])
-def test_bad_indices(name):
+def test_rejects_bad_indices(name):
     cls = SFRShuffleNetV2 if name == 'v2' else ShuffleNetV2Plus
     last = 3 if name == 'v2' else 4
     with pytest.raises(
@@ -168,7 +179,7 @@ def test_bad_indices(name):
     assert cls(out_indices=-1).out_indices == (last,)
 
 
-def test_groups_fall_and_counts_round_up():
+def test_groups_are_reduced_and_counts_rounded_up():
     backbone = SFRShuffleNetV2(1.0)
     groups = [layer.mask_groups for layer in sparse_layers(backbone).values()]
     kept = [layer.final_kept for layer in sparse_layers(backbone).values()]
@@ -176,7 +187,7 @@ def test_groups_fall_and_counts_round_up():
     assert kept == [8] * 3 + [15] * 7 + [29] * 3
 
 
-def test_unknown_arch():
+def test_rejects_unknown_arch():
     with pytest.raises(InputError, match="Unknown arch 'tiny': choose from"):
         ShuffleNetV2Plus('tiny')
 
@@ -195,7 +206,7 @@ def test_pretrained_init(tmp_path, listed):
 
 
 @pytest.mark.parametrize('name', ['v2', 'plus'])
-def test_start_of_the_reactivations(name):
+def test_initial_reactivations(name):
     for start, expected in (('identity', 0.01), ('released', 1)):
         backbone = build_all()[name](sfr_init=start)
         # mmpretrain's ShuffleNetV2 sets all norms to one here.

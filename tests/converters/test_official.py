@@ -1,4 +1,4 @@
-"""The authors' checkpoints in all their forms."""
+"""Converting the authors' checkpoints in all their forms."""
 
 import pytest
 import torch
@@ -19,7 +19,7 @@ from mmcdnv2.layers import sparse_layers
 
 @pytest.fixture(scope='module')
 def pruned():
-    """The authors' state dict of A after its schedule, and the group masks."""
+    """Return the authors' state dict of A after its schedule, and group masks."""
     state_dict = dict(official_state_dict('a'))
     arch, _, ours = convert_official(dict(state_dict=state_dict))
     model = build(arch)
@@ -59,7 +59,7 @@ def test_sparse(pruned):
 
 
 def test_averaged_masks(pruned):
-    """Averaging leaves traces of what was pruned and rounds what was kept."""
+    """In averaged masks, pruned entries are tiny and kept ones are rounded."""
     averaged = {
         name: value * 0.99999 + 1e-19 if name.endswith('_mask') else value
         for name, value in pruned[0].items()
@@ -76,13 +76,13 @@ def test_converted(pruned):
     assert_gives_reference(dict(state_dict=converted), deploy=True)
 
 
-def test_under_another_default_scope():
+def test_other_default_scope():
     with DefaultScope.overwrite_default_scope('mmengine'):
         arch, _, _ = convert_official(dict(state_dict=official_state_dict('a')))
     assert arch == 'a'
 
 
-def test_incomplete_checkpoint():
+def test_rejects_incomplete_checkpoints():
     weights = dict(official_state_dict('a'))
     del weights['features.denseblock_5.denselayer_3.sfr.conv.weight']
     with pytest.raises(InputError, match='blocks.4.2.sfr.conv.weight'):
@@ -95,7 +95,7 @@ def test_incomplete_checkpoint():
 @pytest.mark.parametrize(
     ('checkpoint', 'sentence'),
     [
-        (dict(model={}), "has the key 'state_dict'"),
+        (dict(model={}), "have the key 'state_dict'"),
         (
             dict(state_dict={'layer1.0.conv1.weight': torch.ones(1)}),
             'not a checkpoint of',
@@ -106,12 +106,12 @@ def test_incomplete_checkpoint():
         ),
     ],
 )
-def test_foreign_checkpoints(checkpoint, sentence):
+def test_rejects_other_checkpoints(checkpoint, sentence):
     with pytest.raises(InputError, match=sentence):
         convert_official(checkpoint)
 
 
-def test_index_that_is_no_permutation_matrix(pruned):
+def test_rejects_an_index_that_is_not_one_hot(pruned):
     converted = official_converted(*pruned)
     name = next(name for name in converted if name.endswith('sfr.index'))
     converted[name] = converted[name] * 2

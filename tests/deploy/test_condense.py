@@ -1,4 +1,4 @@
-"""Condensing whole models: the same output from what is written."""
+"""Condensing whole models: the written files give the same outputs."""
 
 import copy
 from pathlib import Path
@@ -102,7 +102,7 @@ def test_condensed_config(tiny_configs):
     assert condensed.load_from is None
 
 
-def test_unfinished_is_refused(tiny_configs, tmp_path):
+def test_rejects_unfinished_sparsification(tiny_configs, tmp_path):
     checkpoint = save_checkpoint(
         tiny_configs['detector'], tmp_path / 'half.pth', progress=0.2
     )
@@ -113,14 +113,15 @@ def test_unfinished_is_refused(tiny_configs, tmp_path):
         )
     message = str(error.value)
     assert 'unfinished in 8 of 8 layers' in message
+    assert 'use one that was saved after the last pruning' in message
     assert (
-        'backbone.blocks.0.0.lgc.conv keeps 12 of 16 channels per group, to come '
+        'backbone.blocks.0.0.lgc.conv keeps 12 of 16 channels per group, must come '
         'down to 4' in message
     )
     assert not out_dir.exists()
 
 
-def test_difference_is_refused(tiny_configs, checkpoints, tmp_path, monkeypatch):
+def test_rejects_different_outputs(tiny_configs, checkpoints, tmp_path, monkeypatch):
     def wrong_copy(model):
         model = copy.deepcopy(model)
         module.condense_layers(model)
@@ -133,7 +134,7 @@ def test_difference_is_refused(tiny_configs, checkpoints, tmp_path, monkeypatch)
     assert not (tmp_path / 'out').exists()
 
 
-def test_nothing_to_condense(tiny_configs, checkpoints, tmp_path):
+def test_rejects_models_without_sparse_layers(tiny_configs, checkpoints, tmp_path):
     report = run_condense('classifier', tiny_configs, checkpoints, tmp_path)
     with pytest.raises(InputError, match='no sparse layers to condense'):
         condense_checkpoint(
@@ -141,7 +142,7 @@ def test_nothing_to_condense(tiny_configs, checkpoints, tmp_path):
         )
 
 
-def test_checkpoint_of_another_network(tiny_configs, checkpoints, tmp_path):
+def test_rejects_a_checkpoint_of_another_network(tiny_configs, checkpoints, tmp_path):
     with pytest.raises(InputError, match='does not hold the weights of this network'):
         condense_checkpoint(
             tiny_configs['detector'], checkpoints['classifier'], tmp_path / 'x'
@@ -149,8 +150,8 @@ def test_checkpoint_of_another_network(tiny_configs, checkpoints, tmp_path):
     assert not (tmp_path / 'x').exists()
 
 
-def test_layers_that_the_config_does_not_name(tiny_configs, tmp_path, monkeypatch):
-    """Built again from the config, they would be sparse: that is no success."""
+def test_rejects_layers_missing_in_the_config(tiny_configs, tmp_path, monkeypatch):
+    """The condensed config would build them sparse again."""
     monkeypatch.setattr(module, 'condensed_config', copy.deepcopy)
     checkpoint = save_checkpoint(tiny_configs['classifier'], tmp_path / 'c.pth')
     with pytest.raises(InputError, match='must come from a conv_cfg'):
@@ -184,7 +185,7 @@ def test_training_checkpoints_load_on_old_and_new_torch(tmp_path, version, monke
         load_checkpoint(path)
 
 
-def test_damaged_and_missing_checkpoints(checkpoints, tmp_path):
+def test_rejects_damaged_and_missing_checkpoints(checkpoints, tmp_path):
     whole = Path(checkpoints['classifier']).read_bytes()
     damaged = tmp_path / 'damaged.pth'
     for content in (whole[: len(whole) // 2], b'', b'not a checkpoint'):
@@ -213,7 +214,7 @@ def test_code_in_a_checkpoint_runs_only_if_trusted(tmp_path, capsys):
     assert capsys.readouterr().out == 'this code ran\n'
 
 
-def test_build_model_takes_the_data_preprocessor(tiny_configs):
+def test_build_model_uses_the_data_preprocessor(tiny_configs):
     model = build_model(Config.fromfile(tiny_configs['classifier']))
     assert model.data_preprocessor.mean.flatten().tolist() == pytest.approx(
         [123.675, 116.28, 103.53]

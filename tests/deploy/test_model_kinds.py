@@ -1,4 +1,4 @@
-"""Kinds of models that are not a backbone, a neck and a head in a row."""
+"""Condensing models that are more than a backbone, a neck and a head."""
 
 import pytest
 import torch
@@ -82,7 +82,7 @@ WHOLE, BACKBONE_ONLY = {'macs', 'latency'}, {'backbone_macs', 'backbone_latency'
 @pytest.mark.parametrize(
     ('kind', 'compared', 'unmeasured', 'reason'),
     [
-        # Their tensor mode computes losses, which takes annotations.
+        # Their tensor mode computes losses, which needs annotations.
         ('sparse_rcnn', {'neck', 'roi_head.bbox_head.0'}, WHOLE, '_gt_instances'),
         ('condinst', {'neck', 'bbox_head', 'mask_head'}, WHOLE, '_gt_instances'),
         (

@@ -1,4 +1,4 @@
-"""Norms whose statistics no training gives."""
+"""Negative and zero running variances."""
 
 import logging
 
@@ -9,7 +9,7 @@ from mmengine.logging import MMLogger
 
 @pytest.fixture
 def norm_of(checkpoints, tmp_path):
-    """Save the classifier with other variances in one norm; name the norm."""
+    """Save the classifier with changed variances in one norm; return its name."""
 
     def save(value, channels):
         content = torch.load(checkpoints['classifier'])
@@ -23,7 +23,7 @@ def norm_of(checkpoints, tmp_path):
 
 
 @pytest.mark.parametrize('value', [-1e-9, -1.0, -float('inf')])
-def test_variances_that_no_training_gives(run, tiny_configs, norm_of, tmp_path, value):
+def test_rejects_negative_variances(run, tiny_configs, norm_of, tmp_path, value):
     name, path = norm_of(value, 2)
     out = tmp_path / 'out'
     error = run('condense.py', tiny_configs['classifier'], path, out)
@@ -31,7 +31,7 @@ def test_variances_that_no_training_gives(run, tiny_configs, norm_of, tmp_path, 
     assert not out.exists()
 
 
-def test_variances_of_zero_are_named(run, tiny_configs, norm_of, tmp_path, caplog):
+def test_warns_about_zero_variances(run, tiny_configs, norm_of, tmp_path, caplog):
     name, path = norm_of(0.0, 3)
     logger = MMLogger.get_current_instance()
     logger.addHandler(caplog.handler)

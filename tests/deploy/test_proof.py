@@ -1,4 +1,4 @@
-"""What the proof of equality lets pass and what it refuses."""
+"""The comparison of outputs: what passes and what is rejected."""
 
 import math
 
@@ -15,13 +15,13 @@ from mmcdnv2.deploy.proof import Call, largest_difference, record_calls
 from mmcdnv2.errors import InputError
 from mmcdnv2.layers import LGC
 
-# The layer of the backbone whose output is the last to be computed.
+# The backbone's last layer.
 LAST = 'backbone.blocks.2.1.sfr'
 
 
 @pytest.fixture
 def condense(tiny_configs, checkpoints, tmp_path):
-    """Condense a tiny network with some of its checkpoint's weights changed."""
+    """Condense a tiny network from a changed checkpoint."""
 
     def run(name, change=lambda weights: None):
         content = torch.load(checkpoints[name], weights_only=True)
@@ -41,7 +41,7 @@ def condense(tiny_configs, checkpoints, tmp_path):
 
 @pytest.fixture
 def wrong_copy(monkeypatch):
-    """Let the condensed model come out changed."""
+    """Change the condensed model before it is written."""
     right_copy = module._condensed_copy
 
     def change_by(change):
@@ -58,8 +58,8 @@ def wrong_copy(monkeypatch):
 
 @pytest.mark.parametrize('name', ['classifier', 'detector'])
 @pytest.mark.parametrize('value', [float('nan'), float('inf')])
-def test_bad_checkpoint(condense, name, value):
-    """The last feature map of a detector is not the first to be compared."""
+def test_rejects_nonfinite_checkpoints(condense, name, value):
+    """A detector's last feature map is not the first to be compared."""
 
     def change(weights):
         weights[f'{LAST}.bn.bias'].fill_(value)
@@ -67,11 +67,11 @@ def test_bad_checkpoint(condense, name, value):
     with pytest.raises(InputError) as error:
         condense(name, change)
     message = str(error.value)
-    assert 'changed.pth is bad' in message
+    assert 'changed.pth returns NaN' in message
     assert f'first in {LAST}.bn (BatchNorm2d)' in message
 
 
-def test_nan_behind_a_finite_map(condense):
+def test_rejects_nan_after_a_finite_map(condense):
     def change(weights):
         weights['neck.fpn_convs.1.conv.bias'].fill_(float('nan'))
 
@@ -79,7 +79,7 @@ def test_nan_behind_a_finite_map(condense):
         condense('detector', change)
 
 
-def test_weights_that_are_nan_all_over(condense):
+def test_rejects_weights_that_are_all_nan(condense):
     def change(weights):
         for weight in weights.values():
             if weight.is_floating_point():
@@ -91,7 +91,7 @@ def test_weights_that_are_nan_all_over(condense):
 
 @pytest.mark.parametrize('value', [float('nan'), float('inf')])
 @pytest.mark.parametrize('name', [f'{LAST}.bn', 'neck.fpn_convs.1.conv'])
-def test_condensed_model_that_is_not_finite(condense, wrong_copy, name, value):
+def test_rejects_a_nonfinite_condensed_model(condense, wrong_copy, name, value):
     def change(model):
         model.get_submodule(name).bias.fill_(value)
 
@@ -99,13 +99,13 @@ def test_condensed_model_that_is_not_finite(condense, wrong_copy, name, value):
     with pytest.raises(InputError) as error:
         condense('detector')
     message = str(error.value)
-    assert 'The condensed model gives NaN' in message
+    assert 'The condensed model returns NaN' in message
     assert 'bug of mmcdnv2' in message
     assert f'first in {name} (' in message
 
 
 class ChangesInPlace(BaseModel):
-    """Changes what its part has returned."""
+    """Changes its part's output in place."""
 
     def __init__(self):
         super().__init__()
@@ -115,7 +115,7 @@ class ChangesInPlace(BaseModel):
         return self.lgc(inputs).zero_()
 
 
-def test_outputs_are_recorded_as_they_were():
+def test_recorded_outputs_are_copies():
     model, x = ChangesInPlace(), torch.randn(1, 4, 3, 3)
     (call,), _ = record_calls(model, x, [], 'a.pth')
     assert torch.equal(call.outputs[0], model.lgc(x))
@@ -130,7 +130,7 @@ def test_map_of_zeros(condense):
     assert condense('detector', zero_a_map).max_difference < 1e-5
 
 
-def test_something_where_zeros_were(condense, wrong_copy):
+def test_rejects_nonzeros_instead_of_zeros(condense, wrong_copy):
     def change(model):
         model.neck.fpn_convs[0].conv.bias[0] = 1e-9
 
@@ -152,7 +152,7 @@ def test_something_where_zeros_were(condense, wrong_copy):
         ([[]], [torch.ones(0)], 0),
         ([[1.0]], [torch.ones(2)], math.inf),
         ([[1.0], [1.0]], [torch.ones(1)], math.inf),
-        # Choices and masks are no values; what they were made from is.
+        # Integers and bools are not compared; their inputs are.
         ([[1.0]], (None, torch.ones(1), torch.tensor([3])), 0),
     ],
 )
@@ -196,7 +196,7 @@ def test_other_proposals_at_nearly_equal_scores(
         ('roi_head.bbox_head', 'fc_cls'),
     ],
 )
-def test_difference_behind_the_backbone(condense, wrong_copy, part, layer):
+def test_rejects_a_difference_after_the_backbone(condense, wrong_copy, part, layer):
     def change(model):
         model.get_submodule(f'{part}.{layer}').bias += 0.1
 

@@ -42,7 +42,7 @@ def test_ranks(tiny_configs, tmp_path):
     base = tiny_configs['detector']
     config = write_config(tmp_path / 'killed.py', base, hooks, **settings)
     work_dir = tmp_path / 'job'
-    status, output = train(config, work_dir, processes=2, timeout=300)
+    status, output = train(config, work_dir, processes=2)
     assert status == 1, output
     assert 'SIGKILL' in output
     ranks = [json.loads((work_dir / f'rank{r}.json').read_text()) for r in range(2)]

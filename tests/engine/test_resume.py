@@ -79,10 +79,24 @@ def test_code_is_not_passed_over(work_dir):
 
 
 def test_nothing_to_resume(tmp_path):
-    (tmp_path / 'epoch_1.pth').write_bytes(b'PK')
     cfg = Config(dict(work_dir=str(tmp_path), resume=True))
     prepare_resume(cfg)
     assert (cfg.resume, cfg.load_from) == (False, None)
+
+
+def test_never_starts_over_where_checkpoints_are(tmp_path):
+    (tmp_path / 'epoch_1.pth').write_bytes(b'PK')
+    torch.save(dict(state_dict={}), tmp_path / 'epoch_2.pth')
+    (tmp_path / 'last_checkpoint').write_text('/elsewhere/epoch_3.pth')
+    cfg = Config(dict(work_dir=str(tmp_path), resume=True))
+    with pytest.raises(InputError) as raised:
+        prepare_resume(cfg)
+    for reason in (
+        'There is no checkpoint /elsewhere/epoch_3.pth.',
+        f'{tmp_path}/epoch_1.pth is damaged or not a checkpoint.',
+        f'{tmp_path}/epoch_2.pth holds weights only.',
+    ):
+        assert reason in str(raised.value)
 
 
 def test_the_seed_comes_back(work_dir):

@@ -9,13 +9,14 @@ import sys
 import pytest
 import torch
 import toy
+from mmengine.evaluator import BaseMetric, Evaluator
 from mmengine.hooks import Hook
 from mmengine.model import BaseModel
 from mmengine.runner import BaseLoop
 from torch import nn
-from toy import ITERS_PER_EPOCH, ToyModel, make_runner
+from toy import ITERS_PER_EPOCH, ToyData, ToyModel, make_runner
 
-from mmcdnv2.engine import SparsificationHook
+from mmcdnv2.engine import SparsificationHook, TrainingRunner
 from mmcdnv2.errors import InputError
 from mmcdnv2.layers import kept_fraction, stage_of
 
@@ -382,3 +383,70 @@ def test_ranks_have_the_same_masks(tmp_path):
     for name in ('lgc.mask', 'sfr.mask'):
         assert torch.equal(first[name], second[name])
     assert first['lgc.mask'].sum() == 4 * 2
+
+
+class WorseAndWorse(BaseMetric):
+    """Scores that fall from each validation to the next."""
+
+    def __init__(self, begin=0):
+        super().__init__()
+        self.count = begin
+
+    def process(self, data_batch, data_samples):
+        self.results.append(0)
+
+    def compute_metrics(self, results):
+        self.count += 1
+        return dict(acc=1 / self.count, auc=0.5 / self.count)
+
+
+def make_validating_runner(work_dir, done=0, max_epochs=4, save_best=None, **options):
+    saving = dict(type='CheckpointHook', interval=1, save_best=save_best)
+    return make_runner(
+        work_dir,
+        dict(by_epoch=True, max_epochs=max_epochs, val_interval=1),
+        kind=TrainingRunner,
+        default_hooks=dict(checkpoint=saving),
+        val_dataloader=dict(
+            batch_size=2,
+            num_workers=0,
+            dataset=ToyData(),
+            sampler=dict(type='DefaultSampler', shuffle=False),
+            collate_fn=dict(type='pseudo_collate'),
+        ),
+        val_cfg=dict(),
+        val_evaluator=Evaluator(WorseAndWorse(done)),
+        **options,
+    )
+
+
+def best_and_announced(folder):
+    """The best checkpoints, and how often it was logged that they compete anew."""
+    best = sorted(path.stem for path in folder.glob('best_*.pth'))
+    logs = ''.join(log.read_text() for log in folder.glob('*/*.log'))
+    return best, logs.count('competes for the best checkpoint')
+
+
+@pytest.mark.parametrize('save_best', ['auto', ['acc', 'auc']])
+def test_only_finished_masks_compete_for_the_best(tmp_path, save_best):
+    make_validating_runner(tmp_path, save_best=save_best).train()
+    # Pruning ends when the third of four epochs begins.
+    names = ['acc'] if save_best == 'auto' else ['acc', 'auc']
+    expected = [f'best_{name}_epoch_3' for name in names]
+    assert best_and_announced(tmp_path) == (expected, 1)
+    for epoch, announced in ((3, 1), (2, 2)):
+        # Before and after it.
+        last = str(tmp_path / f'epoch_{epoch}.pth')
+        options = dict(load_from=last, resume=True, save_best=save_best)
+        make_validating_runner(tmp_path, epoch, **options).train()
+        assert best_and_announced(tmp_path) == (expected, announced)
+
+
+@pytest.mark.parametrize(
+    ('options', 'epochs'), [(dict(patience=1), 5), (dict(stopping_threshold=0.01), 4)]
+)
+def test_early_stopping_waits_for_finished_masks(tmp_path, options, epochs):
+    hook = dict(type='EarlyStoppingHook', monitor='acc', min_delta=0, **options)
+    runner = make_validating_runner(tmp_path, max_epochs=6, hooks=[hook])
+    runner.train()
+    assert runner.epoch == epochs

@@ -18,8 +18,9 @@ A = (10.0, 10, 30, 30, 0.9, 1)
 B = (50.0, 50, 80, 80, 0.7, 2)
 
 
-def differences(ours, theirs, limit=LIMIT):
-    return unmatched(boxes(*ours), boxes(*theirs), SIZE, IOU, THRESHOLD, limit)
+def differences(ours, theirs, limit=LIMIT, **options):
+    ours, theirs = boxes(*ours), boxes(*theirs)
+    return unmatched(ours, theirs, SIZE, IOU, THRESHOLD, limit, **options)
 
 
 def test_order_and_rounding_do_not_matter():
@@ -65,6 +66,17 @@ def test_roundings_may_decide_at_the_thresholds():
     half = (10.0, 10, 30, 20, 0.8, 1)
     assert not differences([A, half], [A])
     assert differences([A, (10.0, 10, 30, 19, 0.8, 1)], [A])
+
+
+def test_roundings_may_decide_at_the_smallest_size():
+    """An untrained RTMDet's boxes have sides of 1e-12, or none."""
+    thin = (5.0, 5, 5 + 1e-6, 30, 0.6, 1)
+    twenty = (50.0, 50, 70.05, 80, 0.7, 2)
+    for box, least in ((thin, 0), (twenty, 20)):
+        assert differences([A, box], [A]) and differences([A], [A, box])
+        assert not differences([A, box], [A], min_bbox_size=least)
+        assert not differences([A], [A, box], min_bbox_size=least)
+    assert differences([A, B], [A], min_bbox_size=20)
 
 
 def test_what_a_missing_box_would_have_suppressed_is_excused():

@@ -18,6 +18,7 @@ from mmcdnv2.export.comparison import Boxes, unmatched  # noqa: E402
 from mmcdnv2.export.detectors import exportable  # noqa: E402
 
 SIZE = (128, 160)
+RETINA, FASTER = 'retinanet/retinanet', 'faster_rcnn/faster-rcnn'
 
 
 def make(name, image, **changes):
@@ -52,6 +53,11 @@ def image(digits):
         ('rtmdet_cdnv2_a', {}),
         # Few enough candidates to be selected.
         ('rtmdet_cdnv2_a', {'model.test_cfg.nms_pre': 100}),
+        # Limits of the overlaps' selection itself.
+        (
+            'rtmdet_cdnv2_a',
+            {'model.test_cfg.nms': dict(score_threshold=0.0019, split_thr=99)},
+        ),
         ('ssdlite_cdnv2_a', {}),
         ('gfl_cdnv2_a_pafpn', {}),
         ('retinanet_cdnv2_a_laterals', {'model.test_cfg.min_bbox_size': 20}),
@@ -61,6 +67,13 @@ def image(digits):
             {
                 'model.roi_head.bbox_head.reg_class_agnostic': True,
                 'model.test_cfg.rpn.nms_pre': 50,
+            },
+        ),
+        (
+            'faster_rcnn_cdnv2_a_laterals',
+            {
+                'model.test_cfg.rpn.nms': dict(score_threshold=0.515),
+                'model.test_cfg.rcnn.nms': dict(score_threshold=0.1, max_num=30),
             },
         ),
     ],
@@ -73,26 +86,20 @@ def test_finds_what_mmdetection_finds(name, changes, image):
     height, width = 117, 150
     for sample in samples:
         sample.set_metainfo(dict(img_shape=(height, width)))
-    found, _ = exportable(model).predict(both, torch.tensor([height, width]).float())
-    cfg = model.test_cfg.get('rcnn', model.test_cfg)
-    assert found['boxes'].shape == (2, cfg.max_per_img, 4)
+    network = exportable(model)
+    found, _ = network.predict(both, torch.tensor([height, width]).float())
+    most = network.selection.number
+    assert found['boxes'].shape == (2, most, 4)
     for i, pixels in enumerate(both):
         expected = model.predict(pixels[None], samples, rescale=False)[0].pred_instances
         count = int(found['counts'][i])
-        assert 10 < count <= cfg.max_per_img
+        assert 10 < count <= most
         ours = Boxes(*(found[key][i, :count] for key in ('boxes', 'scores', 'labels')))
         theirs = Boxes(expected.bboxes, expected.scores, expected.labels)
         assert abs(count - len(theirs.scores)) <= 2
         assert lacking(ours, theirs) <= 3
         assert lacking(theirs, ours) <= 3
-        assert not unmatched(
-            ours,
-            theirs,
-            (height, width),
-            cfg.nms.iou_threshold,
-            cfg.score_thr,
-            cfg.max_per_img,
-        )
+        assert not unmatched(ours, theirs, (height, width), *network.selection)
         assert (found['labels'][i, count:] == -1).all()
         assert (found['scores'][i, count:] == 0).all()
         assert (ours.boxes[:, 0::2] <= width).all() and (ours.boxes >= 0).all()
@@ -103,11 +110,13 @@ def test_masks_are_those_of_the_boxes(image):
     cfg = Config.fromfile(ROOT / 'configs' / 'mask_rcnn_cdnv2_c_fpn_1x_coco.py')
     cfg.model.backbone.update(arch='a')
     cfg.model.neck.in_channels = [32, 96, 288, 800]
-    cfg.model.test_cfg.rcnn.score_thr = 0.0
+    cfg.model.test_cfg.rcnn.update(score_thr=0.0, mask_thr_binary=0.9)
     torch.manual_seed(0)
     model = build_model(cfg)
     x = torch.randn(1, 3, *SIZE)
-    found, _ = exportable(model).predict(x, torch.tensor(SIZE).float())
+    network = exportable(model)
+    assert network.mask_threshold == 0.9
+    found, _ = network.predict(x, torch.tensor(SIZE).float())
     feats = model.extract_feat(x)
     from mmdet.structures.bbox import bbox2roi
 
@@ -141,6 +150,22 @@ def test_masks_are_those_of_the_boxes(image):
             {},
             'CascadeRoIHead',
             'StandardRoIHead',
+        ),
+        *(
+            (f'{config}_r50_fpn_1x_coco.py', {f'model.{key}': value}, name, known)
+            for config, key, value, name, known in (
+                (RETINA, 'test_cfg.multi_label', True, 'multi_label=True', 'score_thr'),
+                (RETINA, 'test_cfg.nms.offset', 1, "'offset': 1", 'offset=0'),
+                (RETINA, 'test_cfg.nms.class_agnostic', True, 'class_agn', '=False'),
+                (RETINA, 'test_cfg.nms.sigma', 0.5, 'nms.sigma=0.5', 'max_num'),
+                (RETINA, 'test_cfg.nms_pre', -1, 'nms_pre=-1', 'nms_pre > 0'),
+                (RETINA, 'test_cfg.max_per_img', -1, 'max_per_img=-1', 'per_img > 0'),
+                (FASTER, 'test_cfg.nms', {}, 'test_cfg.nms={}', 'rpn, rcnn'),
+                (FASTER, 'test_cfg.rpn.score_thr', 0.5, 'rpn.score_thr', 'nms_pre'),
+                (FASTER, 'test_cfg.rpn.nms.offset', 1, 'rpn.nms=.*offset', 'offset=0'),
+                (FASTER, 'test_cfg.rcnn.min_bbox_size', 9, 'rcnn.min_bb', 'mask_thr'),
+                (FASTER, 'test_cfg.rcnn.mask_thr_binary', -1, 'binary=-1', 'from 0'),
+            )
         ),
     ],
 )

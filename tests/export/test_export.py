@@ -91,7 +91,10 @@ def test_detector_of_any_size(export, digits):
 
 
 def test_raw_heads_and_backbones(export, tiny_configs, checkpoints):
-    report = export('detector', raw=True, dynamic=[])
+    options = {'model.test_cfg.rcnn.mask_thr_binary': 0.9}
+    report = export('detector', raw=True, dynamic=[], cfg_options=options)
+    # No boxes are made of raw outputs, so none are compared.
+    assert report.boxes == 0 and 0 < report.difference < 1e-4
     file = ExportedFile(report.path)
     image = np.zeros((1, 3, *report.size), np.uint8)
     outputs = file(image)
@@ -103,7 +106,7 @@ def test_raw_heads_and_backbones(export, tiny_configs, checkpoints):
         'bbox_pred',
     }
     assert outputs['cls_score'].shape == (1, outputs['proposals'].shape[1], 11)
-    assert file.metadata.raw
+    assert file.metadata.raw and file.metadata.mask_threshold == 0.9
     report = export('classifier', part='backbone', dtype='float32', dynamic=[])
     file = ExportedFile(report.path)
     assert file.metadata.task == 'features'
@@ -262,6 +265,54 @@ def resize(side):
         dict(type='PackInputs'),
     ]
     return {'test_dataloader.dataset.pipeline': pipeline}
+
+
+def test_test_data_in_wrappers(export, tiny_configs, digits):
+    options = resize(96)
+    config = Config.fromfile(tiny_configs['classifier'])
+    config.merge_from_dict(options)
+    wrapped = dict(type='ConcatDataset', datasets=[config.test_dataloader.dataset])
+    report = export(
+        'classifier',
+        cfg_options={'test_dataloader.dataset': dict(wrapped, _delete_=True)},
+        dynamic=[],
+    )
+    (step,) = ExportedFile(report.path).metadata.preprocess
+    assert (step['mode'], step['size']) == ('stretch', [96, 96])
+    assert report.size == (96, 96)
+    # Images of the test data, not photographs.
+    assert all(str(digits) in each for each in report.images)
+
+
+def test_steps_are_compared_with_the_configs_own_pipeline(export, monkeypatch):
+    """An option that no step has changes pixels: nothing is written."""
+    pipeline = resize(64)['test_dataloader.dataset.pipeline']
+    pad = dict(type='Pad', size=(80, 80), padding_mode='reflect')
+    options = {'test_dataloader.dataset.pipeline': [*pipeline[:2], pad, pipeline[2]]}
+    with pytest.raises(InputError, match='gives other pixels of .*png than the steps'):
+        export('classifier', cfg_options=options, dynamic=[])
+    # Nor if it is the reading of the steps that fails.
+    monkeypatch.setattr(module, 'steps_of', lambda cfg: [])
+    with pytest.raises(InputError, match='gives other pixels of .*png than the steps'):
+        export('classifier', cfg_options=resize(64), dynamic=[])
+
+
+def test_a_smallest_size_that_is_the_original_images(retina_config, tmp_path):
+    """MMDetection applies it after it scaled the boxes back."""
+    checkpoint = save_checkpoint(retina_config, tmp_path / 'retina.pth')
+    options = {'model.test_cfg.min_bbox_size': 5}
+    with pytest.raises(InputError, match='test_cfg.min_bbox_size=5 cannot be exported'):
+        export_checkpoint(
+            retina_config, checkpoint, tmp_path / 'x.onnx', cfg_options=options
+        )
+
+
+def test_no_test_data(export):
+    options = dict(cfg_options=dict(test_dataloader=None), dynamic=[])
+    with pytest.raises(InputError, match='has no test pipeline, .*: set test_dataload'):
+        export('classifier', **options)
+    report = export('classifier', part='backbone', **options)
+    assert ExportedFile(report.path).metadata.preprocess == []
 
 
 def test_tool(run, tiny_configs, checkpoints, tmp_path, capsys):

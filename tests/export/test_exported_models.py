@@ -3,6 +3,7 @@
 import subprocess
 import sys
 
+import mmcv
 import numpy as np
 import pytest
 import torch
@@ -12,7 +13,12 @@ from mmengine.registry import MODELS, init_default_scope
 onnx = pytest.importorskip('onnx')
 pytest.importorskip('onnxruntime')
 
-from mmdet.apis import DetInferencer  # noqa: E402
+from conftest import ROOT  # noqa: E402
+from mmdet.apis import (  # noqa: E402
+    DetInferencer,
+    inference_detector,
+    init_detector,
+)
 from mmdet.structures import DetDataSample  # noqa: E402
 from mmpretrain import ImageClassificationInferencer  # noqa: E402
 from mmpretrain.structures import DataSample  # noqa: E402
@@ -91,6 +97,31 @@ def test_detects_as_pytorch_does(exported, digits):
         assert torch.equal(ours.labels, theirs.labels)
 
 
+def test_boxes_end_where_mmdetection_ends_them(exported, digits, tmp_path, monkeypatch):
+    """It clips to the padded image: a box may pass the image's own border."""
+    monkeypatch.syspath_prepend(ROOT / 'runtime')
+    from mmcdnv2_runtime import Detector
+
+    image = mmcv.imread(str(next((digits / 'val').glob('*.png'))))
+    narrow = str(tmp_path / 'narrow.png')
+    mmcv.imwrite(image[:150, :101], narrow)
+    model = exported['detector']
+    inferencer = DetInferencer(exported_config(model.file), device='cpu')
+    found, expected = (
+        each(narrow, return_datasamples=True)['predictions'][0].pred_instances
+        for each in (
+            inferencer,
+            open_checkpoint(model.config, model.checkpoint, 'cpu').inferencer,
+        )
+    )
+    assert (expected.bboxes[:, 2] > 105).any()
+    torch.testing.assert_close(found.bboxes, expected.bboxes, atol=1e-2, rtol=0)
+    torch.testing.assert_close(found.scores, expected.scores, atol=1e-4, rtol=0)
+    alone = Detector(model.file)(narrow)
+    np.testing.assert_allclose(alone.boxes, found.bboxes, atol=1e-4)
+    np.testing.assert_array_equal(alone.labels, found.labels)
+
+
 def test_is_built_from_a_config_in_either_scope(path):
     classifier(path)
     for kind in ('ExportedClassifier', 'mmpretrain.ExportedClassifier'):
@@ -128,17 +159,14 @@ def test_boxes_are_those_of_the_image_before_it_was_scaled(path):
     sample = sample_of((80, 30), (2.0, 0.5))
     (found,) = model.predict([pixels(0)], [sample])
     assert found is sample
-    expected = [[5, 40, 15, 80], [0, 0, 25, 80]]
+    expected = [[5, 40, 15, 120], [-2.5, 0, 25, 96]]
     assert found.pred_instances.bboxes.tolist() == expected
     assert found.pred_instances.labels.tolist() == [2, 0]
-    # None reaches beyond the image, though it was padded on the right.
-    (found,) = model.predict([pixels(0)], [sample_of((80, 10), (2.0, 0.5))])
-    assert found.pred_instances.bboxes.tolist() == [[5, 40, 10, 80], [0, 0, 10, 80]]
-    (found,) = model.predict([pixels(0)], [sample_of((80, 10), (2.0, 0.5))], False)
-    assert found.pred_instances.bboxes.tolist() == [[10, 20, 20, 40], [0, 0, 20, 40]]
-    # Without data samples they are the given image's.
-    (found,) = model.predict([pixels(0)])
-    assert found.pred_instances.bboxes.tolist() == [[10, 20, 30, 48], [0, 0, 50, 48]]
+    # Without data samples, and without scaling back, they are the given image's.
+    for arguments in ((), ([sample_of((80, 10), (2.0, 0.5))], False)):
+        (found,) = model.predict([pixels(0)], *arguments)
+        expected = [[10, 20, 30, 60], [-5, 0, 50, 48]]
+        assert found.pred_instances.bboxes.tolist() == expected
 
 
 def test_no_boxes(path):
@@ -159,13 +187,25 @@ def test_masks_are_pasted_into_their_boxes(path):
     assert abs(columns[0] - 20) <= 1 and abs(columns[-1] - 39) <= 1
 
 
+def test_masks_have_the_files_threshold(path):
+    """A mask falls from one to zero over a cell, 20 pixels wide here, at both sides."""
+    sample = sample_of((480, 640), (0.1, 0.1))
+    boxes = [(0.0, 0, 56, 40)] * 3
+    widths = []
+    for threshold in (0.1, 0.5, 0.9):
+        detector(path, boxes, 1, masks=True, mask_threshold=threshold)
+        (found,) = ExportedDetector(path).predict([pixels(0)], [sample])
+        widths.append(int(found.pred_instances.masks[0, 200].sum()))
+    assert widths == pytest.approx([288, 280, 264], abs=1)
+
+
 def test_masks_of_boxes_beyond_the_image(path):
     """They are pasted by the whole box, as MMDetection does, and then cut."""
     boxes = ((-20.0, 10, 60, 90), (40, -30, 100, 20), (70, 10, 90, 30))
     model = ExportedDetector(detector(path, boxes, count=3, masks=True))
     (found,) = model.predict([pixels(0)])
     found = found.pred_instances
-    assert found.bboxes.tolist() == [[0, 10, 60, 48], [40, 0, 64, 20], [64, 10, 64, 30]]
+    assert found.bboxes.tolist() == [list(map(float, box)) for box in boxes]
     # The left half of each box: from -20 to 20, and from 40 to 70, of the 64 columns.
     expected = torch.zeros((3, 48, 64), dtype=torch.bool)
     expected[0, 10:, :20] = True
@@ -178,12 +218,26 @@ def test_masks_of_boxes_beyond_the_image(path):
     assert rows.tolist() == pytest.approx([38, 20, 0], abs=1)
 
 
+def test_init_detector_takes_it(path, tmp_path):
+    step = dict(op='resize', mode='stretch', size=[48, 64])
+    step.update(interpolation='bilinear', antialias=False)
+    cfg = exported_config(detector(path, preprocess=[step]))
+    model = init_detector(cfg, device='cpu')
+    assert model.dataset_meta['classes'] == ('a', 'b', 'c')
+    image = np.full((96, 128, 3), 200, np.uint8)
+    mmcv.imwrite(image, str(tmp_path / 'image.png'))
+    for given in (str(tmp_path / 'image.png'), image):
+        found = inference_detector(model, given).pred_instances
+        assert found.bboxes[0].tolist() == [20, 40, 60, 120]
+        assert found.labels.tolist() == [2, 0]
+
+
 def test_a_file_is_read_once_for_its_config_and_once_for_the_model(path, monkeypatch):
     from mmcdnv2.export import metadata
 
     read, calls = metadata.read_metadata, []
     monkeypatch.setattr(
-        metadata, 'read_metadata', lambda file: calls.append(file) or read(file)
+        metadata, 'read_metadata', lambda *args: calls.append(args) or read(*args)
     )
     cfg = exported_config(detector(path))
     assert len(calls) == 1
@@ -266,6 +320,15 @@ def test_refuses_damaged_files(path):
     path.write_bytes(changed)
     with pytest.raises(InputError, match='was changed since it was exported'):
         ExportedDetector(path)
+    with pytest.raises(InputError, match='was changed since it was exported'):
+        ExportedFile(path)
+    # On purpose.
+    (outputs,) = ExportedDetector(path, verify=False)(pixels(0)[None])
+    assert 61 in outputs['boxes'] and outputs['counts'] == 2
+    outputs = ExportedFile(path, verify=False)(pixels(0)[None].numpy())
+    assert 61 in outputs['boxes']
+    cfg = exported_config(path, verify=False)
+    assert MODELS.build(cfg.model).file.metadata.task == 'detection'
     path.write_bytes(content[:100])
     with pytest.raises(InputError, match='is damaged or not an ONNX file'):
         ExportedDetector(path)
@@ -316,6 +379,10 @@ def test_knows_its_classes(path):
     model = ExportedDetector(detector(path))
     model.check_classes(dict(classes=['a', 'b', 'c']))
     model.check_classes({})
+    # MMDetection's ConcatDataset has a list if its parts differ in anything.
+    model.check_classes([dict(classes=['a', 'b', 'c'], palette=[1]), {}])
+    with pytest.raises(InputError, match='3 classes and the data set 2'):
+        model.check_classes([{}, dict(classes=('a', 'b'))])
     with pytest.raises(InputError, match='3 classes and the data set 2'):
         model.check_classes(dict(classes=('a', 'b')))
     with pytest.raises(InputError, match="'b' as class 1 and the data set 'x'"):
@@ -341,7 +408,11 @@ def test_takes_the_place_of_a_configs_model(path):
     )
     use_exported_file(cfg, detector(path), threads=2)
     assert cfg.model == dict(
-        type='ExportedDetector', file=str(path), engine='onnxruntime', threads=2
+        type='ExportedDetector',
+        file=str(path),
+        engine='onnxruntime',
+        threads=2,
+        verify=True,
     )
     assert (cfg.load_from, cfg.resume) == (None, False)
     assert [hook.type for hook in cfg.custom_hooks] == ['ChannelsLastHook']

@@ -34,6 +34,7 @@ METADATA = Metadata(
     classes=('Katze', 'chien', '猫'),
     input=Input('uint8', 'NCHW', 'BGR', (64, 96), ('batch',)),
     preprocess=[dict(op='pad', size=[64, 96], value=[114, 114, 114])],
+    mask_threshold=0.75,
 )
 
 
@@ -79,6 +80,11 @@ def test_reads_what_it_wrote(path):
     onnx.checker.check_model(str(path))
 
 
+def test_reads_files_from_before_masks_had_a_threshold(path, rewritten):
+    rewritten(path, 'mask_threshold', None)
+    assert read_metadata(path).mask_threshold == 0.5
+
+
 @pytest.mark.parametrize('place', [0.3, 0.6, 0.9])
 def test_notices_any_change(path, place):
     content = bytearray(path.read_bytes())
@@ -93,8 +99,23 @@ def test_notices_other_weights_written_by_onnx(path):
     model = onnx.load(str(path))
     model.graph.initializer[0].raw_data = bytes(12000)
     onnx.save(model, str(path))
+    message = (
+        'changed since .* if on purpose, such as by a quantiser, pass verify=False'
+    )
+    with pytest.raises(InputError, match=message):
+        read_metadata(path)
+    assert read_metadata(path, verify=False) == METADATA
+    # Tools reorder metadata, and drop or add some.
+    entries = sorted(model.metadata_props, key=lambda entry: entry.key, reverse=True)
+    del model.metadata_props[:]
+    for entry in entries:
+        if entry.key != 'mmcdnv2.checksum':
+            model.metadata_props.add(key=entry.key, value=entry.value)
+    model.metadata_props.add(key='onnx.infer', value='onnxruntime.quant')
+    onnx.save(model, str(path))
     with pytest.raises(InputError, match='changed since'):
         read_metadata(path)
+    assert read_metadata(path, verify=False) == METADATA
 
 
 def test_refuses_files_of_others(path, tmp_path):
@@ -106,8 +127,9 @@ def test_refuses_files_of_others(path, tmp_path):
     model = onnx.load(str(path))
     del model.metadata_props[:]
     onnx.save(model, str(path))
-    with pytest.raises(InputError, match='no metadata of mmcdnv2'):
-        read_metadata(path)
+    for verify in (True, False):
+        with pytest.raises(InputError, match='no metadata of mmcdnv2'):
+            read_metadata(path, verify)
 
 
 @pytest.mark.parametrize(
@@ -123,6 +145,7 @@ def test_refuses_files_of_others(path, tmp_path):
         ('classes', '5'),
         ('classes', '"abc"'),
         ('classes', '[1]'),
+        ('mask_threshold', '"0.5"'),
         ('input', '{}'),
         ('input', '[]'),
         ('preprocess', '{}'),
@@ -205,9 +228,76 @@ def test_reads_classification_pipelines():
 def test_channel_order_is_that_of_the_data():
     assert channel_order_of(config_with(READ, PACK)) == 'BGR'
     assert channel_order_of(config_with(dict(type='PackInputs'))) == 'RGB'
-    assert channel_order_of(Config(dict())) == 'BGR'
     with pytest.raises(InputError, match='as grayscale'):
         steps_of(config_with(dict(READ, color_type='grayscale')))
+
+
+SCALE = dict(type='Resize', scale=(640, 640), keep_ratio=True)
+ANNOTATIONS = dict(type='LoadAnnotations', with_bbox=True)
+
+
+def part(*pipeline, **options):
+    return dict(type='CocoDataset', pipeline=list(pipeline), **options)
+
+
+@pytest.mark.parametrize(
+    'dataset',
+    [
+        dict(type='RepeatDataset', times=2, dataset=part(READ, SCALE, PACK)),
+        dict(type='ConcatDataset', datasets=[part(READ, SCALE, PACK)]),
+        # What a file is fetched by, annotations and packed keys change no pixel.
+        dict(
+            type='ConcatDataset',
+            datasets=[
+                part(dict(READ, backend_args=None), SCALE, ANNOTATIONS, PACK),
+                dict(
+                    type='mmengine.ClassBalancedDataset',
+                    dataset=part(READ, SCALE, dict(PACK, meta_keys=('img_id',))),
+                ),
+            ],
+        ),
+        dict(
+            type='MultiImageMixDataset',
+            pipeline=[SCALE, PACK],
+            dataset=dict(type='KFoldDataset', dataset=part(READ, ANNOTATIONS)),
+        ),
+        dict(type='OwnWrapper', dataset=[part(READ, SCALE, PACK)]),
+    ],
+)
+def test_the_pipeline_is_found_behind_wrappers(dataset):
+    cfg = Config(dict(test_dataloader=dict(dataset=dataset)))
+    (step,) = steps_of(cfg)
+    assert (step['op'], step['mode'], step['long']) == ('resize', 'fit', 640)
+    assert channel_order_of(cfg) == 'BGR'
+
+
+@pytest.mark.parametrize(
+    'dataset',
+    [
+        None,
+        dict(type='CocoDataset'),
+        dict(type='RepeatDataset', dataset=part()),
+        dict(type='ConcatDataset', datasets=[part(READ, PACK), part()]),
+    ],
+)
+def test_no_pipeline_is_an_error(dataset):
+    cfg = Config(dict(test_dataloader=dict(dataset=dataset)))
+    for find in (steps_of, channel_order_of):
+        with pytest.raises(InputError, match='has no test pipeline'):
+            find(cfg)
+    with pytest.raises(InputError, match='has no test pipeline'):
+        steps_of(Config(dict()))
+
+
+def test_parts_with_different_pipelines_are_an_error():
+    datasets = [part(READ, SCALE, PACK), part(READ, dict(SCALE, scale=(9, 9)), PACK)]
+    cfg = Config(
+        dict(
+            test_dataloader=dict(dataset=dict(type='ConcatDataset', datasets=datasets))
+        )
+    )
+    with pytest.raises(InputError, match='data sets with different pipelines'):
+        steps_of(cfg)
 
 
 @pytest.mark.parametrize('is_detector', [True, False])

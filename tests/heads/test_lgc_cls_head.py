@@ -1,4 +1,4 @@
-"""The classifier that condenses to half of its inputs."""
+"""LGCClsHead."""
 
 import logging
 
@@ -49,6 +49,6 @@ def test_initial_weights():
     assert (head.fc.bias == 0).all()
 
 
-def test_bad_factor():
+def test_rejects_bad_factor():
     with pytest.raises(InputError, match='condense_factor must be in'):
         LGCClsHead(5, 9, condense_factor=10)

@@ -60,8 +60,8 @@ def test_what_is_found_in_an_exported_detector(images, detector_file, tmp_path):
     first, second, *failures = results
     assert [each.name for each in first.found] == ['c', 'a']
     assert [each.score for each in first.found] == pytest.approx([200 / 255, 120 / 255])
-    # Twice the file's boxes, cut at the image's sides.
-    assert [each.box for each in first.found] == [(20, 40, 60, 96), (0, 0, 100, 96)]
+    # Twice the file's boxes.
+    assert [each.box for each in first.found] == [(20, 40, 60, 120), (-10, 0, 100, 96)]
     assert first.milliseconds > 0
     assert failures == [
         Failure(images[2], 'It is not an image that can be read.'),
@@ -91,14 +91,14 @@ def test_what_is_found_in_an_exported_detector(images, detector_file, tmp_path):
                 label=2,
                 name='c',
                 score=first.found[0].score,
-                box=[20, 40, 60, 96],
+                box=[20, 40, 60, 120],
                 mask=None,
             ),
             dict(
                 label=0,
                 name='a',
                 score=first.found[1].score,
-                box=[0, 0, 100, 96],
+                box=[-10, 0, 100, 96],
                 mask=None,
             ),
         ],
@@ -277,7 +277,8 @@ def test_configs_that_do_not_tell_what_to_do(tiny_configs, checkpoints, tmp_path
     cfg = Config.fromfile(tiny_configs['detector'])
     config = str(tmp_path / 'config.py')
     for changes, reason in (
-        (dict(test_dataloader=None), 'no model with a test pipeline'),
+        (dict(test_dataloader=None), 'has no test pipeline'),
+        (dict(model=None), 'has no model'),
         (dict(default_scope='mmseg'), "default_scope='mmseg'; mmpretrain"),
     ):
         changed = Config({**cfg._cfg_dict, **changes})
@@ -287,11 +288,10 @@ def test_configs_that_do_not_tell_what_to_do(tiny_configs, checkpoints, tmp_path
 
 
 def test_a_wrapped_data_set_and_few_colours(tiny_configs, tmp_path, images):
-    """A repeated data set; and more classes than COCO has colours for."""
+    """Repeated and concatenated data; and more classes than COCO has colours for."""
     cfg = Config.fromfile(tiny_configs['detector'])
-    cfg.test_dataloader.dataset = dict(
-        type='RepeatDataset', times=2, dataset=cfg.test_dataloader.dataset
-    )
+    repeated = dict(type='RepeatDataset', times=2, dataset=cfg.test_dataloader.dataset)
+    cfg.test_dataloader.dataset = dict(type='ConcatDataset', datasets=[repeated])
     config = str(tmp_path / 'config.py')
     cfg.model.roi_head.bbox_head.num_classes = 100
     cfg.model.test_cfg.rcnn.score_thr = 0.0

@@ -1,4 +1,4 @@
-"""The demo's data: what is annotated is what can be seen."""
+"""The digits: annotations match the visible digits."""
 
 import json
 import shutil
@@ -19,8 +19,7 @@ from lab.digits import (
 )
 from mmcdnv2.errors import InputError
 
-# Mean of the red, green and blue of the demo's first images, and their labels, as
-# they were when the demo's was the only style.
+# Mean RGB values and labels of the demo's first images, from before there were styles.
 DEMO_IMAGES = {
     'train': (
         [
@@ -64,7 +63,7 @@ def test_splits_share_no_digit():
     assert len(train.digits) + len(val.digits) == 1797
     images = {digit.tobytes() for digit in train.digits}
     assert not images & {digit.tobytes() for digit in val.digits}
-    # All classes, about equally often, in both.
+    # Both have all classes, about equally often.
     for painter in (train, val):
         assert (
             np.bincount(painter.labels, minlength=10).min() > len(painter.labels) / 14
@@ -90,7 +89,7 @@ def test_boxes_enclose_what_changed():
         inside = np.zeros((96, 96), bool)
         inside[max(top, 0) : top + 48, max(left, 0) : left + 48] = True
         assert not (changed & ~inside).any()
-        # The strongest ink lies in the box and reaches all of its edges.
+        # The visible ink touches all edges of the box.
         shown = np.full((96, 96), 0.0)
         full = np.zeros((240, 240))
         full[top + 72 : top + 120, left + 72 : left + 120] = ink
@@ -142,7 +141,7 @@ def test_existing_folder_is_left_alone(digits):
 
 
 @pytest.mark.parametrize('split', ['train', 'val'])
-def test_the_demos_style_has_not_changed(split):
+def test_the_demo_style_is_unchanged(split):
     painter = DigitPainter(split)
     painted = [painter.classification_image() for _ in range(8)]
     means, labels = DEMO_IMAGES[split]
@@ -166,11 +165,11 @@ def test_study_is_deterministic(study_data, tmp_path):
     assert files_of(tmp_path / 'again') == before
     make_classification(tmp_path / 'other', num_train=60, num_val=20, seed=1)
     assert not set(files_of(tmp_path / 'other').values()) & set(before.values())
-    # No image twice, in no split.
+    # All images differ, in and across splits.
     assert len(set(before.values())) == 80
 
 
-def test_study_labels_are_the_folders(study_data):
+def test_study_folders_are_the_labels(study_data):
     for split, count in (('train', 60), ('val', 20)):
         dataset = CustomDataset(data_root=str(study_data), data_prefix=split)
         assert ''.join(dataset.CLASSES) == '0123456789'
@@ -187,7 +186,7 @@ def test_study_labels_are_the_folders(study_data):
 
 
 def on_black(count=60, label=None, **changes):
-    """Images, as grey levels, of digits on black."""
+    """Return grey images of digits on black."""
     style = ClassificationStyle(dimming=1e9, **changes)
     painter = DigitPainter('train')
     painted = [painter.classification_image(style) for _ in range(count)]
@@ -213,14 +212,13 @@ def test_style_dims():
 def test_style_adds_noise():
     clean, noisy = on_black(1)[0], on_black(1, noise=20.0)[0]
     changed = noisy - clean
-    # On black, negative noise is cut off: half of a normal distribution, averaged
-    # over three colours.
+    # On black, negative noise is clipped, which leaves half of a normal distribution.
     assert changed[clean == 0].mean() == pytest.approx(20 / np.sqrt(2 * np.pi), rel=0.1)
 
 
 def test_style_makes_digits_transparent():
     peaks = [image.max() for image in on_black(opacity=0.2)]
-    # Chalk has grey levels of 170 and more.
+    # Opaque digits have grey levels of at least 170.
     assert 170 * 0.2 < min(peaks) < 90
     assert max(peaks) > 170
     assert min(image.max() for image in on_black()) > 170
@@ -236,9 +234,9 @@ def test_style_adds_neighbours():
     assert np.mean(counts) > 10 * np.mean([(x[:3] > 60).sum() for x in alone])
 
 
-def test_style_turns_and_leans():
+def test_style_rotates_and_shears():
     def spread(**changes):
-        """Of the angle of the long axis of ones."""
+        """Return the standard deviation of the angle of ones."""
         angles = []
         for image in on_black(400, label=1, **changes):
             axis = np.linalg.eigh(np.cov(np.where(image > 60)))[1][:, -1]
@@ -251,12 +249,12 @@ def test_style_turns_and_leans():
 
 
 @pytest.mark.parametrize('size', [(7, 20), (20, 16), (20, 33)])
-def test_digits_that_do_not_fit_are_refused(size):
+def test_rejects_digits_that_do_not_fit(size):
     with pytest.raises(InputError, match='from 8 to the image.s 32 pixels, got'):
         ClassificationStyle(size=32, digit_size=size)
 
 
-def test_study_refuses_an_existing_folder(study_data):
+def test_study_rejects_an_existing_folder(study_data):
     before = files_of(study_data)
     with pytest.raises(InputError, match='exists already'):
         make_classification(study_data, 1, 1)
@@ -282,8 +280,8 @@ def test_an_interrupted_run_leaves_nothing(make, tmp_path, monkeypatch):
 @pytest.mark.parametrize('size', [500, 3000, 20000])
 def test_a_full_disk_leaves_nothing(size, tmp_path, small_files):
     out = tmp_path / 'new' / 'data'
-    refused = pytest.raises(InputError, match='data cannot be written .File too large')
-    with refused, small_files(size):
+    raises = pytest.raises(InputError, match='data cannot be written .File too large')
+    with raises, small_files(size):
         make_digits(out, num_train=2, num_val=1, num_classification=2)
     assert not list(tmp_path.iterdir())
     make_digits(out, num_train=2, num_val=1, num_classification=2)
@@ -291,14 +289,14 @@ def test_a_full_disk_leaves_nothing(size, tmp_path, small_files):
 
 
 @pytest.mark.parametrize('make', [make_classification, make_digits])
-def test_a_folder_that_cannot_be(make, tmp_path):
+def test_rejects_a_folder_below_a_file(make, tmp_path):
     (tmp_path / 'file').write_text('text')
     with pytest.raises(InputError, match='file/new cannot be a folder: .*Not a dir'):
         make(tmp_path / 'file' / 'new' / 'data')
     assert files_of(tmp_path) == {'file': b'text'}
 
 
-def test_a_folder_that_is_removed_meanwhile(tmp_path, monkeypatch):
+def test_a_folder_that_is_removed_while_writing(tmp_path, monkeypatch):
     real, images = Path.write_bytes, []
 
     def write(path, content):

@@ -1,4 +1,4 @@
-"""Every config builds, costs what the model index says, trains and condenses."""
+"""All configs: they build, match the index's costs, train and condense."""
 
 from functools import lru_cache
 
@@ -9,7 +9,7 @@ from mmdet.testing import demo_mm_inputs
 from mmengine.config import Config
 from mmpretrain.structures import DataSample
 
-from lab.zoo import measure as measure_anew
+from lab.zoo import measure as uncached_measure
 from lab.zoo import read_zoo
 from mmcdnv2.backbones import CondenseNetV2
 from mmcdnv2.builder import build_model
@@ -17,7 +17,7 @@ from mmcdnv2.condensable import CondensableMixin
 from mmcdnv2.deploy import condense_checkpoint, costs
 from mmcdnv2.layers import sparse_layers
 
-measure = lru_cache(measure_anew)
+measure = lru_cache(uncached_measure)
 CONFIGS = ROOT / 'configs'
 NAMES = sorted(
     str(path.relative_to(CONFIGS))
@@ -33,7 +33,7 @@ LIGHT_DETECTORS = [name for name in DETECTORS if 'FLOPs' in ZOO[name].metadata]
 def test_index_lists_every_config():
     assert len(ZOO) == len({model.config for model in ZOO.values()})
     listed = {str(model.config.relative_to(CONFIGS)) for model in ZOO.values()}
-    # The demo and the study have data of their own and no published figures.
+    # The demo and the study have their own data and no published figures.
     unlisted = ('demo/', 'study/')
     assert listed == {name for name in NAMES if not name.startswith(unlisted)}
     assert all(name == model.config.stem for name, model in ZOO.items())
@@ -78,7 +78,7 @@ def test_cost(name):
         ('shufflenetv2-plus_large_16xb64_in1k', 6.77, 360.1, 'macs'),
     ],
 )
-def test_cost_against_the_measured_references(name, params, megaflops, counted):
+def test_cost_matches_the_measured_references(name, params, megaflops, counted):
     cost = measure(ZOO[name].config)
     exact = counted == 'paper_flops'
     if params:
@@ -89,7 +89,7 @@ def test_cost_against_the_measured_references(name, params, megaflops, counted):
 
 
 def changes(name, arch):
-    """What a config's arch changes about a named one."""
+    """Return the settings in which a config's arch differs from a named one."""
     settings = CondenseNetV2.arch_settings[arch]
     default = dict(hswish_from=2, se_from=3, sfr_groups=settings['groups'])
     given = Config.fromfile(ZOO[name].config).model.backbone.arch
@@ -110,7 +110,7 @@ def test_figure_8_varies_only_the_reactivation():
     assert costs[1] > costs[2] > costs[4] > costs[8]
 
 
-def test_table_4_is_in_the_original_setting():
+def test_table_4_uses_the_original_setting():
     no_se_hs = dict(hswish_from=None, se_from=None)
     rows = {
         'condensenet-a_4xb64-orig_in1k': (43.5, dict(no_se_hs, sparse_factor=None)),
@@ -137,14 +137,14 @@ def test_detector(name):
     is_sparse = 'cdnv2' in name or 'sfr' in name
     assert isinstance(model.backbone, CondensableMixin) == is_sparse
     assert bool(sparse_layers(model.backbone)) == is_sparse
-    # The neck's outputs have the strides that the anchors are laid out on.
+    # The neck's outputs have the strides of the anchors.
     model.eval()
     with torch.no_grad():
         maps = model.extract_feat(torch.zeros(1, 3, 128, 128))
     head = model.bbox_head if hasattr(model, 'bbox_head') else model.rpn_head
     strides = [stride[0] for stride in head.prior_generator.strides]
     if 'ssdlite' in name:
-        # Of the small maps, the strides are those of an image of 320 pixels.
+        # The strides of the smallest maps hold for images of 320 pixels.
         maps, strides = maps[:3], strides[:3]
     assert [128 // m.shape[-1] for m in maps] == strides
     if 'rcnn' in name:
@@ -171,7 +171,7 @@ FAMILIES = (
     'faster_rcnn_sfr_shufflenetv2_0.5x_fpn_1x_coco',
     'retinanet_cdnv2_a_fpn_1x_coco',
     'mask_rcnn_cdnv2_c_fpn_1x_coco',
-    # At the smaller sizes they are the same models.
+    # The smaller sizes have the same models.
     *(name for name in LIGHT_DETECTORS if '-320-300e' not in name),
 )
 
@@ -211,8 +211,8 @@ def test_trains_and_condenses(name, tmp_path, monkeypatch):
     loss, _ = model.parse_losses(losses)
     assert loss.isfinite()
     loss.backward()
-    # What DDP would refuse: parameters without a gradient. Heads of a detector
-    # may see no positive sample.
+    # DDP rejects parameters without a gradient. A detector's heads may get no
+    # positive sample.
     for part in (model.backbone, getattr(model, 'neck', None)):
         if part and not Config.fromfile(config).get('find_unused_parameters'):
             parameters = part.named_parameters()

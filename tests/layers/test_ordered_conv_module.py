@@ -1,4 +1,4 @@
-"""ConvModule with its children in the order in which they run."""
+"""OrderedConvModule: the order of its children."""
 
 import pytest
 import torch
@@ -21,21 +21,21 @@ def build(cls, order, **kwargs):
         (('act', 'conv', 'norm'), ['activate', 'conv', 'bn']),
     ],
 )
-def test_children_come_in_their_order(order, names):
+def test_children_are_in_execution_order(order, names):
     module = build(OrderedConvModule, order, norm_cfg=dict(type='BN'))
     assert [name for name, _ in module.named_children()] == names
     assert list(module.children()) == [getattr(module, name) for name in names]
 
 
 @torch.no_grad()
-def test_all_else_is_mmcvs():
+def test_otherwise_equals_mmcv():
     options = dict(norm_cfg=dict(type='BN'), padding_mode='reflect')
     for order in (('norm', 'act', 'conv'), ('conv', 'norm', 'act')):
         theirs, ours = (
             build(c, order, **options) for c in (ConvModule, OrderedConvModule)
         )
         assert len(list(ours.children())) == len(list(theirs.children()))
-        # Optimizers go by the parameters' numbers.
+        # Optimizer states refer to parameters by position.
         assert [n for n, _ in ours.named_parameters()] == [
             n for n, _ in theirs.named_parameters()
         ]
@@ -48,7 +48,7 @@ def test_all_else_is_mmcvs():
 
 @torch.no_grad()
 @pytest.mark.parametrize('kind', ['ReLU', 'HSwish'])
-def test_an_activation_that_comes_first_leaves_its_input_alone(kind):
+def test_a_leading_activation_does_not_change_its_input(kind):
     act_cfg = dict(type=kind)
     x = torch.randn(1, 8, 4, 4)
     before = x.clone()
@@ -63,7 +63,7 @@ def test_an_activation_that_comes_first_leaves_its_input_alone(kind):
 @pytest.mark.parametrize(
     'order', [(), ('conv', 'act'), ('conv', 'norm', 'norm'), 'act']
 )
-def test_other_orders_are_refused(order):
+def test_rejects_other_orders(order):
     for build_it in (
         lambda: OrderedConvModule(8, 8, 1, order=order),
         lambda: LGCModule(8, 8, order=order),

@@ -1,4 +1,4 @@
-"""The reactivation as a module of its own."""
+"""SFRModule: outputs and initialisation."""
 
 import pytest
 import torch
@@ -36,7 +36,7 @@ def test_adds_to_the_old_features(order):
 
 @pytest.mark.parametrize('act', ['ReLU', 'HSwish'])
 @pytest.mark.parametrize('order', ORDERS)
-def test_starts_as_nearly_the_identity_and_learns(order, act):
+def test_starts_near_the_identity_and_learns(order, act):
     torch.manual_seed(0)
     settings = dict(groups=4, sparse_factor=4, order=order, act_cfg=dict(type=act))
     module = SFRModule(12, 20, **settings).train()
@@ -46,7 +46,7 @@ def test_starts_as_nearly_the_identity_and_learns(order, act):
     released = SFRModule(12, 20, sfr_init='released', **settings).train()
     assert (released(old, new) - old).abs().mean() > 0.2
 
-    # What it is to learn is a change of the old features by the new ones.
+    # The target is the old features changed by the new ones.
     target = old + new.repeat(1, 2, 1, 1)[:, :20]
     optimizer = torch.optim.SGD(module.parameters(), 0.1, 0.9)
     losses = []
@@ -56,25 +56,25 @@ def test_starts_as_nearly_the_identity_and_learns(order, act):
         loss.backward()
         optimizer.step()
         losses.append(loss.item())
-    # A ReLU behind the norm can only add.
+    # A ReLU after the norm can only add.
     assert losses[-1] < (0.65 if order[0] == 'conv' else 0.4) * losses[0]
 
 
 @pytest.mark.parametrize('order', ORDERS)
-def test_released_start_is_that_of_mmcv(order):
+def test_released_init_is_that_of_mmcv(order):
     module = SFRModule(12, 20, order=order, sfr_init='released')
     assert (module.norm.weight == 1).all()
     assert module.conv.weight.std() > 0.1
 
 
-def test_starts_without_weights_of_the_norm():
+def test_init_with_a_norm_without_weights():
     norm_cfg = dict(type='BN', affine=False)
     module = SFRModule(12, 20, order=('norm', 'act', 'conv'), norm_cfg=norm_cfg)
     old = torch.randn(1, 20, 5, 5)
     assert torch.equal(module(old, torch.randn(1, 12, 5, 5)), old)
 
 
-def test_unknown_start():
+def test_rejects_unknown_init():
     sentence = r"one of \('identity', 'released'\), got 'zero'"
     with pytest.raises(InputError, match=sentence):
         SFRModule(12, 20, sfr_init='zero')

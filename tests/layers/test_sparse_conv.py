@@ -1,7 +1,6 @@
-"""LGC and SFR: counts, masks, and the equality of sparse and condensed."""
+"""LGC and SFR: counts, masks, and equal outputs of both forms."""
 
 import copy
-import pickle
 import random
 
 import pytest
@@ -23,7 +22,7 @@ from mmcdnv2.layers.grouping import kept_columns
 
 
 def naive_masked_weight(layer):
-    """The definition, entry by entry."""
+    """Apply the mask entry by entry, as the method defines it."""
     weight = layer.weight.detach().clone()
     for o in range(layer.out_channels):
         for i in range(layer.in_channels):
@@ -37,7 +36,7 @@ def naive_masked_weight(layer):
 
 
 def random_layers(count):
-    """Layers of random, also indivisible, shapes."""
+    """Yield layers of random shapes, also with channels that groups do not divide."""
     rng = random.Random(0)
     for _ in range(count):
         groups = rng.choice([1, 2, 3, 4, 8])
@@ -79,14 +78,14 @@ def test_stage_of_another_schedule():
 
 
 @pytest.mark.parametrize('progress', [-0.1, 1.1, float('nan')])
-def test_progress_outside_its_range_is_refused(progress):
+def test_rejects_progress_out_of_range(progress):
     with pytest.raises(InputError, match='progress must be in'):
         LGC(8, 8).set_progress(progress)
 
 
 @pytest.mark.parametrize('layer', random_layers(12), ids=repr)
 @torch.no_grad()
-def test_sparse_and_condensed_agree_with_the_definition(layer):
+def test_sparse_and_condensed_match_the_definition(layer):
     x = torch.randn(2, layer.in_channels, 5, 3)
     columns = layer.columns
     for progress in (0.2, 0.37, 1):
@@ -106,23 +105,23 @@ def test_sparse_and_condensed_agree_with_the_definition(layer):
 
 @pytest.mark.parametrize('kind', [LGC, SFR])
 @pytest.mark.parametrize('channels', [(0, 8), (8, 0), (-1, 8)])
-def test_layers_without_channels_are_refused(kind, channels):
+def test_rejects_layers_without_channels(kind, channels):
     with pytest.raises(InputError, match='needs at least 1 input channel and 1 output'):
         kind(*channels, 1)
 
 
 @pytest.mark.parametrize('kind', [LGC, SFR])
-def test_a_layer_alone_is_not_condensed_in_place(kind):
+def test_rejects_condensing_a_single_layer_in_place(kind):
     layer = kind(8, 8, groups=2)
     layer.set_progress(1)
     with pytest.raises(
-        InputError, match=f'A single {kind.__name__} cannot be replaced'
+        InputError, match=f'{kind.__name__} cannot replace itself in place'
     ):
         condense_layers(layer)
     assert not list(layer.children())
 
 
-def test_pruning_takes_the_smallest_l1_norms():
+def test_prunes_the_smallest_l1_norms():
     lgc = LGC(4, 4, groups=2, condense_factor=2, bias=False)
     # Filters 0 and 2 are group 0, filters 1 and 3 are group 1.
     lgc.weight.data[:, :, 0, 0] = torch.tensor(
@@ -136,15 +135,15 @@ def test_pruning_takes_the_smallest_l1_norms():
     assert torch.equal(sfr.mask, lgc.mask)
 
 
-def test_the_norm_is_l1_and_no_other():
+def test_ranks_by_l1_norm():
     lgc = LGC(2, 2, groups=1, condense_factor=2, bias=False)
-    # Of the same sum of squares or less, but of a larger sum.
+    # The second column has the smaller L2 norm and the larger L1 norm.
     lgc.weight.data[:, :, 0, 0] = torch.tensor([[3.0, 2], [0, 2]])
     lgc.set_progress(1)
     assert lgc.mask.int().tolist() == [[0, 1]]
 
 
-def test_what_is_pruned_becomes_zero_whatever_it_was():
+def test_zero_pruned_overwrites_nan():
     for layer in (LGC(4, 6, groups=2), SFR(4, 6, groups=2)):
         layer.set_progress(1)
         kept = layer.masked_weight().detach() != 0
@@ -154,17 +153,17 @@ def test_what_is_pruned_becomes_zero_whatever_it_was():
 
 
 @pytest.mark.parametrize('kind', [LGC, SFR])
-def test_an_index_ascends(kind):
+def test_index_ascends(kind):
     layer = kind(8, 8, groups=2)
     layer.set_progress(1)
-    # Another pruning took more of the first group.
+    # As if pruned further by other code.
     layer.mask[0, layer.mask[0].nonzero()[-1]] = False
     rows = layer.condense().index.view(2, -1)
     assert (rows.diff(dim=1) > 0).all()
 
 
 @pytest.mark.parametrize('kind', [LGC, SFR])
-def test_one_unfinished_group_is_enough_to_refuse(kind):
+def test_rejects_a_single_unfinished_group(kind):
     layer = kind(8, 8, groups=2)
     layer.set_progress(1)
     layer.mask[1] = True
@@ -173,20 +172,20 @@ def test_one_unfinished_group_is_enough_to_refuse(kind):
         condensed.load_state_dict(layer.state_dict())
 
 
-def test_pruned_never_returns():
+def test_pruned_channels_never_return():
     layer = LGC(16, 8, groups=2, condense_factor=8)
     masks = []
     for progress in (0.1, 0.3, 0.2, 0.5, 0):
         layer.set_progress(progress)
         masks.append(layer.mask.clone())
-        # Whatever becomes of the weights, what is pruned stays pruned.
+        # Pruned channels stay pruned, however the weights change.
         torch.nn.init.normal_(layer.weight)
     for earlier, later in zip(masks, masks[1:]):
         assert not (later & ~earlier).any()
     assert layer.kept == 2
 
 
-def test_skipped_stages_are_made_up_for():
+def test_skipped_stages_are_caught_up():
     stepped = SFR(8, 24, groups=4, sparse_factor=4)
     jumped = copy.deepcopy(stepped)
     for step in range(101):
@@ -196,7 +195,7 @@ def test_skipped_stages_are_made_up_for():
     assert not jumped.set_progress(1)
 
 
-def test_sfr_rule_for_indivisible_channels():
+def test_sfr_groups_for_indivisible_channels():
     # ShuffleNetV2 1.0x: 58 outputs, sparse_factor 8; 58 = 2 * 29 inputs.
     layer = SFR(58, 58, groups=8, sparse_factor=8)
     assert layer.mask_groups == 2
@@ -234,7 +233,7 @@ def test_condensed_gives_the_same_gradients(layer):
     for module, leaf in zip((layer, condensed), inputs):
         module(leaf).square().sum().backward()
     torch.testing.assert_close(inputs[1].grad, inputs[0].grad, atol=1e-4, rtol=1e-4)
-    # The kept weights' gradients are the same numbers in another order.
+    # The kept weights' gradients are equal up to their order.
     kept = layer.weight.grad[layer.masked_weight() != 0]
     torch.testing.assert_close(
         condensed.weight.grad.flatten().sort().values,
@@ -300,7 +299,7 @@ def test_either_form_loads_either_form(layer):
     assert torch.equal(deployed(x), condensed(x))
 
 
-def test_unfinished_is_neither_condensed_nor_deployed():
+def test_rejects_unfinished_layers():
     model = torch.nn.Sequential(LGC(16, 8, groups=4), LGC(8, 8, groups=4))
     model[0].set_progress(1)
     model[1].set_progress(0.3)
@@ -313,7 +312,7 @@ def test_unfinished_is_neither_condensed_nor_deployed():
 
 
 class Shared(nn.Module):
-    """A layer under several names: in two modules, and in a module used twice."""
+    """A layer with several names: in two modules, and in a module used twice."""
 
     def __init__(self):
         super().__init__()
@@ -327,7 +326,7 @@ class Shared(nn.Module):
 
 
 @torch.no_grad()
-def test_condenses_a_shared_layer_at_all_its_places():
+def test_condenses_a_shared_layer_under_all_names():
     model = Shared()
     for layer in sparse_layers(model).values():
         layer.set_progress(1)
@@ -350,8 +349,8 @@ def test_condenses_a_shared_layer_at_all_its_places():
     ids=['LGC', 'SFR'],
 )
 @torch.no_grad()
-def test_groups_that_keep_different_numbers(layer):
-    """As another pruning may leave them; ours does not."""
+def test_groups_that_keep_different_counts(layer):
+    """Other pruning code may leave such masks."""
     layer = copy.deepcopy(layer)
     x = torch.randn(1, layer.in_channels, 4, 4)
     layer.mask[0, 3:] = False
@@ -380,8 +379,8 @@ def test_groups_that_keep_different_numbers(layer):
 
 @pytest.mark.parametrize('kind', ['LGC', 'SFR'])
 @torch.no_grad()
-def test_efficient_norms_of_mmcv(kind):
-    """mmcv folds the norm into the weight of each call."""
+def test_mmcv_efficient_conv_bn_eval(kind):
+    """mmcv folds the norm into the weight in each call."""
     module = ConvModule(
         16,
         8,
@@ -398,7 +397,7 @@ def test_efficient_norms_of_mmcv(kind):
     torch.testing.assert_close(module(x), expected, atol=1e-5, rtol=1e-5)
 
 
-def test_mask_is_a_small_bool_buffer_that_survives():
+def test_mask_is_a_bool_buffer():
     layer = LGC(32, 64, groups=4)
     layer.set_progress(0.4)
     assert layer.mask.dtype == torch.bool
@@ -419,14 +418,14 @@ def test_kept_fraction():
     model[0].set_progress(1)
     assert kept_fraction(model) == 0.25
     assert kept_fraction(model[1]) == 1
-    # Pruned further by something else, in one of its groups.
+    # As if other code pruned one of the groups further.
     model[0].mask[0] = False
     assert kept_fraction(model) == 0.25 * 3 / 4
 
 
 @pytest.mark.parametrize('kind', [LGC, SFR])
-def test_is_a_dense_convolution_to_others(kind):
-    """The counters of others take groups and channels, not the weight's shape."""
+def test_looks_like_a_dense_convolution(kind):
+    """FLOP counters read groups and channels, not the weight's shape."""
     layer = kind(16, 24, groups=4)
     filters = layer.out_channels // layer.groups
     assert layer.in_channels * filters == layer.weight.numel()
@@ -435,20 +434,12 @@ def test_is_a_dense_convolution_to_others(kind):
     assert module.conv.mask_groups == 4
 
 
-def test_pickles_of_earlier_versions():
-    layer = LGC(16, 24, groups=4)
-    x = torch.randn(1, 16, 4, 4)
-    expected = layer(x)
-    layer.groups = 4
-    assert torch.equal(pickle.loads(pickle.dumps(layer))(x), expected)
-
-
 def test_stages():
     layer = LGC(16, 8, groups=4)
     assert layer.set_stage(2)
     assert (layer.stage, layer.kept) == (2, 8)
     assert not layer.set_stage(1)
-    with pytest.raises(InputError, match='has the stages 0 to 3, got 4'):
+    with pytest.raises(InputError, match=r'stage of LGC must be in \[0, 3\], got 4'):
         layer.set_stage(4)
 
 
@@ -463,13 +454,13 @@ def test_stages():
         (lambda: LGC.condensed_type(8, 6, groups=4), 'into 4 equal groups'),
     ],
 )
-def test_bad_arguments(build, sentence):
+def test_rejects_bad_arguments(build, sentence):
     with pytest.raises(InputError, match=sentence):
         build()
 
 
 @pytest.mark.parametrize('kind', [LGC, SFR])
-def test_state_without_a_weight_is_refused_in_words(kind):
+def test_rejects_a_state_dict_without_weight(kind):
     sparse = kind(8, 8, groups=4)
     sparse.set_progress(1)
     condensed = sparse.condense()
@@ -490,14 +481,14 @@ def finished(kind):
 @pytest.mark.parametrize(
     ('change', 'sentence'),
     [
-        (lambda index: index.fill_(24), 'names channel 24 where there are'),
-        (lambda index: index.neg() - 1, 'names channel -'),
-        (lambda index: index.clone().fill_(3), 'names a channel twice in group 0'),
-        (lambda index: index.float(), 'torch.float32, whole numbers were expected'),
-        (lambda index: index > 0, 'torch.bool, whole numbers were expected'),
+        (lambda index: index.fill_(24), 'has channel 24, expected 0 to'),
+        (lambda index: index.neg() - 1, 'has channel -'),
+        (lambda index: index.clone().fill_(3), 'repeats a channel in group 0'),
+        (lambda index: index.float(), 'must be int64 or int32, got torch.float32'),
+        (lambda index: index > 0, 'must be int64 or int32, got torch.bool'),
     ],
 )
-def test_refuses_an_index_that_cannot_be(kind, change, sentence):
+def test_rejects_an_invalid_index(kind, change, sentence):
     layer = finished(kind)
     condensed = layer.condense()
     weights = condensed.state_dict()
@@ -512,8 +503,8 @@ def test_refuses_an_index_that_cannot_be(kind, change, sentence):
 
 @pytest.mark.parametrize('kind', [LGC, SFR])
 @torch.no_grad()
-def test_takes_an_index_in_any_order(kind):
-    """A fresh condensed layer deals its columns out in turn."""
+def test_accepts_an_index_in_any_order(kind):
+    """The index of a new condensed layer need not ascend."""
     condensed = finished(kind).condense().eval()
     x = torch.randn(2, 16, 5, 5)
     expected = condensed(x)
@@ -538,7 +529,7 @@ def test_takes_an_index_in_any_order(kind):
         (lambda mask: mask * float('nan'), 'neither 0 nor 1'),
     ],
 )
-def test_refuses_a_mask_that_no_pruning_makes(kind, change, sentence):
+def test_rejects_an_invalid_mask(kind, change, sentence):
     layer = finished(kind)
     weights = layer.state_dict()
     bad = dict(weights, mask=change(weights['mask']))
@@ -551,7 +542,7 @@ def test_refuses_a_mask_that_no_pruning_makes(kind, change, sentence):
 
 
 @pytest.mark.parametrize('kind', [LGC, SFR])
-def test_sparse_weights_of_another_shape(kind):
+def test_rejects_sparse_weights_of_another_shape(kind):
     condensed = finished(kind).condense()
     other = kind(16, 48, groups=4) if kind is LGC else kind(32, 24, groups=4)
     other.set_progress(1)

@@ -1,4 +1,4 @@
-"""Learned group laterals, alone and in front of MMDetection's necks."""
+"""LearnedGroupLaterals, alone and before MMDetection's necks."""
 
 import re
 
@@ -9,6 +9,7 @@ from kernel_networks import assert_same, fallback, uses_kernels
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 from mmengine.runner import Runner
+from mmpretrain.models import ResNet
 
 from mmcdnv2 import ops
 from mmcdnv2.builder import build_model
@@ -35,7 +36,7 @@ def maps(channels=CHANNELS, size=24):
     )
 
 
-def finished(module):
+def finish(module):
     randomise(module)
     for layer in sparse_layers(module).values():
         layer.set_progress(1)
@@ -43,14 +44,24 @@ def finished(module):
 
 
 @torch.no_grad()
+def test_torch_fx_traces_them_behind_a_backbone():
+    backbone = ResNet(18, base_channels=4, stem_channels=4, out_indices=(1, 2, 3))
+    laterals = LearnedGroupLaterals((8, 16, 32), 16, groups=4)
+    network = torch.nn.Sequential(backbone, finish(laterals)).eval()
+    graph = torch.fx.symbolic_trace(network)
+    images = torch.rand(1, 3, 64, 64)
+    assert_same(graph(images), network(images))
+
+
+@torch.no_grad()
 @pytest.mark.parametrize('neck', NECKS, ids=lambda neck: neck['type'])
-def test_in_front_of_the_necks(neck):
+def test_before_other_necks(neck):
     init_default_scope('mmdet')
     torch.manual_seed(0)
     laterals = dict(
         type='LearnedGroupLaterals', in_channels=CHANNELS, out_channels=16, groups=4
     )
-    sparse = finished(MODELS.build([laterals, neck]))
+    sparse = finish(MODELS.build([laterals, neck]))
     condensed = MODELS.build([dict(laterals, deploy=True), neck]).eval()
     condensed.load_state_dict(sparse.state_dict())
     assert not sparse_layers(condensed)
@@ -60,7 +71,7 @@ def test_in_front_of_the_necks(neck):
 
 
 @torch.no_grad()
-@pytest.mark.skipif(not ops.load(), reason=f'no kernels here: {ops.describe()}')
+@pytest.mark.skipif(not ops.load(), reason=f'no kernels: {ops.describe()}')
 @pytest.mark.parametrize('act', ['ReLU', 'HSwish', None])
 @pytest.mark.parametrize('order', [('norm', 'act', 'conv'), ('conv', 'norm', 'act')])
 def test_runs_on_the_kernel(order, act):
@@ -68,8 +79,8 @@ def test_runs_on_the_kernel(order, act):
     module = LGCModule(
         37, 24, groups=4, condense_factor=3, order=order, act_cfg=act and dict(type=act)
     )
-    finished(module)
-    # Whole vectors of pixels, some left over, fewer than one.
+    finish(module)
+    # Full vectors of pixels, full vectors with a remainder, less than a vector.
     inputs = [torch.randn(2, 37, *size) for size in ((16, 16), (9, 13), (2, 3))]
     expected = [module(x) for x in inputs]
     condense_layers(module)
@@ -99,23 +110,23 @@ def test_empty_maps_and_batches():
         (dict(condense_factor=21), r'must be in \[1, 20\], got 21'),
     ],
 )
-def test_bad_arguments(settings, message):
+def test_rejects_bad_arguments(settings, message):
     settings = dict(dict(in_channels=CHANNELS, out_channels=16, groups=4), **settings)
     with pytest.raises(InputError, match=message):
         LearnedGroupLaterals(**settings)
 
 
-def test_maps_that_do_not_fit():
+def test_rejects_maps_that_do_not_match():
     neck = LearnedGroupLaterals(CHANNELS, 16, groups=4)
-    with pytest.raises(InputError, match=r'gives maps of \[20, 37, 49\] channels'):
+    with pytest.raises(InputError, match=r'returns maps with \[20, 37, 49\] channels'):
         neck(maps((20, 37, 49)))
-    with pytest.raises(InputError, match=r'gives maps of \[20, 37\] channels'):
+    with pytest.raises(InputError, match=r'returns maps with \[20, 37\] channels'):
         neck(maps((20, 37)))
 
 
 @pytest.fixture(scope='module')
 def detector(tiny_configs, tmp_path_factory):
-    """Config of a tiny detector with laterals, its backbone pretrained or not."""
+    """Write a tiny detector's config with laterals, optionally pretrained."""
     folder = tmp_path_factory.mktemp('laterals')
 
     def write(width=16, pretrained=None):
@@ -152,12 +163,12 @@ def test_condenses_and_loads_back(detector, tmp_path):
     assert not sparse_layers(condensed)
     weights = torch.load(report.checkpoint, weights_only=True)['state_dict']
     assert weights['neck.0.laterals.2.conv.weight'].shape == (16, 16, 1, 1)
-    # Of another width it is of no use, sparse or condensed.
+    # Laterals of another width cannot load it.
     with pytest.raises(InputError, match=r'neck\.0\.laterals\.0\.conv'):
         load_weights(build_model(Config.fromfile(detector(24))), weights, 'the file')
 
 
-def test_unfinished_laterals_are_named(detector, tmp_path):
+def test_unfinished_laterals_are_reported(detector, tmp_path):
     config = detector()
     checkpoint = save_checkpoint(config, tmp_path / 'sparse.pth')
     content = torch.load(checkpoint, weights_only=True)
@@ -186,7 +197,7 @@ def test_hook_prunes_the_laterals_of_a_finished_backbone(detector, tmp_path):
     assert all(layer.kept == layer.columns // 4 for layer in laterals.values())
 
 
-def test_three_lines_of_the_docs(tmp_path):
+def test_example_in_the_docs(tmp_path):
     text = (ROOT / 'docs' / 'detection.md').read_text()
     config = tmp_path / 'config.py'
     config.write_text(re.search(r'```python\n(.*?)```', text, re.S)[1])

@@ -1,4 +1,4 @@
-"""Pooling with squeeze-and-excite."""
+"""SEGlobalAveragePooling."""
 
 import pytest
 import torch
@@ -29,6 +29,6 @@ def test_formula_with_norm():
 
 
 @pytest.mark.parametrize('ratio', [0, 33])
-def test_bad_ratio(ratio):
+def test_rejects_bad_ratio(ratio):
     with pytest.raises(InputError, match='ratio must be in'):
         SEGlobalAveragePooling(32, ratio)

@@ -38,7 +38,7 @@ struct Random {
     for (float& value : values) value = distribution(engine);
     return values;
   }
-  // `kept` of `columns` for each group, ascending.
+  // For each group `kept` of `columns`, ascending.
   std::vector<int64_t> index(int64_t groups, int64_t kept, int64_t columns) {
     std::vector<int64_t> values;
     for (int64_t j = 0; j < groups; ++j) {
@@ -255,7 +255,7 @@ std::vector<DenseLayerWeights> weights_of(
   return weights;
 }
 
-// Largest difference to the plain implementation, relative to its largest
+// Largest difference from the plain implementation, relative to its largest
 // value.
 double difference(Random& random, const Kernels& kernels, std::string& what) {
   const int64_t groups = random.integer(1, 4);
@@ -263,7 +263,7 @@ double difference(Random& random, const Kernels& kernels, std::string& what) {
   const int64_t count = random.integer(1, 3);
   const int64_t threads = random.integer(1, 4);
   const bool pool = random.integer(0, 1);
-  // Now and then an image that takes more than one strip.
+  // Sometimes an image with more than one strip.
   const bool large = random.integer(0, 9) == 0;
   const int64_t height = random.integer(pool ? 2 : 1, large ? 200 : 24);
   const int64_t width = random.integer(pool ? 2 : 1, large ? 200 : 24);
@@ -309,7 +309,7 @@ double difference(Random& random, const Kernels& kernels, std::string& what) {
             has_out_norm ? std::max(out_norm(map[c][p], c), 0.0) : map[c][p];
         const double actual = out[(n * channels + c) * pixels + p];
         largest = std::max(largest, std::abs(expected));
-        // Not std::max: it would drop NaN.
+        // Not std::max, which would drop NaN.
         const double error = std::abs(expected - actual);
         if (!(error <= worst)) worst = error;
       }
@@ -413,16 +413,16 @@ double stem_difference(Random& random, const Kernels& kernels,
   return worst / std::max(largest, 1e-30);
 }
 
-// Winograd's convolution of some rows and some groups, called directly: blocks
-// call it only where it is the faster one. What it must not read is NaN, what
-// it must not write has to stay.
+// Winograd's convolution of some rows and groups, called directly, because
+// blocks call it only where it is faster. Memory that it must not read is NaN,
+// memory that it must not write must not change.
 double winograd_difference(Random& random, const Kernels& kernels,
                            std::string& what) {
   const int64_t sizes[] = {1, 2, 3, 5, 8, 12, 16, 20};
   const int64_t groups = random.integer(1, 3);
   const int64_t inputs = random.integer(1, 40);
   const int64_t members = sizes[random.integer(0, 7)];
-  // Now and then a map that is cut into bands.
+  // Sometimes a map that is split into bands.
   const bool large = random.integer(0, 9) == 0;
   const bool thin = random.integer(0, 3) == 0, upright = random.integer(0, 1);
   const int64_t height =
@@ -511,14 +511,14 @@ double winograd_difference(Random& random, const Kernels& kernels,
   return worst / std::max(largest, 1e-30 * scale);
 }
 
-// Largest difference of a backbone to its parts one after another, relative to
-// the largest value.
+// Largest difference between a backbone and its parts run one by one, relative
+// to the largest value.
 double backbone_difference(Random& random, const Kernels& kernels,
                            std::string& what) {
   const int64_t groups = random.integer(1, 2);
   const int64_t count = random.integer(1, 2), threads = random.integer(1, 4);
   const int64_t height = random.integer(8, 90), width = random.integer(8, 90);
-  // Most often the first block is one that is run in bands of rows.
+  // In most cases the first block can run in bands of rows.
   const bool in_bands = random.integer(0, 3);
   const int64_t depth = random.integer(in_bands ? 2 : 1, 3);
   const std::vector<float> stem_weight = random.floats(5 * 3 * 9, -1, 1);
@@ -582,8 +582,8 @@ double backbone_difference(Random& random, const Kernels& kernels,
   return worst / std::max(largest, 1e-30);
 }
 
-// Threads that call one backbone at the same time, with memory that goes round
-// between them. Returns whether all get what one alone does.
+// Threads that call one backbone concurrently, with memory from the shared
+// pool. Returns whether all get the output of a single thread.
 bool can_share(const Kernels& kernels) {
   Random random{std::mt19937(0)};
   const std::vector<float> stem_weight = random.floats(8 * 3 * 9, -1, 1);
@@ -605,7 +605,7 @@ bool can_share(const Kernels& kernels) {
       backbone.blocks()[1].out_channels * sizes[1].height * sizes[1].width;
   const std::vector<float> x = random.floats(count * 3 * height * width, -1, 1);
   const auto run = [&](int64_t i, const Parallel& parallel) {
-    // As large as what the pool keeps, at least.
+    // At least as large as the smallest piece of the pool.
     const Buffer out(std::max<int64_t>(size, MemoryPool::kSmallest));
     backbone.run(x.data() + i * 3 * height * width, 1, height, width,
                  {nullptr, out.get()}, parallel);
@@ -618,7 +618,7 @@ bool can_share(const Kernels& kernels) {
   real_threads(4).run(4, [&](int64_t thread) {
     for (int64_t i = 0; i < 6; ++i) {
       const int64_t image = (thread + i) % count;
-      // Threads of its own, too; these sum in another order.
+      // With threads of its own, which sum in another order.
       const bool alone = i % 2 == 0;
       const auto out = run(image, alone ? Parallel::serial() : real_threads(2));
       for (int64_t p = 0; p < size; ++p) {
@@ -631,8 +631,8 @@ bool can_share(const Kernels& kernels) {
   return same;
 }
 
-// Forks while other threads take memory from the pool and give it back. Returns
-// whether all children can take some, too.
+// Forks while other threads use the memory pool. Returns whether all children
+// can use it, too.
 bool can_fork() {
   std::atomic<bool> stop(false);
   std::vector<std::thread> threads;
@@ -644,7 +644,7 @@ bool can_fork() {
   for (int i = 0; i < 200 && can; ++i) {
     const pid_t child = fork();
     if (child == 0) {
-      alarm(10);
+      alarm(300);  // of a child that hangs
       {
         const Buffer buffer(1 << 20);
       }
@@ -668,7 +668,7 @@ int main(int argc, char** argv) {
       Random random{std::mt19937(seed)};
       std::string what;
       // Maps of many strips and of one.
-      cached_floats() = seed % 2 ? 1 << 18 : 1 << seed % 16;
+      cached_floats = seed % 2 ? 1 << 18 : 1 << seed % 16;
       const auto& differ = seed % 6 == 0   ? stem_difference
                            : seed % 6 == 1 ? group_conv_difference
                            : seed % 6 == 2 ? winograd_difference
@@ -689,7 +689,7 @@ int main(int argc, char** argv) {
       return 1;
     }
   }
-#ifndef __SANITIZE_THREAD__  // which does not go on in a child
+#ifndef __SANITIZE_THREAD__  // not supported in a forked child
   if (!can_fork()) {
     std::printf("a forked process cannot go on\n");
     return 1;

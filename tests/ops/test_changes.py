@@ -1,4 +1,4 @@
-"""What changes under the kernels: weights, code, modes, threads."""
+"""Kernels after changes of weights, code, modes and threads."""
 
 import copy
 import os
@@ -11,7 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest import ROOT
+from conftest import HANG, ROOT
 from kernel_networks import MODERN, assert_same, condensed, fallback, uses_kernels
 from mmengine.hooks import EMAHook
 from mmpretrain.models.utils import SELayer
@@ -23,13 +23,11 @@ from mmcdnv2.backbones import CondenseNetV2
 from mmcdnv2.backbones.dense_block import DenseBlock, DenseLayer
 from mmcdnv2.layers import CondensedLGC, kernel_report
 
-pytestmark = pytest.mark.skipif(
-    not ops.load(), reason=f'no kernels here: {ops.describe()}'
-)
+pytestmark = pytest.mark.skipif(not ops.load(), reason=f'no kernels: {ops.describe()}')
 
 
 def assert_sees(backbone, x, before):
-    """Check that the kernels compute with the weights as they are now."""
+    """Check that the kernels use the current weights."""
     with torch.no_grad():
         actual = backbone(x)
         assert all(
@@ -40,7 +38,7 @@ def assert_sees(backbone, x, before):
 
 
 def assert_sees_operators(backbone, x, before):
-    """What changed is seen, and no kernel takes it."""
+    """Check that PyTorch's operators use the current weights."""
     assert not uses_kernels(backbone, x)
     actual = backbone(x)
     assert_same(actual, fallback(backbone, x))
@@ -76,7 +74,7 @@ def test_a_fused_optimizer_that_changes_one_weight(network):
     with torch.no_grad():
         backbone(x)
     version = weight._version
-    # As a fused optimiser does: no version is counted.
+    # Like a fused optimizer, this does not increase the version counter.
     torch.utils.dlpack.from_dlpack(weight.detach()).sub_(100 * weight.grad)
     assert weight._version == version
     assert_sees(backbone, x, before)
@@ -122,7 +120,7 @@ def test_collectives(tmp_path):
         )
         for rank in range(2)
     ]
-    outputs = [process.communicate(timeout=120)[0] for process in ranks]
+    outputs = [process.communicate(timeout=HANG)[0] for process in ranks]
     assert [out.splitlines()[-1:] for out in outputs] == [['seen'], ['seen']]
 
 
@@ -148,7 +146,7 @@ def test_writes_through_data_before_eval(network):
     backbone, x, before = network
     weight = backbone.blocks[3][1].lgc.conv.weight
     assert weight.numel() * 4 > 8192 + 64
-    # One that is not looked at, where no version is counted.
+    # An element outside the fingerprint, changed without a new version.
     weight.data.view(-1)[20] += 1e4
     backbone.eval()
     assert_sees(backbone, x, before)
@@ -180,7 +178,7 @@ def test_eval_in_another_thread(network):
     assert errors == []
 
 
-@pytest.mark.skipif(not MODERN, reason='torch 2.1 cannot swap them')
+@pytest.mark.skipif(not MODERN, reason='torch 2.1 has no swap_tensors')
 def test_swapped_tensors(network):
     backbone, x, before = network
     norm = backbone.blocks[0][0].lgc.norm
@@ -277,9 +275,9 @@ def test_overridden_code_runs(change, reason, used_before, monkeypatch):
 
 
 @torch.no_grad()
-def test_synchronised_norms_are_norms(network):
+def test_kernels_support_sync_batch_norm(network):
     backbone, x, before = network
-    # torch 2.1 forgets the mode.
+    # torch 2.1 resets the mode.
     backbone = nn.SyncBatchNorm.convert_sync_batchnorm(backbone).eval()
     assert isinstance(backbone.blocks[0][0].lgc.norm, nn.SyncBatchNorm)
     assert all(uses_kernels(block, torch.rand(1, 3, 4, 4)) for block in backbone.blocks)
@@ -288,7 +286,7 @@ def test_synchronised_norms_are_norms(network):
 
 @torch.no_grad()
 @pytest.mark.parametrize('deploy', [False, True])
-def test_eval_does_not_compile_again(deploy):
+def test_eval_does_not_recompile(deploy):
     backbone = condensed() if deploy else CondenseNetV2('cifar-110').eval()
     x, graphs = torch.rand(1, 3, 32, 32), []
 
@@ -329,7 +327,7 @@ def test_compiled_networks_see_changes():
 
 
 @torch.no_grad()
-def test_kernels_come_back(network):
+def test_kernels_run_again_after_a_restored_forward(network):
     backbone, x, expected = network
     layer = backbone.blocks[2][1]
     backbone.eval()
@@ -341,7 +339,7 @@ def test_kernels_come_back(network):
 
 
 @torch.no_grad()
-def test_indices_set_anew(network):
+def test_changed_out_indices(network):
     backbone, x, _ = network
     for indices in ((1, 2), (0,), [3, 1]):
         backbone.out_indices = indices
@@ -350,8 +348,8 @@ def test_indices_set_anew(network):
 
 
 @torch.no_grad()
-def test_stated_channels_are_not_needed(network):
-    # Torchvision's detectors want a number.
+def test_out_channels_may_be_overwritten(network):
+    # Torchvision's detectors need an int.
     backbone, x, before = network
     backbone.eval().out_channels = 111
     assert uses_kernels(backbone, x)
@@ -386,7 +384,7 @@ def test_blocks_of_another_structure():
 
 
 def swap_averages(backbone, average):
-    """Swap as EMAHook does before and after it validates."""
+    """Swap weights as EMAHook does before and after validation."""
     hook = EMAHook()
     hook.src_model, hook.ema_model = backbone, SimpleNamespace(module=average)
     hook.ema_model.update_buffers = False
@@ -402,7 +400,7 @@ def change(function):
 
 
 def pick(backbone, dice, kind=torch.Tensor):
-    """A random parameter or buffer, of those that float, by its module and name."""
+    """Return module, name and tensor of a random float parameter or buffer."""
     found = [
         (module, name)
         for module in backbone.modules()
@@ -491,7 +489,7 @@ def average(backbone, dice):
 
 @change
 def optimised(backbone, dice):
-    # Norms keep their statistics, as where they are frozen.
+    # The norms' statistics do not change, as with frozen norms.
     kind = dice.choice([torch.optim.SGD, torch.optim.AdamW])
     options = dict(fused=True) if MODERN and dice.random() < 0.5 else {}
     optimizer = kind(backbone.parameters(), 1e-2, **options)
@@ -550,7 +548,7 @@ def trained_statistics(backbone, dice):
     backbone.eval()
 
 
-# More of them: MMCDNV2_SEQUENCES=300 python -m pytest tests/ops/test_changes.py -k seq
+# For more: MMCDNV2_SEQUENCES=300 python -m pytest tests/ops/test_changes.py -k seq
 @torch.no_grad()
 @pytest.mark.parametrize('seed', range(int(os.environ.get('MMCDNV2_SEQUENCES', 20))))
 def test_sequences_of_changes(seed):
@@ -568,4 +566,4 @@ def test_sequences_of_changes(seed):
             assert_same(after, expected)
         except AssertionError as error:
             stale = all(map(torch.equal, after, before))
-            raise AssertionError(f'{done}, nothing seen: {stale}') from error
+            raise AssertionError(f'{done}, output is stale: {stale}') from error

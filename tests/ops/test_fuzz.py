@@ -1,4 +1,4 @@
-"""Wrong arguments from anyone: an exception, never a crash. More: make kernels-fuzz."""
+"""Wrong arguments raise an exception and never crash. For more: make kernels-fuzz."""
 
 import os
 import subprocess
@@ -12,18 +12,16 @@ from kernel_networks import condensed
 from mmcdnv2 import ops
 from mmcdnv2.layers import LGCModule, SFRModule
 
-pytestmark = pytest.mark.skipif(
-    not ops.load(), reason=f'no kernels here: {ops.describe()}'
-)
+pytestmark = pytest.mark.skipif(not ops.load(), reason=f'no kernels: {ops.describe()}')
 
 
-@pytest.mark.parametrize('host', ['torch', 'onnxruntime'])
-def test_wrong_arguments(host, tmp_path):
-    if host == 'onnxruntime':
+@pytest.mark.parametrize('backend', ['torch', 'onnxruntime'])
+def test_wrong_arguments(backend, tmp_path):
+    if backend == 'onnxruntime':
         pytest.importorskip('onnx')
         pytest.importorskip('onnxruntime')
     script, log = ROOT / '.dev' / 'fuzz_operators.py', tmp_path / 'log'
-    options = ['--plain', '--minutes', '0.05', '--host', host, '--log', log]
+    options = ['--plain', '--minutes', '0.05', '--host', backend, '--log', log]
     result = subprocess.run(
         [sys.executable, '-W', 'ignore', script, *options],
         env=dict(os.environ, PYTHONPATH=str(ROOT), OMP_NUM_THREADS='1'),
@@ -37,8 +35,8 @@ def test_wrong_arguments(host, tmp_path):
 
 
 @torch.no_grad()
-def test_sizes_that_no_memory_has():
-    # Nothing of it is there: such a shape must not make a kernel ask for memory.
+def test_huge_empty_shapes():
+    # These tensors are empty: a kernel must not allocate memory for their shape.
     many = 2**40
     lgc = LGCModule(40, 24, 4, order=('conv', 'norm', 'act'), deploy=True).eval()
     args = lgc.kernel_args(torch.rand(1, 40, 2, 2))

@@ -1,4 +1,4 @@
-"""The native kernels against the PyTorch operators that they replace."""
+"""The native kernels compared with the PyTorch operators that they replace."""
 
 import copy
 import os
@@ -33,9 +33,7 @@ from mmcdnv2.necks import SEGlobalAveragePooling
 from mmcdnv2.ops import library
 from mmcdnv2.ops.build import build
 
-pytestmark = pytest.mark.skipif(
-    not ops.load(), reason=f'no kernels here: {ops.describe()}'
-)
+pytestmark = pytest.mark.skipif(not ops.load(), reason=f'no kernels: {ops.describe()}')
 
 KERNELS = torch.ops.mmcdnv2.kernel_names() if ops.load() else []
 
@@ -56,7 +54,7 @@ def choose():
 @torch.no_grad()
 @pytest.mark.parametrize('name', KERNELS)
 @pytest.mark.parametrize('arch', ARCHS)
-def test_equal_the_operators(arch, name, choose, threads):
+def test_match_the_operators(arch, name, choose, threads):
     choose(name)
     depth = len(ARCHS[arch]['depths'])
     backbone = condensed(arch, out_indices=tuple(range(depth)))
@@ -71,13 +69,13 @@ def test_equal_the_operators(arch, name, choose, threads):
 
 @torch.no_grad()
 @pytest.mark.parametrize('arch', ['a', 'b', 'cifar-110', 'v1-cifar-50'])
-def test_take_every_network(arch):
+def test_support_every_network(arch):
     backbone = condensed(arch, out_indices=(0, 1, 2))
     report = kernel_report(backbone)
     blocks = [f'blocks.{i}' for i in range(len(backbone.blocks))]
     assert list(report) == ['stem', *blocks]
     if 'cifar' in arch:
-        assert 'another stride' in report.pop('stem')
+        assert 'unsupported stride' in report.pop('stem')
     assert ops.describe() == f'native kernels ({KERNELS[0]})'
     assert set(report.values()) == {ops.describe()}
     x = torch.rand(1, 3, 96, 64)
@@ -85,7 +83,7 @@ def test_take_every_network(arch):
 
 
 def operators_of(module, x):
-    """Names of the operators of ours that a module calls."""
+    """Return the names of our operators that a module calls."""
     names = []
 
     class Recorder(TorchDispatchMode):
@@ -109,7 +107,7 @@ def test_a_backbone_is_one_operator_or_its_parts(monkeypatch):
     assert [out.size(1) for out in expected] == [
         backbone.out_channels[i] for i in (1, 3)
     ]
-    # What a user sees of a part is there if it is looked at.
+    # A hook on a part is called, so the parts run one by one.
     seen = []
     for part in (backbone.stem, backbone.blocks[2]):
         handle = part.register_forward_hook(lambda *_: seen.append(1))
@@ -125,11 +123,11 @@ def test_a_backbone_is_one_operator_or_its_parts(monkeypatch):
     torch.testing.assert_close(backbone(x)[0], 2 * expected[0], rtol=1e-4, atol=1e-4)
     monkeypatch.undo()
     assert operators_of(backbone, x) == ['backbone']
-    # Other outputs, other blocks.
+    # Other out_indices.
     backbone.out_indices = (0,)
     assert operators_of(backbone.eval(), x) == ['backbone']
     assert_same(backbone(x), fallback(backbone, x))
-    # Where one block cannot be run, the others can.
+    # If one block has no kernel, the others still run on theirs.
     backbone.out_indices = (3,)
     backbone.blocks[1].pool.ceil_mode = True
     parts[2] = 'reactivate'
@@ -138,7 +136,7 @@ def test_a_backbone_is_one_operator_or_its_parts(monkeypatch):
 
 
 @torch.no_grad()
-def test_convolutions_that_differ_in_groups_run_on_pytorch():
+def test_different_groups_fall_back_to_pytorch():
     backbone, x = condensed(), torch.rand(1, 3, 64, 64)
     conv = backbone.blocks[0].dense_layers()[0].conv
     old = conv.conv
@@ -150,7 +148,7 @@ def test_convolutions_that_differ_in_groups_run_on_pytorch():
 
 
 @torch.no_grad()
-def test_norms_without_statistics_are_named():
+def test_reports_norms_without_statistics():
     norm_cfg = dict(type='BN', track_running_stats=False)
     module = SFRModule(8, 8, 2, norm_cfg=norm_cfg, deploy=True).eval()
     assert 'its norm lacks parameters or running statistics' in module.runs_on()
@@ -167,7 +165,7 @@ def test_backbones_check_their_input():
 
 
 @torch.no_grad()
-def test_large_maps_take_no_fresh_pages(threads):
+def test_large_maps_reuse_memory(threads):
     resource = pytest.importorskip('resource')
     threads(1)
     backbone, x = (
@@ -184,7 +182,7 @@ def test_large_maps_take_no_fresh_pages(threads):
         backbone(x)
         faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
     assert min(faults) < 0.02 * size / resource.getpagesize()
-    # What is kept is never handed out twice.
+    # Memory in use is not reused.
     first, second = backbone(x), backbone(1 - x)
     assert not torch.equal(first[0], second[0])
     assert_same(first, fallback(backbone, x))
@@ -194,7 +192,7 @@ def test_large_maps_take_no_fresh_pages(threads):
 
 
 @torch.no_grad()
-def test_take_detection_sizes(threads):
+def test_detection_sizes(threads):
     backbone = condensed('a', out_indices=(1, 2, 3, 4))
     x = torch.rand(1, 3, 320, 416)
     expected = fallback(backbone, x)
@@ -231,7 +229,7 @@ def test_pooling_neck():
 
 
 @torch.no_grad()
-def test_shufflenet_uses_them():
+def test_shufflenet_uses_kernels():
     torch.manual_seed(0)
     backbone = SFRShuffleNetV2(0.5, out_indices=(0, 1, 2), deploy=True).eval()
     randomise(backbone)
@@ -241,7 +239,7 @@ def test_shufflenet_uses_them():
 
 
 @torch.no_grad()
-def test_changed_weights_are_seen():
+def test_changed_weights_are_used():
     backbone = condensed()
     x = torch.rand(1, 3, 64, 64)
     other = condensed()
@@ -256,7 +254,7 @@ def test_changed_weights_are_seen():
     assert_same(backbone(x), fallback(backbone, x))
     norm.eps = 0.5
     assert_same(backbone(x), fallback(backbone, x))
-    # As MMEngine's EMAHook swaps weights before it evaluates.
+    # MMEngine's EMAHook swaps weights like this before validation.
     norm.weight.data.copy_(torch.rand_like(norm.weight))
     backbone.eval()
     assert_same(backbone(x), fallback(backbone, x))
@@ -266,7 +264,7 @@ def test_changed_weights_are_seen():
     assert_same(backbone(x), fallback(backbone, x))
 
 
-def test_gradients_take_the_operators():
+def test_gradients_use_the_operators():
     backbone = condensed()
     x = torch.rand(1, 3, 64, 64)
     assert not uses_kernels(backbone.blocks[0], backbone.stem(x))
@@ -278,7 +276,7 @@ def test_gradients_take_the_operators():
 
 
 @torch.no_grad()
-def test_what_they_do_not_take():
+def test_unsupported_cases_fall_back():
     backbone = condensed()
     block, x = backbone.blocks[0], backbone.stem(torch.rand(1, 3, 64, 64))
     assert uses_kernels(block, x)
@@ -373,7 +371,7 @@ def test_hooks_inside_still_fire():
 
 
 @torch.no_grad()
-def test_hooks_that_were_put_back_fire():
+def test_restored_hooks_fire():
     backbone = condensed()
     x = torch.rand(1, 3, 64, 64)
     seen = []
@@ -390,7 +388,7 @@ def test_hooks_that_were_put_back_fire():
         module._forward_hooks.clear()
 
 
-def test_sparse_networks_do_not_use_them():
+def test_sparse_networks_do_not_use_kernels():
     backbone = CondenseNetV2('a').eval()
     with torch.no_grad():
         assert not uses_kernels(backbone.blocks[0], torch.rand(1, 16, 8, 8))
@@ -398,18 +396,18 @@ def test_sparse_networks_do_not_use_them():
 
 
 @torch.no_grad()
-def test_nan_is_not_swallowed():
+def test_nan_is_propagated():
     backbone = condensed()
     x = torch.rand(1, 3, 64, 64)
     x[0, 0, 5, 5] = float('nan')
     actual, expected = backbone(x)[0], fallback(backbone, x)[0]
     assert actual.isnan().any()
-    # The dense form of SFR also spreads it along what was pruned.
+    # The dense form of SFR also spreads it along pruned weights.
     assert not (actual.isnan() & ~expected.isnan()).any()
 
 
 @torch.no_grad()
-def test_a_bad_index_is_refused():
+def test_rejects_a_bad_index():
     backbone = condensed()
     x = torch.rand(1, 3, 64, 64)
     backbone(x)
@@ -438,9 +436,9 @@ def test_inference_mode():
         assert_same(backbone(x), fallback(backbone, x))
 
 
-@pytest.mark.skipif(not MODERN, reason='torch 2.1 cannot tell that it exports')
+@pytest.mark.skipif(not MODERN, reason='torch 2.1 has no is_compiling')
 @torch.no_grad()
-def test_export_keeps_them():
+def test_torch_export_keeps_kernels():
     backbone = condensed(out_indices=(1, 3))
     size = torch.export.Dim('size', min=1, max=8)
     shapes = {0: torch.export.Dim('number', max=8), 2: 16 * size}
@@ -465,7 +463,7 @@ def test_exporters_record_the_parts():
 
 
 @torch.no_grad()
-def test_fake_outputs_have_the_real_shapes():
+def test_fake_outputs_match_the_real_shapes():
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     backbone = condensed(out_indices=(0, 2, 3))
@@ -496,8 +494,8 @@ def test_fake_outputs_have_the_real_shapes():
 
 
 @torch.no_grad()
-def test_stated_shapes_are_checked():
-    # Graphs would otherwise go on with a shape that the output does not have.
+def test_rejects_wrong_shape_arguments():
+    # A graph would otherwise continue with a wrong shape.
     backbone, x = condensed(), torch.rand(1, 3, 64, 64)
     *args, channels = backbone.stem.kernel_args(x)
     assert torch.ops.mmcdnv2.stem(x, *args, channels).size(1) == channels
@@ -521,7 +519,7 @@ def test_stated_shapes_are_checked():
 
 
 @torch.no_grad()
-def test_compile_keeps_them():
+def test_torch_compile_keeps_kernels():
     backbone = condensed()
     compiled = torch.compile(backbone, backend='eager', fullgraph=MODERN)
     x = torch.rand(1, 3, 64, 64)
@@ -542,14 +540,14 @@ def test_compile_recomputation():
     assert backbone.stem.conv.weight.grad.abs().sum() > 0
 
 
-def test_threads_are_pytorchs():
-    # at::parallel_for is serial if its user is compiled without OpenMP.
+def test_uses_pytorchs_threads():
+    # at::parallel_for runs serially if compiled without OpenMP.
     content = build().read_bytes()
     assert b'GOMP_parallel' in content or b'__kmpc_fork_call' in content
 
 
 def test_are_loaded_for_inference_only(monkeypatch):
-    """Who only builds a network, or runs it elsewhere, does not wait for them."""
+    """Building a network, or running it on another device, does not compile them."""
     calls = []
     monkeypatch.setattr(library, 'load', lambda: calls.append(1))
     backbone = CondenseNetV2('a', deploy=True)
@@ -561,14 +559,14 @@ def test_are_loaded_for_inference_only(monkeypatch):
     assert calls
     for make in (
         lambda: pickle.loads(pickle.dumps(backbone)),
-        lambda: condense_layers(finished_network().eval()),
+        lambda: condense_layers(finished_backbone().eval()),
     ):
         calls.clear()
         make()
         assert calls
 
 
-def finished_network():
+def finished_backbone():
     backbone = CondenseNetV2('a')
     for layer in sparse_layers(backbone).values():
         layer.set_progress(1)
@@ -619,7 +617,7 @@ def test_environment_variable(tmp_path):
 
 
 def test_core():
-    # make kernels-check runs it under sanitizers, which takes minutes.
+    # make kernels-check runs this under sanitizers, which takes minutes.
     script = ROOT / '.dev' / 'check_kernels.py'
     out = subprocess.check_output(
         [sys.executable, '-W', 'ignore', script, 'native', '--blocks', '50'],

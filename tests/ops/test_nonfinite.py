@@ -1,4 +1,4 @@
-"""NaN and infinity in pixels and weights go where PyTorch's operators let them go."""
+"""NaN and infinity in pixels and weights propagate as in PyTorch's operators."""
 
 import copy
 import math
@@ -13,9 +13,7 @@ from mmcdnv2.backbones.dense_block import Stem
 from mmcdnv2.layers import CondensedSFR
 from mmcdnv2.necks import SEGlobalAveragePooling
 
-pytestmark = pytest.mark.skipif(
-    not ops.load(), reason=f'no kernels here: {ops.describe()}'
-)
+pytestmark = pytest.mark.skipif(not ops.load(), reason=f'no kernels: {ops.describe()}')
 KERNELS = torch.ops.mmcdnv2.kernel_names() if ops.load() else []
 VALUES = (math.nan, math.inf, -math.inf)
 
@@ -29,10 +27,10 @@ def chosen(request):
 
 @pytest.fixture
 def operators(monkeypatch):
-    """PyTorch's operators, with an SFR that sums nothing but what it keeps.
+    """Run PyTorch's operators with an SFR that skips pruned weights.
 
-    CondensedSFR.forward multiplies new features by the zeros of what was pruned,
-    and zero times infinity is NaN.
+    CondensedSFR.forward multiplies by the zeros of pruned weights, and zero times
+    infinity is NaN.
     """
 
     def forward(self, x):
@@ -50,7 +48,7 @@ def operators(monkeypatch):
 
 
 def parts_of(name):
-    """Stem and blocks of a network, and how many channels each one takes."""
+    """Yield stem and blocks of a network with their numbers of input channels."""
     backbone = condensed(name)
     for part in (backbone.stem, *backbone.blocks):
         if part.runs_on() != ops.describe():
@@ -59,8 +57,8 @@ def parts_of(name):
         yield part, weight.size(1) if weight.dim() == 4 else weight.numel()
 
 
-def spoil(x, random):
-    """Put up to three values that are not finite somewhere into a tensor."""
+def add_nonfinite(x, random):
+    """Set up to three elements of a tensor to NaN or infinity."""
     flat = x.view(-1)
     for _ in range(int(torch.randint(1, 4, (), generator=random))):
         place, value = torch.randint(1 << 30, (2,), generator=random).tolist()
@@ -85,11 +83,11 @@ def test_pixels(name, chosen, operators):
     for part, channels in parts_of(name):
         for height, width in ((28, 32), (29, 20), (14, 7), (3, 50)):
             x = torch.randn(2, channels, height, width, generator=random)
-            spoil(x[0], random)
+            add_nonfinite(x[0], random)
             expected = operators(part, x)
             seen += kinds(expected[0]).flatten().bincount(minlength=4)
             assert_same_kinds(part(x), expected)
-            # The operators as they are spread them further, and no less far.
+            # The unpatched operators spread them at least as far.
             assert not (~part(x).isfinite() & fallback(part, x).isfinite()).any()
     assert seen.all()
 
@@ -102,7 +100,7 @@ def test_whole_networks(chosen, operators):
         backbone = condensed(name, out_indices=tuple(range(depth)))
         for size in ((2, 3, 64, 96), (1, 3, 75, 50)):
             x = torch.rand(size, generator=random)
-            spoil(x[:1], random)
+            add_nonfinite(x[:1], random)
             for actual, expected in zip(backbone(x), operators(backbone, x)):
                 assert_same_kinds(actual, expected)
 
@@ -113,7 +111,7 @@ def test_pooling(chosen):
     neck = SEGlobalAveragePooling(40, ratio=4).eval()
     for size in ((7, 7), (1, 1), (5, 13)):
         x = torch.randn(3, 40, *size, generator=random)
-        spoil(x[1], random)
+        add_nonfinite(x[1], random)
         assert_same_kinds(neck((x,))[0], fallback(neck, (x,))[0])
 
 
@@ -125,11 +123,11 @@ def test_weights(name, chosen, operators):
         state = part.state_dict()
         for key in (key for key, value in state.items() if value.is_floating_point()):
             other = copy.deepcopy(part)
-            spoil(other.state_dict()[key], random)
+            add_nonfinite(other.state_dict()[key], random)
             x = torch.randn(1, channels, 13, 18, generator=random)
             actual, expected = other(x), operators(other, x)
-            # Zeros around the image meet such a weight or do not, depending on
-            # which of PyTorch's convolutions runs.
+            # PyTorch's convolution algorithms differ in whether they multiply the
+            # zero padding by such a weight.
             if key.endswith('conv.conv.weight') or part._get_name() == 'Stem':
                 actual, expected = (y[..., 3:-3, 3:-3] for y in (actual, expected))
             assert_same_kinds(actual, expected)
@@ -139,7 +137,7 @@ def test_weights(name, chosen, operators):
 
 @torch.no_grad()
 def test_norms_that_overflow_weights(operators):
-    # Folded into weights of both signs, they would make the sum NaN.
+    # Folding them into weights of both signs would make the sum NaN.
     torch.manual_seed(0)
     norm_cfg = dict(type='BN')
     kwargs = dict(stride=2, padding=1, bias=False, norm_cfg=norm_cfg, act_cfg=None)

@@ -1,4 +1,4 @@
-"""The operators for ONNX Runtime against those for PyTorch, on small graphs."""
+"""The ONNX Runtime operators compared with the PyTorch ones on small graphs."""
 
 import os
 import shutil
@@ -26,7 +26,7 @@ onnxruntime = pytest.importorskip('onnxruntime')
 try:
     library_path()
 except BuildError as error:
-    pytest.skip(f'no operators here: {error}', allow_module_level=True)
+    pytest.skip(f'no operators: {error}', allow_module_level=True)
 
 FLOAT, DOUBLE = onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE
 OPTIONS = {
@@ -37,16 +37,16 @@ OPTIONS = {
     'PoolExcite': (),
 }
 NORM_FIRST, CONV_FIRST = ('norm', 'act', 'conv'), ('conv', 'norm', 'act')
-# A batch, a height and a width that no one knows before.
+# Symbolic batch size, height and width.
 DYNAMIC = ('n', 'h', 'w')
 
 
 class Node:
-    """A node of a graph, and what it is made of.
+    """Builds a graph with one node, its inputs and expected outputs.
 
     Args:
         kind (str): The operator.
-        module (nn.Module): The module whose work it does.
+        module (nn.Module): The module that it replaces.
         channels (int): Channels of each input.
     """
 
@@ -59,13 +59,13 @@ class Node:
         self.attributes = dict(zip(OPTIONS[kind], map(int, arguments.options)))
         self.attributes['spec'] = list(arguments.spec)
         self.attributes['eps'] = [norm.eps for norm in arguments.norms]
-        # What a test changes to make it wrong.
+        # Changed by tests to make the node invalid.
         self.given_by_graph = set()
         self.input_type = FLOAT
         self.ranks_known = True
 
     def shapes(self, size):
-        """Shapes of the inputs, of a batch, a height and a width."""
+        """Return the shapes of the inputs for a batch size, height and width."""
         number, *size = size
         return [(number, channels, *size) for channels in self.channels]
 
@@ -73,7 +73,7 @@ class Node:
         return [torch.randn(shape) for shape in self.shapes(size)]
 
     def model(self, size=DYNAMIC):
-        """A model of this node alone, its inputs of a batch, a height and a width."""
+        """Return a serialised model for a batch size, height and width."""
         helper = onnx.helper
         names = [f'p{i}' for i in range(len(self.params))]
         inputs = [
@@ -132,7 +132,7 @@ def assert_same(actual, expected):
     np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-6 * largest)
 
 
-def prepared(module):
+def prepare(module):
     torch.manual_seed(0)
     randomise(module)
     return module.eval()
@@ -140,16 +140,16 @@ def prepared(module):
 
 def lgc(order, act_cfg=None):
     module = LGCModule(40, 24, 4, order=order, act_cfg=act_cfg, deploy=True)
-    return Node('LearnedGroupConv', prepared(module), 40)
+    return Node('LearnedGroupConv', prepare(module), 40)
 
 
 def reactivation(order):
     module = SFRModule(12, 20, groups=4, sparse_factor=3, order=order, deploy=True)
-    return Node('Reactivate', prepared(module), 20, 12)
+    return Node('Reactivate', prepare(module), 20, 12)
 
 
 def pooling():
-    return Node('PoolExcite', prepared(SEGlobalAveragePooling(40, ratio=4)), 40)
+    return Node('PoolExcite', prepare(SEGlobalAveragePooling(40, ratio=4)), 40)
 
 
 def stem():
@@ -158,7 +158,7 @@ def stem():
 
 def block(number=1, arch='plain'):
     module = condensed(arch).blocks[number]
-    # A norm of all inputs comes first.
+    # The first parameter is a norm over all inputs.
     return Node('DenseBlock', module, module._kernel_arguments().tensors()[0].numel())
 
 
@@ -177,7 +177,7 @@ for arch in ARCHS:
 
 @pytest.mark.parametrize('threads', [None, 1, 2, 3])
 @pytest.mark.parametrize('name', NODES)
-def test_equal_pytorchs(name, threads):
+def test_matches_pytorch(name, threads):
     node = NODES[name]()
     session = node.session(threads=threads)
     for size in ((1, 32, 48), (2, 31, 25), (3, 18, 37), (1, 5, 2)):
@@ -206,7 +206,7 @@ def test_a_fixed_size(name):
         (pooling, ['n', 40]),
     ],
 )
-def test_shapes_keep_their_names(make, shape):
+def test_symbolic_output_shapes(make, shape):
     assert make().session().get_outputs()[0].shape == shape
 
 
@@ -214,27 +214,27 @@ def test_shapes_keep_their_names(make, shape):
     ('make', 'known'),
     [(stem, {1: 6}), (block, {}), (pooling, {})],
 )
-def test_shapes_that_no_one_knows(make, known, capfd):
+def test_unknown_input_shapes(make, known, capfd):
     node = make()
     node.ranks_known = False
     session = session_of(node.model(), session_options(1), silent=False)
     shape = session.get_outputs()[0].shape
     assert {i: size for i, size in enumerate(shape) if type(size) is int} == known
-    # Equal names would tell of equal sizes.
+    # Equal names would mean equal sizes.
     assert len(set(shape)) == len(shape) == (2 if make is pooling else 4)
     inputs = node.inputs(3, 16, 10)
     assert_same(run(session, inputs), node.expected(inputs))
     assert 'Expected shape' not in capfd.readouterr().err
 
 
-def test_no_images_and_no_pixels():
+def test_empty_batches_and_maps():
     node = block()
     assert run(node.session(), node.inputs(0, 8, 8)).shape == (0, 21, 4, 4)
     node = reactivation(NORM_FIRST)
     assert run(node.session(), node.inputs(1, 0, 4)).shape == (1, 20, 0, 4)
 
 
-def test_sessions_at_the_same_time():
+def test_concurrent_sessions():
     nodes = [NODES[name]() for name in sorted(NODES)]
     sessions = [node.session(threads=1 + i % 2) for i, node in enumerate(nodes)]
     inputs = [node.inputs(2, 15, 12) for node in nodes]
@@ -247,8 +247,8 @@ def test_sessions_at_the_same_time():
 
 
 @torch.no_grad()
-def test_threads_of_both_hosts():
-    # Maps of more than a megabyte, whose memory goes round in the pool of each host.
+def test_threads_of_both_backends():
+    # Maps of more than a megabyte, whose memory comes from each backend's pool.
     node = block(0, 'wide')
     session, images = node.session(), [node.inputs(1, 96, 112) for _ in range(3)]
     expected = [node.expected(x) for x in images]
@@ -276,14 +276,14 @@ def test_sessions_of_the_same_options():
 
 
 def resident():
-    """Bytes of memory that this process takes."""
+    """Return the resident memory of this process in bytes."""
     pages = int(Path('/proc/self/statm').read_text().split()[1])
     return pages * os.sysconf('SC_PAGE_SIZE')
 
 
-def test_nothing_is_left_of_a_session():
+def test_sessions_do_not_leak():
     module = LGCModule(512, 512, 2, condense_factor=1, deploy=True)
-    good, bad = (Node('LearnedGroupConv', prepared(module), 512) for _ in range(2))
+    good, bad = (Node('LearnedGroupConv', prepare(module), 512) for _ in range(2))
     bad.attributes['out_channels'] = 511
     good, bad, before = good.model(), bad.model(), 0
     for i in range(40):
@@ -292,11 +292,11 @@ def test_nothing_is_left_of_a_session():
             session_of(bad, session_options(1))
         if i == 7:
             before = resident()
-    # One that stays would hold a megabyte.
+    # A leaked session would hold a megabyte.
     assert resident() - before < 16 << 20
 
 
-def test_nothing_is_left_of_a_run():
+def test_runs_do_not_leak():
     node = reactivation(NORM_FIRST)
     session, inputs = node.session(threads=2), node.inputs(1, 2, 2)
     feeds = {f'x{i}': x.numpy() for i, x in enumerate(inputs)}
@@ -304,7 +304,7 @@ def test_nothing_is_left_of_a_run():
         session.run(None, feeds)
         if i == 2000:
             before = resident()
-    # Not even a shape of an input.
+    # Not even an input's shape.
     assert resident() - before < 1 << 19
 
 
@@ -460,17 +460,17 @@ BAD_NODES = {
 
 
 @pytest.mark.parametrize('name', BAD_NODES)
-def test_bad_nodes_are_refused(name):
+def test_rejects_bad_nodes(name):
     make, change, sentence = BAD_NODES[name]
     node = make()
     change(node)
     with pytest.raises(Exception, match=sentence) as info:
         node.session()
-    if name != 'no parameters':  # ONNX Runtime sees that itself.
+    if name != 'no parameters':  # ONNX Runtime rejects that itself.
         assert f"mmcdnv2: {node.kind} 'the node': " in str(info.value)
 
 
-def test_doubles_are_refused():
+def test_rejects_doubles():
     node = block()
     node.input_type = DOUBLE
     with pytest.raises(Exception, match=r"tensor\(double\)' of input parameter \(x0\)"):
@@ -490,7 +490,7 @@ def test_doubles_are_refused():
         (pooling, [(1, 40, 8, 0)], 'the map has no pixels'),
     ],
 )
-def test_bad_inputs_are_refused(make, shapes, sentence):
+def test_rejects_bad_inputs(make, shapes, sentence):
     node = make()
     node.ranks_known = False
     session = node.session()
@@ -500,7 +500,7 @@ def test_bad_inputs_are_refused(make, shapes, sentence):
     assert_same(run(session, inputs), node.expected(inputs))
 
 
-def test_features_of_another_size_are_refused():
+def test_rejects_features_of_another_size():
     session = reactivation(NORM_FIRST).session()
     for other in ((2, 12, 4, 4), (1, 12, 5, 4), (1, 12, 4, 5)):
         with pytest.raises(Exception, match='old and new features must be of equal'):
@@ -508,14 +508,14 @@ def test_features_of_another_size_are_refused():
 
 
 @pytest.mark.parametrize('text', ['0', '-1', 'two', '', '2.5', '9' * 30])
-def test_bad_thread_counts_are_refused(text):
+def test_rejects_bad_thread_counts(text):
     options = onnxruntime.SessionOptions()
     options.add_session_config_entry(THREADS, text)
     with pytest.raises(Exception, match=f"must be a positive number, not '{text}'"):
         options.register_custom_ops_library(str(library_path()))
 
 
-def test_bad_options_are_refused(monkeypatch):
+def test_rejects_bad_options(monkeypatch):
     for threads in (0, -2):
         with pytest.raises(InputError, match=f'1 or more, got {threads}'):
             session_options(threads)
@@ -541,7 +541,7 @@ session = onnxruntime.InferenceSession(
 images = np.zeros((2, 3, 2, 1000002), np.float32)
 session.run(None, {'x0': images[..., :9].copy()})
 pages = int(open('/proc/self/statm').read().split()[0])
-# Enough for the output, not for the rows that each thread takes apart.
+# Enough for the output, not for the rows that each thread unpacks.
 limit = pages * resource.getpagesize() + 2 * 6 * 500001 * 4 + (8 << 20)
 before = resource.getrlimit(resource.RLIMIT_AS)
 resource.setrlimit(resource.RLIMIT_AS, (limit, before[1]))
@@ -569,8 +569,8 @@ def test_too_little_memory_is_an_error(tmp_path, threads):
     assert '(2, 6, 1, 500001)' in result.stdout
 
 
-@pytest.mark.skipif(not shutil.which('nm'), reason='there is no nm')
-def test_shows_one_function_and_asks_for_an_old_system():
+@pytest.mark.skipif(not shutil.which('nm'), reason='nm is not installed')
+def test_exports_one_symbol_and_needs_an_old_glibc():
     def symbols(which):
         command = ['nm', '-D', which, str(library_path())]
         return subprocess.check_output(command, text=True).split('\n')[:-1]

@@ -1,4 +1,4 @@
-"""The profile of the kernels that .dev/profile_kernels.py prints."""
+"""The kernel profile of .dev/profile_kernels.py."""
 
 import importlib
 import platform
@@ -27,7 +27,7 @@ def test_profile(tool, tmp_path, capsys):
     assert [part.size for part in parts] == maps
     macs = count_macs(network, torch.rand(1, 3, *size))
     assert sum(sum(part.flop.values()) for part in parts) == 2 * macs
-    # Without optimisation it takes less time to compile.
+    # Compiles faster without optimisation.
     program = tool.build_program(
         tool.SOURCE, tmp_path, find_compiler(), platform.machine(), '-O0'
     )
@@ -62,12 +62,12 @@ def test_profile(tool, tmp_path, capsys):
         tool.run_program(program, path, size, rounds=1, kernels='mmx')
 
 
-def test_what_moves(tool):
+def test_moved_bytes(tool):
     network = tool.build_network('a')
     stem, block = tool.count_parts(network, 64, 96)[:2]
-    # Weights; three channels in, 16 out.
+    # Weights, 3 input channels, 16 output channels.
     assert stem.moved == 4 * (16 * 27 + 3 * 64 * 96 + 16 * 32 * 48)
-    # 16 channels in 8 groups to 32, these to 8; two to 16 of them; norms and indices.
+    # LGC 16 -> 32 in 8 groups, 3x3 32 -> 8, SFR 8 -> 16 with 2 kept; norms; indices.
     weights = 32 * 2 + 8 * 4 * 9 + 8 * 2 * 1 + (16 + 16)
     norms = 2 * (16 + 32 + 8)
     assert block.moved == 4 * (weights + norms + (16 + 24) * 32 * 48)
@@ -80,7 +80,7 @@ def test_what_moves(tool):
         (('--rounds', '0'), 'rounds must be at least 1'),
     ],
 )
-def test_input_errors(tool, monkeypatch, options, sentence):
+def test_rejects_bad_options(tool, monkeypatch, options, sentence):
     monkeypatch.setattr(sys, 'argv', ['profile_kernels.py', *options])
     with pytest.raises(SystemExit, match=f'^error: .*{sentence}'):
         tool.main()

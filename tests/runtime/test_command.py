@@ -105,6 +105,26 @@ def test_unreadable_images_among_many(run, images, detector):
     assert sorted(os.listdir(images / 'drawn')) == ['a.jpg', 'b.jpg']
 
 
+def test_a_file_that_was_changed_on_purpose(run, detector):
+    onnx = pytest.importorskip('onnx')
+    model = onnx.load(detector)
+    # As a converter leaves it: with a field behind the digits.
+    model.graph.doc_string = 'changed'
+    model.metadata_props.add(key='onnx.infer', value='a converter')
+    onnx.save(model, detector)
+    result = run('a.png', detector)
+    assert result.returncode == 1
+    assert result.stderr == (
+        f'error: {detector} was changed since it was exported (its checksum differs); '
+        'if by accident, such as a failed copy, copy or export it again; if on '
+        'purpose, such as by a quantiser, pass --no-verify, or verify=False in '
+        'Python.\n'
+    )
+    result = run('a.png', detector, '--no-verify')
+    assert (result.returncode, result.stderr) == (0, '')
+    assert 'tyre é  0.4000' in result.stdout
+
+
 def test_an_image_of_another_size_is_named(run, make_detector):
     path = make_detector(BOXES, [0.9] * 3, [0] * 3, dynamic=[], size=[96, 100])
     result = run('a.png', path)
@@ -195,7 +215,9 @@ def test_json_is_written_whole_or_not_at_all(run, images, detector):
 
 
 def test_nobody_reads_the_output(run, images, detector):
-    command = [sys.executable, '-m', 'mmcdnv2_runtime', *['a.png'] * 50, str(detector)]
+    # A pipe does not hold the output for so many images: the command waits.
+    images_given = ['a.png'] * 1000
+    command = [sys.executable, '-m', 'mmcdnv2_runtime', *images_given, str(detector)]
     process = subprocess.Popen(
         command,
         env=dict(os.environ, PYTHONPATH=str(ROOT / 'runtime'), PYTHONUNBUFFERED='1'),

@@ -48,9 +48,8 @@ def test_boxes_are_in_the_images_pixels(make_detector):
     found = detector(image, 'BGR')
     scale = np.array([77 / 120, 0.64, 77 / 120, 0.64])
     expected = np.array(boxes)[[1, 2, 0]] / scale
-    np.testing.assert_allclose(
-        found.boxes, expected.clip(0, [120, 100, 120, 100]), rtol=1e-6
-    )
+    # As MMDetection leaves them, beyond the image's border, too.
+    np.testing.assert_allclose(found.boxes, expected, rtol=1e-6)
     # The best first, and nothing of what fills up.
     np.testing.assert_allclose(found.scores, [0.9, 0.6, 0.4])
     assert found.names == ['blue', '7', 'green']
@@ -93,6 +92,19 @@ def test_masks_are_pasted_as_mmdet_does(make_detector):
         # Sums in another order may fall on the other side.
         assert (np.abs(probability[differs] - 0.5) < 1e-5).all()
     assert found.mask(0).any() and not found.mask(0).all()
+
+
+def test_masks_have_the_files_threshold(make_detector):
+    # It falls from one to zero over a cell, 20 pixels wide, at both sides.
+    half = np.repeat([[1.0, 0.0]], 14, axis=1)[None].repeat(28, 1)
+    image = np.zeros((400, 600, 3), np.uint8)
+    widths = []
+    for changes in ({}, dict(mask_threshold='0.1'), dict(mask_threshold='0.9')):
+        path = make_detector([[0, 0, 560, 400]], [0.9], [0], half, **changes)
+        widths.append(int(Detector(path)(image, 'RGB').mask(0)[200].sum()))
+    assert widths == pytest.approx([280, 288, 264], abs=1)
+    with pytest.raises(ModelError, match='not understood'):
+        Detector(make_detector([], [], [], mask_threshold='high'))
 
 
 def test_a_mask_of_an_empty_box(make_detector):
@@ -174,3 +186,13 @@ def test_threads(make_classifier):
     assert Classifier(path).session.get_session_options().intra_op_num_threads > 0
     with pytest.raises(ValueError, match='positive number of threads'):
         Classifier(path, threads=0)
+
+
+def test_a_box_that_passes_the_border_is_drawn_up_to_it(make_detector):
+    from mmcdnv2_runtime.drawing import draw
+
+    found = Detector(make_detector([[10, 4, 90, 20]], [0.9], [0]))(BLUE, 'RGB')
+    picture = np.asarray(draw(BLUE, found))
+    assert found.boxes[0, 2] == 90
+    # Its right side, below the text.
+    assert (picture[18, -1] != BLUE[0, 0]).any() and (picture[21:] == BLUE[21:]).all()

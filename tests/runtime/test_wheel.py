@@ -1,6 +1,7 @@
 """The wheel: what is in it, where it can be installed, and that it runs."""
 
 import email
+import importlib.util
 import json
 import os
 import platform
@@ -211,8 +212,8 @@ def test_building_says_what_is_missing(tmp_path):
     assert result.returncode == 1
     package = f'g++-{other.replace("_", "-")}-linux-gnu'
     assert result.stdout == (
-        f'{other}-linux-gnu-g++ was not found, which compiles for {other}; on Debian: '
-        f'apt-get install {package}\n'
+        f'No wheel for {other}: its compiler {other}-linux-gnu-g++ was not found; on '
+        f'Debian: apt-get install {package}\n'
     )
     compiler = tmp_path / 'odd-c++'
     compiler.write_text('#!/bin/sh\necho riscv64-linux-gnu\n')
@@ -224,3 +225,53 @@ def test_building_says_what_is_missing(tmp_path):
         in result.stdout
     )
     assert not (tmp_path / 'dist').exists()
+
+
+@pytest.mark.parametrize(
+    ('names', 'found', 'built', 'status'),
+    [
+        ([], ['own'], ['own'], 0),
+        ([], ['own', 'other'], ['own', 'other'], 0),
+        ([], ['other'], ['other'], 1),
+        (['own', 'other'], ['own'], ['own'], 1),
+        (['own'], ['own'], ['own'], 0),
+    ],
+)
+def test_builds_what_can_be_built(
+    names, found, built, status, tmp_path, monkeypatch, capsys
+):
+    path = ROOT / '.dev' / 'build_runtime_wheels.py'
+    spec = importlib.util.spec_from_file_location('build_runtime_wheels', path)
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    machines = dict(own='x86_64', other='aarch64')
+    compilers = dict(own='c++', other='aarch64-linux-gnu-g++')
+
+    def build(machine, folder):
+        wheel = folder / f'{machine}.whl'
+        with zipfile.ZipFile(wheel, 'w') as archive:
+            archive.writestr('library', 'content')
+        return wheel
+
+    monkeypatch.setattr(script, 'build', build)
+    monkeypatch.setattr(script.platform, 'machine', lambda: 'x86_64')
+    monkeypatch.delenv('CXX', raising=False)
+    available = {compilers[name] for name in found}
+    monkeypatch.setattr(
+        script.shutil, 'which', lambda name: name if name in available else None
+    )
+    arguments = ['--out', str(tmp_path), *(machines[name] for name in names)]
+    monkeypatch.setattr(sys, 'argv', ['build_runtime_wheels.py', *arguments])
+    if status:
+        with pytest.raises(SystemExit) as error:
+            script.main()
+        assert error.value.code == status
+    else:
+        script.main()
+    assert {path.stem for path in tmp_path.iterdir()} == {machines[n] for n in built}
+    lines = capsys.readouterr().err.splitlines()
+    wanted = [machines[name] for name in names or machines if name not in built]
+    assert len(lines) == len(wanted)
+    for machine, line in zip(wanted, lines):
+        assert line.startswith(f'No wheel for {machine}: its compiler ')
+        assert 'apt-get install g++-' in line

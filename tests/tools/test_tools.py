@@ -1,15 +1,20 @@
 """The command-line tools, from training to the condensed model's test."""
 
 import json
+import os
 import pickle
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import mmengine.device
+import numpy as np
 import pytest
 import torch
 from conftest import ROOT, save_checkpoint
+from mmdet.datasets import CocoDataset
+from mmdet.registry import DATASETS
 from mmengine.config import Config
 from mmengine.runner import Runner
 from reference import official_state_dict
@@ -356,6 +361,95 @@ def test_bad_input_gets_one_sentence(
     assert not (tmp_path / 'out').exists()
 
 
+@DATASETS.register_module()
+class ArrayCoco(CocoDataset):
+    """A data set whose metainfo holds NumPy arrays, which checkpoints keep."""
+
+    METAINFO = dict(
+        classes=np.array([*'0123456789']), palette=np.full((10, 3), 7, np.uint8)
+    )
+
+
+def test_numpy_arrays_in_the_metainfo(run, retina_config, digits, tmp_path):
+    config = tmp_path / 'config.py'
+    dataset = "dataset=dict(type='mmdet.ArrayCoco', metainfo=dict(_delete_=True))"
+    config.write_text(
+        f"""_base_ = {retina_config!r}
+model = dict(test_cfg=dict(score_thr=0))
+train_dataloader = dict(batch_size=2, {dataset})
+train_dataloader['dataset']['data_root'] = {str(digits)!r}
+val_dataloader = test_dataloader = dict({dataset})
+val_dataloader['dataset']['data_root'] = {str(digits)!r}
+train_cfg = dict(max_epochs=2, val_interval=2)
+val_evaluator = test_evaluator = dict(ann_file={str(digits / 'annotations/val.json')!r})
+custom_hooks = [dict(type='SparsificationHook')]
+"""
+    )
+    work = ('--work-dir', tmp_path / 'work')
+    options = ('--cfg-options', 'train_cfg.max_epochs=1')
+    assert run('train.py', config, *work, *options) == 0
+    first = (tmp_path / 'work' / 'epoch_1.pth').read_bytes()
+    assert run('train.py', config, *work, '--resume') == 0
+    assert (tmp_path / 'work' / 'epoch_1.pth').read_bytes() == first
+    checkpoint = tmp_path / 'work' / 'epoch_2.pth'
+    image = next((digits / 'val').iterdir())
+    options = ('--out', tmp_path / 'out', '--score-threshold', 0)
+    assert run('predict.py', image, config, checkpoint, *options) == 0
+
+
+TTA = """
+tta_model = dict(type={kind!r}, **{options})
+tta_pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(type='TestTimeAug', transforms=[
+        [dict(type='Resize', scale=(48, 48), keep_ratio={keep})],
+        [dict(type='RandomFlip', prob=1.0), dict(type='RandomFlip', prob=0.0)],
+        {pack},
+    ]),
+]
+"""
+PACK = """[dict(type='LoadAnnotations', with_bbox=True)], [dict(
+    type='PackDetInputs',
+    meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor',
+               'flip', 'flip_direction'),
+)]"""
+
+
+@pytest.mark.parametrize('name', ['classifier', 'detector'])
+def test_test_time_augmentation_and_data_parallel(
+    run, tiny_configs, checkpoints, retina_config, tmp_path, name
+):
+    config = tmp_path / 'config.py'
+    if name == 'detector':
+        base, checkpoint = retina_config, save_checkpoint(retina_config, tmp_path / 'a')
+        options = (
+            "dict(tta_cfg=dict(nms=dict(type='nms', iou_threshold=0.5), max_per_img=9))"
+        )
+        parts = dict(kind='DetTTAModel', options=options, keep=True, pack=PACK)
+    else:
+        base, checkpoint = tiny_configs[name], checkpoints[name]
+        pack = "[dict(type='PackInputs')]"
+        parts = dict(kind='AverageClsScoreTTA', options='{}', keep=False, pack=pack)
+    config.write_text(f'_base_ = {base!r}\n' + TTA.format(**parts))
+    content = torch.load(checkpoint)
+    weights = {f'module.{k}': value for k, value in content['state_dict'].items()}
+    path = tmp_path / 'wrapped.pth'
+    torch.save(dict(content, state_dict=weights), path)
+    arguments = ('test.py', config, path, '--work-dir', tmp_path / 'work')
+    assert run(*arguments) == 0
+    plain = read_metrics(tmp_path / 'work')
+    assert run(*arguments, '--tta') == 0
+    assert read_metrics(tmp_path / 'work').keys() == plain.keys()
+    # As MMDetection and MMPreTrain put the model into the other.
+    wrapped = Config.fromfile(config)
+    wrapped.model = dict(wrapped.tta_model, module=wrapped.model)
+    wrapped.test_dataloader.dataset.pipeline = wrapped.tta_pipeline
+    wrapped.dump(config)
+    assert run(*arguments) == 0
+    out = ('--input-shape', 64, 64)
+    assert run('condense.py', config, path, tmp_path / 'condensed', *out) == 0
+
+
 class Opaque:
     """What only a trusted checkpoint may hold."""
 
@@ -436,7 +530,7 @@ def test_complexity(run, capsys, monkeypatch):
     assert cells[1:6] == ['32x32', '0.523', '0.217', '0.22M', '-1.6%']
     assert cells[6:] == ['64.934', '27.186', '28.642', '28.6M', '+0.1%', '1 2']
     assert '1: Published figures: paper of CondenseNet.' in out
-    assert '2: Ours, rounded to the digits that were printed, is the same.' in out
+    assert '2: Our figure is equal after rounding to the published digits.' in out
 
     arguments = (config, '--input-shape', 64, 32)
     assert run('analysis_tools/complexity.py', *arguments) == 0
@@ -454,3 +548,30 @@ def test_training_cost(run, tiny_configs, tmp_path, capsys):
     report = json.loads(report.read_text())
     assert report['setup']['shape'] == [64, 64]
     assert len(report['costs']) == 3
+
+
+@pytest.mark.parametrize(
+    'given, policy', [({}, 'PASSIVE'), ({'OMP_WAIT_POLICY': 'active'}, 'ACTIVE')]
+)
+def test_how_threads_wait(given, policy):
+    env = {k: v for k, v in os.environ.items() if k != 'OMP_WAIT_POLICY'}
+    done = subprocess.run(
+        [sys.executable, 'tools/train.py', '--help'],
+        cwd=ROOT,
+        env=dict(env, PYTHONPATH=str(ROOT), OMP_DISPLAY_ENV='true', **given),
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    # As PyTorch's OpenMP has read it.
+    assert f"OMP_WAIT_POLICY = '{policy}'" in done.stderr
+
+
+@pytest.mark.parametrize('name', ['demo', 'predict', 'test', 'train'])
+def test_it_is_chosen_before_pytorch_is_loaded(name):
+    source = (ROOT / 'tools' / f'{name}.py').read_text()
+    before, found, _ = source.partition(
+        "os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')"
+    )
+    assert found
+    assert not re.search(r'^(from|import) (mm|torch)', before, re.MULTILINE)

@@ -54,7 +54,7 @@ def parse_args() -> argparse.Namespace:
         metavar='NAME',
         help=f'networks ({", ".join(NETWORKS)}), or forms of them such as '
         f'cdnv2_a-condensed; with --part detector, detectors ({", ".join(DETECTORS)}) '
-        'or config files; all if there is none',
+        'or config files; all if not given',
     )
     parser.add_argument(
         '--runtimes', nargs='+', choices=RUNTIMES, default=defaults.runtimes
@@ -63,7 +63,7 @@ def parse_args() -> argparse.Namespace:
         '--part',
         choices=(*PARTS, 'detector'),
         default=defaults.part,
-        help='what to time',
+        help='part to time',
     )
     parser.add_argument(
         '--size',
@@ -71,8 +71,8 @@ def parse_args() -> argparse.Namespace:
         nargs=2,
         action='append',
         metavar=('HEIGHT', 'WIDTH'),
-        help='input size in pixels, may be given several times; 224 224 if it is not, '
-        '640 640 for detectors',
+        help='input size in pixels, can be repeated; 224 224 if not given, 640 640 '
+        'for detectors',
     )
     parser.add_argument('--batch', type=int, default=defaults.batch)
     parser.add_argument('--threads', type=int, default=defaults.threads)
@@ -80,21 +80,21 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--baseline',
         metavar='NAME:RUNTIME',
-        help='what the ratios refer to, for detectors a NAME alone; the first one '
-        'measured if it is not given',
+        help='reference of the ratios, for detectors only NAME; the first model if '
+        'not given',
     )
     parser.add_argument(
         '--image',
-        help="image for detectors; a photograph of scikit-learn's if it is not given",
+        help='image for detectors; a photograph from scikit-learn if not given',
     )
     parser.add_argument(
-        '--out', type=Path, default='work_dirs/benchmark', help='folder to write to'
+        '--out', type=Path, default='work_dirs/benchmark', help='output folder'
     )
     return parser.parse_args()
 
 
 def percent(share: float) -> str:
-    """Format a share."""
+    """Format a share in percent."""
     return f'{share:.1%}'
 
 
@@ -127,11 +127,11 @@ def show_networks(report: Report) -> None:
     console = report_console(160, soft_wrap=True)
     console.print(table)
     console.print(
-        f'Largest matrix product: {report.product_gflops:.1f} GFLOP/s. '
+        f'Fastest matrix product: {report.product_gflops:.1f} GFLOP/s. '
         f'Copy in memory: {report.copy_gbytes:.1f} GB/s.\n'
         'Largest relative difference of an output: '
         f'{max(row.difference for row in report.rows):.1e}\n'
-        'Top-1 in percent as published: '
+        'Published top-1 in percent, sources: '
         f'{", ".join(dict.fromkeys(row.source for row in report.rows if row.top1))}'
     )
     console.print('; '.join(f'{k}: {v}' for k, v in report.environment.items()))
@@ -176,7 +176,7 @@ def show_detectors(report: DetectorReport) -> None:
 
 
 def settings_of(args: argparse.Namespace) -> Union[Settings, DetectorSettings]:
-    """Return the settings that were asked for, of the part's default size."""
+    """Return the settings, with the part's default size."""
     common: Dict[str, Any] = dict(
         models=tuple(args.models),
         threads=args.threads,
@@ -188,7 +188,7 @@ def settings_of(args: argparse.Namespace) -> Union[Settings, DetectorSettings]:
             runtimes=tuple(args.runtimes), part=args.part, batch=args.batch, **common
         )
     if args.batch != 1:
-        raise InputError('Detectors are timed image by image: leave out --batch.')
+        raise InputError('Detectors are timed with a batch of 1: leave out --batch.')
     if tuple(args.runtimes) != Settings().runtimes:
         common['runtimes'] = tuple(args.runtimes)
     return DetectorSettings(image=args.image, **common)
@@ -196,7 +196,7 @@ def settings_of(args: argparse.Namespace) -> Union[Settings, DetectorSettings]:
 
 @command_line(parse_args)
 def main(args: argparse.Namespace) -> None:
-    """Time."""
+    """Time the models and write the results."""
     measure: Callable
     show: Callable
     draw: Callable
@@ -214,8 +214,8 @@ def main(args: argparse.Namespace) -> None:
         report = measure(replace(settings, size=tuple(size)), ROOT, track_progress)
         show(report)
         reports.append(report)
-        with replace_all_when_done(targets) as (picture, path):
-            draw(report).savefig(picture)
+        with replace_all_when_done(targets) as (plot, path):
+            draw(report).savefig(plot)
             path.write_text(json.dumps([asdict(r) for r in reports], indent=1) + '\n')
 
 

@@ -1,4 +1,4 @@
-"""Make the clone's folder ``lab`` importable. Tools that need it import this first."""
+"""Make the clone's ``lab`` package importable; imported first by tools that need it."""
 
 import sys
 from pathlib import Path

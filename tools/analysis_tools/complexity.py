@@ -1,4 +1,4 @@
-"""Count parameters and FLOPs of configs, or of every classifier in the zoo."""
+"""Count parameters and FLOPs of configs, or of all classifiers in the model index."""
 
 import argparse
 from pathlib import Path
@@ -36,17 +36,17 @@ def parse_args() -> argparse.Namespace:
         'configs', nargs='*', help='config files (default: all classifiers)'
     )
     add_input_shape_argument(
-        parser, "input size in pixels (default: that of each config's test data)"
+        parser, "input size in pixels (default: size of each config's test data)"
     )
     return parser.parse_args()
 
 
 def select(configs: List[str]) -> List[ZooModel]:
-    """Return the models to count; a config of the index brings its figures."""
+    """Return the models to count, with published figures for configs of the index."""
     zoo = read_zoo(ROOT)
     if not configs:
         return [model for model in zoo if model.task == 'Image Classification']
-    # The same config may stand in a clone and in an installation.
+    # The same config may be in a clone and in an installation.
     places = {model.config.relative_to(ROOT).as_posix(): model for model in zoo}
     models = []
     for config in map(Path, configs):
@@ -70,21 +70,21 @@ def published_cells(comparison: Optional[Comparison]) -> List[str]:
 
 
 def notes_on(model: ZooModel, compared: Dict[str, Comparison]) -> List[str]:
-    """Say where the published figures are from and why ours differ."""
+    """Return notes on the published figures: their source and why ours differ."""
     if model.published is None:
         return []
     notes = [f'Published figures: {model.published.by}.']
     if model.published.counting == 'macs' and 'flops' in compared:
-        notes.append('The published FLOPs are MACs and compared with those.')
+        notes.append('The published FLOPs are MACs and are compared with ours.')
     notes += [text for name, text in model.published.notes.items() if name in compared]
     if any(c.rounds_to_printed and not c.is_near for c in compared.values()):
-        notes.append('Ours, rounded to the digits that were printed, is the same.')
+        notes.append('Our figure is equal after rounding to the published digits.')
     return notes
 
 
 @command_line(parse_args)
 def main(args: argparse.Namespace) -> None:
-    """Count."""
+    """Count and print a table."""
     models = select(args.configs)
     shape = args.input_shape and tuple(args.input_shape)
     table = Table(title='Parameters and FLOPs in millions, batch 1')
@@ -95,7 +95,7 @@ def main(args: argparse.Namespace) -> None:
     console = report_console(200)
     for model in track_progress(models, 'Counting'):
         cost = measure(model.config, shape)
-        # What was published holds for the size that it was published for.
+        # Published figures hold only for the default input size.
         compared = (
             model.published.compare(cost) if model.published and not shape else {}
         )
@@ -113,7 +113,7 @@ def main(args: argparse.Namespace) -> None:
         )
     console.print(table)
     console.print(
-        "MACs: convolutions and linear layers. Papers' FLOPs, condensed: those, and "
+        "MACs: convolutions and linear layers. Papers' FLOPs (condensed): MACs plus "
         'elements of activations and average poolings.'
     )
     for number, note in enumerate(footnotes, 1):

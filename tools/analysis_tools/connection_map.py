@@ -1,7 +1,6 @@
-"""Draw what the sparse layers of a checkpoint connect, and how strongly.
+"""Draw the connections of a checkpoint's sparse layers and their strengths.
 
-A table says how strongly the layers of dense blocks read what was computed how long
-before.
+Also prints how strongly the layers of dense blocks read features by distance.
 """
 
 import argparse
@@ -23,7 +22,7 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('config', help='config file of the model')
     parser.add_argument('checkpoint', help='its checkpoint, sparse or condensed')
-    parser.add_argument('--out', required=True, help='picture to write')
+    parser.add_argument('--out', required=True, help='image file to write')
     parser.add_argument(
         '--compare',
         nargs=2,
@@ -42,8 +41,8 @@ def number(value: Optional[float]) -> str:
 def show(names: List[str], models: List[List[BlockMap]]) -> None:
     """Print how far back the models' layers read."""
     table = Table(
-        title='Mean |w| of the LGCs, by what was computed how many layers before',
-        caption='Relative to the mean of all that a layer reads. Early use: of the '
+        title='Mean |w| of the LGCs by distance to the source in layers',
+        caption='Relative to the mean over the sources of a layer. Early use: of the '
         'first third of the layers by the last third.',
     )
     for column in ('model', 'layers'):
@@ -65,14 +64,14 @@ def show(names: List[str], models: List[List[BlockMap]]) -> None:
         console.print(table)
     for name in without:
         console.print(
-            f'{name} has no LGCs in dense blocks, so it has no such numbers.',
+            f'{name} has no LGCs in dense blocks, so there is no table for it.',
             markup=False,
         )
 
 
 @command_line(parse_args)
 def main(args: argparse.Namespace) -> None:
-    """Draw."""
+    """Draw the maps and print the table."""
     models = [(args.config, args.checkpoint)]
     if args.compare:
         models.append(tuple(args.compare))

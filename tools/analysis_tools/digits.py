@@ -1,4 +1,4 @@
-"""Make the demo's data set: handwritten digits on photographs."""
+"""Generate the demo's dataset: handwritten digits on photographs."""
 
 import argparse
 
@@ -21,7 +21,7 @@ def parse_args() -> argparse.Namespace:
 
 @command_line(parse_args)
 def main(args: argparse.Namespace) -> None:
-    """Make the data set."""
+    """Generate the dataset."""
     make_digits(**vars(args))
 
 

@@ -1,4 +1,4 @@
-"""Measure a training step's time and memory, next to the authors' structure's."""
+"""Measure a training step's time and memory, also with the authors' structure."""
 
 import argparse
 import json
@@ -33,7 +33,7 @@ def parse_args() -> argparse.Namespace:
         '--part',
         choices=('classifier', 'backbone'),
         default='classifier',
-        help="what to train; of a detector's config only the backbone",
+        help='part to train; for detectors only the backbone',
     )
     parser.add_argument('--batch', type=int, default=16, help='images (default: 16)')
     add_input_shape_argument(
@@ -44,20 +44,20 @@ def parse_args() -> argparse.Namespace:
         '--rounds',
         type=int,
         default=3,
-        help='timed steps of each (default: 3), with an untimed one before each',
+        help='timed steps per variant (default: 3), each after an untimed step',
     )
     parser.add_argument(
         '--channels-last',
         action='store_true',
-        help='lay all variants out channels last, as ChannelsLastHook does',
+        help='use the channels-last format for all variants, as ChannelsLastHook',
     )
-    parser.add_argument('--json', help='file to write the figures to')
+    parser.add_argument('--json', help='also write the results to this file')
     return parser.parse_args()
 
 
 @command_line(parse_args)
 def main(args: argparse.Namespace) -> None:
-    """Measure."""
+    """Measure the variants and print a table."""
     shape = tuple(args.input_shape)
     setup = TrainingSetup(
         args.config, args.part, args.batch, shape, args.threads, args.channels_last
@@ -93,8 +93,8 @@ def main(args: argparse.Namespace) -> None:
     console = Console()
     console.print(table)
     console.print(
-        "Time and memory are also given as multiples of the authors' structure. "
-        'Memory: tensors of the step, without weights and momentum.'
+        "The last two columns are relative to the authors' structure. Memory: tensors "
+        'of the step, without weights and momentum.'
     )
 
 

@@ -1,6 +1,6 @@
-"""Build trainval35k and minival from COCO's annotations of 2014.
+"""Build trainval35k and minival from the COCO 2014 annotations.
 
-docs/detection.md tells how to train and test on them.
+See docs/detection.md for training and testing on them.
 """
 
 import argparse
@@ -15,15 +15,15 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('ann_dir', help='folder with instances_{train,val}2014.json')
     parser.add_argument(
         'minival',
-        help='which images are in minival: instances_val2017.json (the same images) '
-        'or a text file with an id or file name on each line',
+        help="minival's images: instances_val2017.json (the same images) or a text "
+        'file with an id or file name on each line',
     )
     return parser.parse_args()
 
 
 @command_line(parse_args)
 def main(args: argparse.Namespace) -> None:
-    """Build and check the two files."""
+    """Write and check the two files."""
     for name, count in make_trainval35k(args.ann_dir, args.minival).items():
         print(f'{name}: {count.images} images, {count.annotations} annotations')
 

@@ -1,4 +1,4 @@
-"""Convert a checkpoint of the authors' release to one of mmcdnv2."""
+"""Convert a checkpoint of the authors' release to mmcdnv2."""
 
 import argparse
 
@@ -13,15 +13,15 @@ from mmcdnv2.files import replace_when_done
 def parse_args() -> argparse.Namespace:
     """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('src', help="the authors' .pth.tar file, converted or not")
-    parser.add_argument('dst', help='checkpoint to write')
+    parser.add_argument('src', help="the authors' .pth.tar file, sparse or converted")
+    parser.add_argument('dst', help='output checkpoint')
     add_trust_argument(parser)
     return parser.parse_args()
 
 
 @command_line(parse_args)
 def main(args: argparse.Namespace) -> None:
-    """Convert."""
+    """Convert the checkpoint and print how to test it."""
     arch, condensed, state_dict = convert_official(
         load_checkpoint(args.src, args.trust_checkpoint)
     )
@@ -37,7 +37,7 @@ def main(args: argparse.Namespace) -> None:
     form = 'condensed' if condensed else 'sparse'
     config = f'configs/cdnv2_{arch}_8xb128_in1k.py'
     print(
-        f'Wrote CondenseNetV2-{arch.upper()}, {form}, to {args.dst}. Test it with\n'
+        f'Wrote CondenseNetV2-{arch.upper()} ({form}) to {args.dst}. Test it with\n'
         f'  python tools/test.py {config} {args.dst}{overrides}'
     )
 

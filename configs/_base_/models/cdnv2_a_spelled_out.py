@@ -1,4 +1,4 @@
-# CondenseNetV2-A with its settings in the open, for ablations to change.
+# CondenseNetV2-A with explicit settings, for ablations to override.
 _base_ = './cdnv2_a.py'
 
 model = dict(

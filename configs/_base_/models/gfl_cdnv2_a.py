@@ -1,10 +1,10 @@
-# NanoDet's strides, 8 to 64, and widths, with MMDetection's parts: a narrow path
-# aggregation and GFL's head, which all maps share, with its group norms.
+# NanoDet's strides (8 to 64) and widths with MMDetection's parts: a narrow PAFPN and
+# one GFL head with group norms, shared by all maps.
 model = dict(
     type='GFL',
     data_preprocessor=dict(
         type='DetDataPreprocessor',
-        # RGB, as the backbones' ImageNet recipes have it; CSPNeXt's have BGR.
+        # RGB, as in the backbones' ImageNet recipes; CSPNeXt's use BGR.
         mean=[123.675, 116.28, 103.53],
         std=[58.395, 57.12, 57.375],
         bgr_to_rgb=True,

@@ -1,10 +1,10 @@
 # RTMDet's neck and head at a twelfth of RTMDet-tiny's MACs: learned group laterals to
-# 64 channels, then depthwise separable convolutions in the place of dense ones.
+# 64 channels, then depthwise separable convolutions instead of dense ones.
 model = dict(
     type='RTMDet',
     data_preprocessor=dict(
         type='DetDataPreprocessor',
-        # RGB, as the backbones' ImageNet recipes have it; CSPNeXt's have BGR.
+        # RGB, as in the backbones' ImageNet recipes; CSPNeXt's use BGR.
         mean=[123.675, 116.28, 103.53],
         std=[58.395, 57.12, 57.375],
         bgr_to_rgb=True,

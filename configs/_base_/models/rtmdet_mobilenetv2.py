@@ -19,5 +19,5 @@ model = dict(
     ],
     bbox_head=dict(in_channels=80, feat_channels=80),
 )
-# The backbone always computes its last convolution, which no one uses here.
+# The backbone always computes its last convolution, which is unused here.
 find_unused_parameters = True

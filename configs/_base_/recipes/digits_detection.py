@@ -1,4 +1,4 @@
-# How the demo's detectors learn: its data, its pipelines and its few epochs.
+# The demo detectors' recipe: data, pipelines and a few epochs.
 _base_ = [
     'mmdet::_base_/datasets/coco_detection.py',
     'mmdet::_base_/schedules/schedule_1x.py',

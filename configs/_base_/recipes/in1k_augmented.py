@@ -5,9 +5,9 @@ _base_ = [
 ]
 custom_imports = dict(imports=['mmcdnv2'], allow_failed_imports=False)
 
-# timm's 'rand-m9-mstd0.5', by which the authors augment. It differs from
+# timm's 'rand-m9-mstd0.5', the authors' augmentation. It differs from
 # 'timm_increasing': at a higher level Posterize and Solarize change less, and colour,
-# contrast, brightness and sharpness only rise.
+# contrast, brightness and sharpness only increase.
 # timm rounds bits and thresholds down, mmpretrain up.
 round_down = -1 + 1e-6
 recolourings = [
@@ -29,7 +29,7 @@ warps = [
     dict(type='Translate', magnitude_range=(0, 0.45), direction='horizontal'),
     dict(type='Translate', magnitude_range=(0, 0.45), direction='vertical'),
 ]
-# timm chooses the interpolation at random each time.
+# timm draws a random interpolation for each image.
 interpolations = ('bilinear', 'bicubic')
 
 train_pipeline = [
@@ -65,7 +65,7 @@ train_pipeline = [
         magnitude_std=0.5,
         hparams=dict(pad_val=[round(x) for x in _base_.bgr_mean]),
     ),
-    # timm's noise on the normalised image, but for what is beyond black and white.
+    # timm's noise on the normalised image, except beyond black and white.
     dict(
         type='RandomErasing',
         erase_prob=0.2,

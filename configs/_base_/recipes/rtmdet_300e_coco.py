@@ -1,6 +1,6 @@
-# The recipe of RTMDet-tiny in MMDetection, with the sparsification beside it. The
-# pruning ends with epoch 150, when the learning rate begins to fall; the pipeline
-# without mosaic and mix-up comes at epoch 280 and finds the masks final.
+# MMDetection's recipe for RTMDet-tiny plus sparsification. Pruning ends with epoch 150,
+# when the learning rate begins to fall; masks are final when the pipeline without
+# mosaic and mix-up starts at epoch 280.
 _base_ = [
     'mmdet::_base_/datasets/coco_detection.py',
     'mmdet::_base_/schedules/schedule_1x.py',

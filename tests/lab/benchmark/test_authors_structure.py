@@ -1,4 +1,4 @@
-"""The authors' structure computes what ours does."""
+"""The authors' structure gives the same output as ours."""
 
 import copy
 
@@ -43,10 +43,10 @@ def test_condensed_gives_the_same_output():
 
     layer = theirs.blocks[1].get_submodule('1')
     assert isinstance(layer.lgc, GatherFirstLGC)
-    # Two groups of four each read half of the features, so they are copied.
+    # Four groups each read half of the features, so features are duplicated.
     assert layer.lgc.norm.num_features == 2 * layer.sfr.conv.places.size(0)
     assert not [m for m in theirs.modules() if isinstance(m, CondensedSFR)]
-    # The condensed model is as it was.
+    # The condensed model is unchanged.
     assert before.keys() == model.state_dict().keys()
 
 

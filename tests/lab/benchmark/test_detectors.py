@@ -1,4 +1,4 @@
-"""The benchmark of whole detectors."""
+"""The detector benchmark."""
 
 import pytest
 import torch
@@ -32,7 +32,7 @@ NAMES = (
 )
 
 
-def test_takes_detectors_apart(image, monkeypatch):
+def test_times_detectors_part_by_part(image, monkeypatch):
     prepared = []
     prepare = module._prepare
     monkeypatch.setattr(
@@ -48,10 +48,10 @@ def test_takes_detectors_apart(image, monkeypatch):
         assert list(row.steps) == list(STEPS)
         assert all(ms > 0 for ms in row.steps.values())
         assert all(row.macs.values())
-        # Neither none nor all: the maps have thousands of places and 80 classes.
+        # Neither none nor all: the maps have thousands of positions and 80 classes.
         assert 20 < row.boxes <= 300
         assert row.exported_ms is None
-        # The last part gives what the whole gives, equal scores in any order.
+        # The last part returns the detector's result; equal scores in any order.
         whole = detector.whole()[0].pred_instances
         torch.testing.assert_close(detector.steps[-1]()[0].scores, whole.scores)
 
@@ -66,10 +66,10 @@ def test_exports_detectors(image, monkeypatch):
     settings = DetectorSettings(NAMES[:1], size=(64, 64), image=image, rounds=1)
     (row,) = measure_detectors(settings, ROOT).rows
     assert row.exported_ms > 0 and row.exported_ratio == 1
-    # It finds as much.
+    # It detects about as many boxes.
     counts = prepared[0].exported()['counts']
     assert row.boxes > 20 and abs(int(counts[0]) - row.boxes) <= 3
-    with pytest.raises(InputError, match='onnxruntime as a whole, got openvino'):
+    with pytest.raises(InputError, match="'onnxruntime' .as a whole., got openvino"):
         DetectorSettings(runtimes=('openvino',))
 
 
@@ -118,15 +118,15 @@ def test_bars_add_up():
         (dict(baseline='rtmdet'), 'The baseline rtmdet is not measured'),
         (
             dict(models=(str(ROOT / 'configs/cdnv2_a_8xb128_in1k.py'),)),
-            'is a ImageClassifier; single-stage and two-stage detectors',
+            'is a ImageClassifier; only single-stage and two-stage detectors',
         ),
         (
             dict(models=(str(ROOT / 'configs/mask_rcnn_cdnv2_c_fpn_1x_coco.py'),)),
-            'cannot be taken apart: detectors without masks',
+            'cannot be timed part by part: only detectors without masks',
         ),
     ],
 )
-def test_bad_settings(settings, message):
+def test_rejects_bad_settings(settings, message):
     with pytest.raises(InputError, match=message):
         measure_detectors(DetectorSettings(**settings), ROOT)
     with pytest.raises(InputError, match='rounds must be at least 1'):

@@ -1,4 +1,4 @@
-"""Timing networks against each other."""
+"""The latency benchmark."""
 
 import json
 import sys
@@ -71,15 +71,15 @@ def test_tool(run, tmp_path, capsys):
         (dict(threads=10000), '10000 threads need as many cores'),
     ],
 )
-def test_input_errors(settings, sentence):
+def test_rejects_bad_settings(settings, sentence):
     with pytest.raises(library.InputError, match=sentence):
         measure_latency(Settings(**{**QUICK, **settings}), ROOT)
 
 
-def test_what_cannot_run_is_left_out(monkeypatch):
+def test_leaves_out_what_cannot_run(monkeypatch):
     monkeypatch.setattr(library, 'find_spec', lambda package: None)
     monkeypatch.setattr(library.ops, 'load', lambda: False)
-    # A structure that computes something else.
+    # A structure with another output.
     monkeypatch.setattr(
         library,
         'condensed_as_the_authors',
@@ -93,7 +93,7 @@ def test_what_cannot_run_is_left_out(monkeypatch):
     assert [row.model for row in report.rows] == ['cdnv2_a-sparse', 'cdnv2_a-fallback']
     left_out = {name: why for why, names in report.left_out.items() for name in names}
     assert 'openvino or onnxscript is missing' in left_out['openvino']
-    assert 'kernels cannot be used here' in left_out['cdnv2_a-condensed:eager']
+    assert 'kernels cannot be used' in left_out['cdnv2_a-condensed:eager']
     assert 'output differs' in left_out['cdnv2_a-authors:eager']
     assert report.rows[0].gflops == pytest.approx(
         2e-6 * 2 * report.rows[0].macs / report.rows[0].ms

@@ -1,4 +1,4 @@
-"""The networks that are compared."""
+"""The networks of the benchmark."""
 
 import pytest
 import torch
@@ -14,16 +14,16 @@ from mmcdnv2.complexity import count_params
     ('name', 'strides', 'params'),
     [
         ('cdnv2_a', (4, 8, 16, 32), None),
-        # Less the last 1x1 convolution and its norm.
+        # Without the last 1x1 convolution and its norm.
         ('shufflenetv2_0.5x', (8, 16, 32), 1366792 - 192 * 1024 - 2048 - 1025000),
         ('mobilenetv2', (4, 8, 16, 32), 3504872 - 320 * 1280 - 2560 - 1281000),
         ('mobilenetv3_large', (4, 8, 16, 32), None),
         ('mobilenetv4_conv_small', (4, 8, 16, 32), None),
         ('ghostnet_1.0x', (4, 8, 16, 32), None),
         ('lcnet_100', (4, 8, 16, 32), None),
-        # Less the classifier and its convolution before.
+        # Without the classifier and the convolution before it.
         ('hgnetv2_b0', (4, 8, 16, 32), 5996550 - 2049000 - 2097154),
-        # Fused, less the classifier.
+        # Fused, without the classifier.
         ('repvit_m0_9', (4, 8, 16, 32), 5067056 - 385000),
     ],
 )

@@ -1,4 +1,4 @@
-"""The picture of a benchmark."""
+"""The latency plot."""
 
 from conftest import ROOT
 
@@ -7,7 +7,7 @@ from lab.benchmark.latency import model_names
 from lab.benchmark.networks import read_top1
 
 
-def test_names_in_the_picture_do_not_overlap():
+def test_names_do_not_overlap():
     top1 = read_top1(ROOT)
     assert top1['sfr_shufflenetv2_0.5x'][0] is None
     assert all(source for accuracy, source in top1.values() if accuracy)
@@ -39,7 +39,7 @@ def test_names_in_the_picture_do_not_overlap():
     assert [ax.get_title() for ax in figure.axes] == list(RUNTIMES)
     for ax in figure.axes[1::2]:
         for text in ax.texts:
-            # The box would include the arrow.
+            # Otherwise the box includes the arrow.
             text.arrowprops = text.arrow_patch = None
         boxes = [text.get_window_extent() for text in ax.texts]
         assert len(boxes) == 15

@@ -18,7 +18,7 @@ def test_runtime_gives_the_same_output(name):
     runtime = RUNTIMES[name]
     if not all(map(find_spec, runtime.packages)):
         pytest.skip(f'{name} is not installed')
-    # Its groups update the same outputs, which exporters may get wrong.
+    # Several groups update the same outputs, which exporters may get wrong.
     network = torch.nn.Sequential(
         torch.nn.Conv2d(3, 16, 3), CondensedSFR(16, 8, groups=4, sparse_factor=2)
     ).eval()

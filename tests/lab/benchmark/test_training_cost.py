@@ -1,4 +1,4 @@
-"""What a training step costs."""
+"""The cost of a training step."""
 
 import pytest
 import torch
@@ -26,7 +26,7 @@ def test_peak_memory_by_hand():
 
 
 @pytest.mark.parametrize('part', ['classifier', 'backbone'])
-def test_variants_side_by_side(tiny_configs, part):
+def test_compares_variants(tiny_configs, part):
     config = tiny_configs['classifier' if part == 'classifier' else 'detector']
     calls = []
     setup = TrainingSetup(config, part, batch=4, shape=(96, 64))
@@ -39,7 +39,7 @@ def test_variants_side_by_side(tiny_configs, part):
     assert len(calls) == 9
 
 
-def test_bad_setups(tiny_configs, configs):
+def test_rejects_bad_setups(tiny_configs, configs):
     detector = tiny_configs['detector']
     with pytest.raises(InputError, match='is not a classifier'):
         measure_training(TrainingSetup(detector))

@@ -1,4 +1,4 @@
-"""What the connection maps say, against weights whose answer is known."""
+"""Connection maps of weights with known results."""
 
 import math
 import re
@@ -24,7 +24,7 @@ NAN = float('nan')
 
 
 class Unit(nn.Module):
-    """SFR without LGC, as in a ShuffleNet or in a DenseNet."""
+    """SFR without LGC, as in a ShuffleNet or a DenseNet."""
 
     def __init__(self, channels, updated):
         super().__init__()
@@ -54,7 +54,7 @@ def test_strength_of_lgc():
     lgc.weight.data = weight[:, :, None, None]
     assert equal(connection_strength(lgc), [[3.0, 3, 9], [2, 0, 6]])
     lgc.mask[:] = torch.tensor([[True, False, False], [False, True, True]])
-    # A weight of zero that is kept is not pruned.
+    # A kept weight of zero is not pruned.
     assert equal(connection_strength(lgc), [[3.0, NAN, NAN], [NAN, 0, 6]])
 
 
@@ -86,13 +86,13 @@ def test_strength_of_sources():
     assert equal(source_strength([block]), [[2.0, NAN], [0.5, 1.0]])
     layers[1].strength[0, 2] = NAN
     assert equal(source_strength([block]), [[2.0, NAN], [0.5, 0.0]])
-    # Without known sources, one number for each layer: 2 / 10.
+    # Without known sources, one value per layer: 2 / 10.
     block = BlockMap('LGC', layers, {'input': 0})
     assert equal(source_strength([block]), [[2.0], [0.2]])
 
 
 def test_sources_are_the_layers_that_computed_the_channels():
-    """Mark each layer's reading of each source by hand and find the marks.
+    """Give each layer's weights of each source a unique value and find it.
 
     Layers of the second block read single layers of the first.
     """
@@ -118,7 +118,7 @@ def test_sources_are_the_layers_that_computed_the_channels():
     assert equal(source_strength(blocks[:2]), values.tolist())
 
 
-def test_condensed_classifier_reads_the_layers_too():
+def test_condensed_classifier_has_the_layers_as_sources():
     net = nn.Module()
     net.backbone, net.head = make_net(), LGCClsHead(10, 36)
     lgcs, _ = dense_chains(block_maps(net))
@@ -168,10 +168,10 @@ def test_sfr_in_dense_blocks_updates_known_sources():
 
 @pytest.mark.parametrize('deploy', [False, True])
 def test_densenet_of_the_docs(deploy):
-    """docs/connection_maps.md promises its sources; a transition ends them."""
+    """docs/connection_maps.md describes its sources; a transition ends a chain."""
     text = (ROOT / 'docs/plugin.md').read_text()
     code = re.search(r'```python\n(.*?)```', text, re.S)[1]
-    # Another test registers it, and a name can be registered once.
+    # Another test registers it, and names can be registered only once.
     module = {'__name__': 'sfr_densenet'}
     exec(code.replace('@register_model\n', ''), module)
     arch = dict(growth_rate=16, depths=[3, 1, 2], init_channels=32)
@@ -201,8 +201,8 @@ def test_shufflenet_has_no_known_sources():
     assert [block.sources for block in blocks] == 3 * [{'input': 0}]
 
 
-def test_growing_channels_alone_make_no_dense_block():
-    # Channels double, but no layer computes just the difference.
+def test_growing_channels_are_not_enough_for_a_dense_block():
+    # Channels double, but no layer computes exactly the difference.
     net = nn.Sequential(LGC(8, 16, groups=4), LGC(16, 32, groups=4), LGC(32, 64))
     (block,) = block_maps(net)
     assert block.sources == {'input': 0}

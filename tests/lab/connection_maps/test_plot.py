@@ -1,4 +1,4 @@
-"""The pictures of connection maps: colours, labels and what they refuse."""
+"""Plots of connection maps: colours, labels and errors."""
 
 import itertools
 
@@ -39,7 +39,7 @@ def make_block(kind, strengths, sources, prefix=''):
 
 
 def random_blocks(depths, growth=4, groups=4, kinds=('LGC', 'SFR'), chained=True):
-    """Blocks as of a network with so many layers, three quarters pruned."""
+    """Return blocks of a network with these depths, three quarters pruned."""
     torch.manual_seed(0)
     blocks = []
     for kind in kinds:
@@ -66,7 +66,7 @@ def draw(figure):
 
 
 def colour_at(pixels, ax, x, y):
-    """Name of the picture's colour at a place of a panel, if it has one."""
+    """Return the name of the colour at a position of a panel, if known."""
     column, row = ax.transData.transform((x, y))
     pixel = pixels[pixels.shape[0] - 1 - int(row), int(column), :3].astype(int)
     names = [n for n, rgb in COLOURS.items() if np.abs(pixel - rgb).max() < 3]
@@ -74,7 +74,7 @@ def colour_at(pixels, ax, x, y):
 
 
 def panels(figure):
-    """The panels that hold images."""
+    """Return the panels with images."""
     return [ax for ax in figure.axes if ax.images]
 
 
@@ -86,15 +86,15 @@ def test_colours():
     figure = connection_figure(['title'], [[block]])
     channels, sources = panels(figure)
     pixels = draw(figure)
-    # Layers are one high, each of their two groups half of that.
+    # Layers have height 1, each of their two groups 1/2.
     assert colour_at(pixels, channels, 0.5, 0.25) == 'weak'
     assert colour_at(pixels, channels, 1.5, 0.25) == 'white'
     assert colour_at(pixels, channels, 0.5, 0.75) == 'white'
     assert colour_at(pixels, channels, 3.5, 0.25) == 'grey'
-    # Kept, though zero.
+    # Zero but kept.
     assert colour_at(pixels, channels, 3.5, 1.25) == 'weak'
     assert colour_at(pixels, channels, 3.5, 1.75) == 'strong'
-    # Cells one high and wide: 3/4; 1/4 and 9/4; 1, 0 and 2.
+    # Cells of size 1x1 with values 3/4; 1/4 and 9/4; 1, 0 and 2.
     assert colour_at(pixels, sources, 0.5, 0.5) == 'strong'
     assert colour_at(pixels, sources, 0.5, 1.5) == 'weak'
     assert colour_at(pixels, sources, 1.5, 1.5) == 'strong'
@@ -108,7 +108,7 @@ def test_colours():
 
 
 def test_one_map_of_all_blocks():
-    """Weak rows have the colours of strong ones; dashes part the blocks."""
+    """Rows are scaled separately; dashed lines separate the blocks."""
     rows = [[[8.0]], [[7.0, 3.0]], [[0.02, NAN, 0.01]], [[1.0, 5.0, 3.0, 2.0]]]
     sources = {'input': 0, '0.0': 1, '1.0': 2, '1.1': 3}
     first = make_block('LGC', rows[:1], {'input': 0}, '0.')
@@ -132,7 +132,7 @@ def test_one_map_of_all_blocks():
         for lines in ax.collections
         if lines.get_linestyle()[0][1] is not None
     ]
-    # The last layer of block 0 is the second source, the stem being the first.
+    # The last layer of block 0 is the second source, after the stem.
     assert dashed == [[[0, 1], [4, 1]], [[2, 0], [2, 4]]]
     labels = [label.get_text() for label in ax.get_xticklabels()]
     assert labels == list(sources)
@@ -144,7 +144,7 @@ def test_one_value_has_no_colour_scale():
         block = make_block('SFR', strengths, {'input': 0})
         figure = connection_figure(['title'], [[block]])
         draw(figure)
-        # The legend, the panel and the bars.
+        # The legend, the panel and the bar plot.
         assert len(figure.axes) == 3 + scales
     weak = panels(figure)[0]
     assert colour_at(draw(figure), weak, 0.5, 0.5) == 'weak'
@@ -156,12 +156,12 @@ def test_compared_models_share_their_scales():
     for layer in strong[0].layers:
         layer.strength.mul_(10)
     figure = connection_figure(['with SFR', 'without'], [weak, strong])
-    # Three in the first column, no SFR in the second.
+    # Three panels in the first column, two in the second, which has no SFR.
     by_column = {}
     for ax in panels(figure):
         by_column.setdefault(ax.get_position().x0 > 0.5, []).append(ax)
     assert [len(column) for column in by_column.values()] == [3, 2]
-    # By their heights on the page, the right panels' scales are the left ones'.
+    # Panels at the same height have the same scale.
     limits = {
         column: {round(ax.get_position().y0, 6): ax.images[0].get_clim() for ax in axes}
         for column, axes in by_column.items()
@@ -169,7 +169,7 @@ def test_compared_models_share_their_scales():
     assert limits[True].items() <= limits[False].items()
     assert max(high for _, high in limits[True].values()) > 5
     texts = [text.get_text() for text in figure.texts]
-    assert {'with SFR', 'without', 'There are none in this network.'} <= set(texts)
+    assert {'with SFR', 'without', 'This network has none.'} <= set(texts)
 
 
 @pytest.mark.parametrize(
@@ -181,11 +181,11 @@ def test_compared_models_share_their_scales():
             random_blocks((110,), growth=1, groups=1, kinds=('LGC',)),
         ],
         [random_blocks((3, 1, 12, 4, 9), chained=False)],
-        # Nothing is known of the sources: bars.
+        # Without known sources, bars are drawn.
         [[make_block('SFR', 110 * [[[1.0, NAN]]], {'input': 0}, 'layers.')]],
         [[make_block('SFR', [[[0.0016, NAN]]], {'input': 0})]],
     ],
-    ids=['36 layers', '110 layers beside 6', 'separate blocks', 'bars', 'one bar'],
+    ids=['36 layers', '110 layers next to 6', 'separate blocks', 'bars', 'one bar'],
 )
 def test_nothing_overlaps(columns):
     figure = connection_figure(len(columns) * ['a'], columns)
@@ -204,20 +204,20 @@ def test_nothing_overlaps(columns):
         assert not a.overlaps(b), (a, b)
     assert all(box.x0 >= 0 and box.x1 <= width for box in boxes)
     assert all(box.y0 >= 0 and box.y1 <= height for box in boxes)
-    # Each channel has a pixel at least.
+    # Each channel has at least one pixel.
     for ax in panels(figure):
         assert ax.get_window_extent().width >= ax.get_xlim()[1]
 
 
-def test_titles_tell_models_apart():
-    trainings = [('out/a/c.py', 'out/a/e.pth'), ('out/b/c.py', 'out/b/e.pth')]
-    assert titles_of(trainings) == ['a/c.py, a/e.pth', 'b/c.py, b/e.pth']
+def test_titles_are_unique():
+    models = [('out/a/c.py', 'out/a/e.pth'), ('out/b/c.py', 'out/b/e.pth')]
+    assert titles_of(models) == ['a/c.py, a/e.pth', 'b/c.py, b/e.pth']
     assert titles_of([('x/c.py', 'x/e.pth'), ('x/d.py', 'e.pth')])[1] == 'd.py, e.pth'
     assert titles_of(2 * [('x/c.py', 'x/e.pth')]) == 2 * ['c.py, e.pth']
 
 
-def test_low_panel_beside_a_high_one():
-    """Both begin at the same height, and a layer is as high in both."""
+def test_low_panel_next_to_a_high_one():
+    """Their tops are aligned, and layers have the same height in both."""
     high = random_blocks((5,), groups=8, kinds=('LGC',))
     low = random_blocks((2,), groups=8, kinds=('LGC',))
     figure = connection_figure(['a', 'b'], [low, high])
@@ -229,7 +229,7 @@ def test_low_panel_beside_a_high_one():
         assert high.height == pytest.approx(5 * layer)
 
 
-def test_bars_where_no_sources_are_known():
+def test_bars_without_known_sources():
     block = make_block('SFR', [[[1.0, NAN]], [[3.0, 4.0]]], {'input': 0})
     figure = connection_figure(['a'], [[block]])
     (bars,) = (ax for ax in figure.axes if ax.containers)
@@ -239,7 +239,7 @@ def test_bars_where_no_sources_are_known():
 TOOL = 'analysis_tools/connection_map.py'
 
 
-def test_tool_draws_sparse_beside_condensed(
+def test_tool_draws_sparse_next_to_condensed(
     run, tiny_configs, checkpoints, tmp_path, capsys
 ):
     sparse = (tiny_configs['classifier'], checkpoints['classifier'])
@@ -253,7 +253,7 @@ def test_tool_draws_sparse_beside_condensed(
     out = tmp_path / 'new' / 'map.png'
     assert run(TOOL, *sparse, '--out', out, '--compare', *condensed) == 0
     pixels = np.asarray(Image.open(out).convert('RGB'), dtype=int)
-    # Below the titles, both columns show the same.
+    # Below the titles, both columns are equal.
     left, right = np.split(pixels[80:], 2, axis=1)
     headings = (left != right).any(2).any(1)
     assert headings.mean() < 0.1
@@ -266,7 +266,7 @@ def test_tool_draws_sparse_beside_condensed(
     assert [cells for cells in tables if '0.0 to 2.1' in cells] == 2 * [expected]
 
 
-def test_tool_says_that_a_shufflenet_has_no_numbers(run, tmp_path, capsys):
+def test_tool_prints_that_a_shufflenet_has_no_measures(run, tmp_path, capsys):
     config, checkpoint = tmp_path / 'config.py', tmp_path / 'weights.pth'
     config.write_text(
         "custom_imports = dict(imports=['mmcdnv2'])\n"
@@ -279,7 +279,7 @@ def test_tool_says_that_a_shufflenet_has_no_numbers(run, tmp_path, capsys):
     assert 'early use' not in text
 
 
-def test_tool_refuses(run, tiny_configs, checkpoints, tmp_path):
+def test_tool_rejects_bad_input(run, tiny_configs, checkpoints, tmp_path):
     files = (tiny_configs['classifier'], checkpoints['classifier'])
     assert 'it must end in one of' in run(TOOL, *files, '--out', tmp_path / 'a.txt')
     assert 'There is no checkpoint' in run(TOOL, files[0], 'none.pth', '--out', 'a.png')
@@ -289,7 +289,7 @@ def test_tool_refuses(run, tiny_configs, checkpoints, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_network_without_sparse_layers(tmp_path):
+def test_rejects_networks_without_sparse_layers(tmp_path):
     config, checkpoint = tmp_path / 'config.py', tmp_path / 'weights.pth'
     config.write_text(
         "model = dict(type='mmdet.FPN', in_channels=[4], out_channels=4, num_outs=1)"

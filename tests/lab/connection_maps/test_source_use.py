@@ -1,4 +1,4 @@
-"""How far back layers read, against numbers computed by hand."""
+"""How far back layers read, compared with values computed by hand."""
 
 import numpy as np
 import pytest
@@ -23,7 +23,7 @@ NAN = float('nan')
 
 
 def make_chain(rows):
-    """Layers whose sources have a channel each, those of NaN pruned."""
+    """Return a chain whose sources have one channel each; NaN means pruned."""
     names = [str(i) for i in range(len(rows))]
     layers = [LayerMap(n, n, torch.tensor([row])) for n, row in zip(names, rows)]
     sources = {name: i for i, name in enumerate(['input', *names[:-1]])}
@@ -57,11 +57,11 @@ def approx(value):
     return pytest.approx(value, rel=1e-5)
 
 
-def test_numbers_by_hand():
+def test_values_by_hand():
     rows = [
         [5.0],
         [1.0, 9.0],
-        # Means 2, 4, 1 and 4; what is pruned counts as 0.
+        # Means 2, 4, 1 and 4; pruned weights count as 0.
         [1.0, 2.0, 3.0],
         [8.0, NAN, 4.0, 4.0],
         [0.5, 1.0, 1.5, NAN, 2.0],
@@ -74,7 +74,7 @@ def test_numbers_by_hand():
     assert strength_by_distance(chain) == {
         'input': approx((0.5 + 2 + 0.5 + 1) / 4),
         '1 before': approx((1.5 + 1 + 2 + 1) / 4),
-        # Two before from the third layer on, three before from the fourth.
+        # Distance 2 from the third layer on, distance 3 from the fourth.
         '2-3': approx((1 + 1 + 0 + 2 + 0 + 1.5 + 0) / 7),
         '4-6': approx((1 + 1.5 + 0.5) / 3),
         '7-10': None,
@@ -84,8 +84,8 @@ def test_numbers_by_hand():
     assert early_use(chain) == approx((0.5 + 1 + 1.5 + 1 + 0.5 + 1.5) / 6)
 
 
-def test_every_distance_has_its_place():
-    """The last of fourteen layers reads one source alone."""
+def test_every_distance_is_in_its_bin():
+    """The last of thirteen layers reads only one source."""
     expected = ['input', *2 * ['11 and more'], *4 * ['7-10'], *3 * ['4-6']]
     expected += [*2 * ['2-3'], '1 before']
     for source, name in enumerate(expected):
@@ -99,22 +99,22 @@ def test_every_distance_has_its_place():
         assert (early_use(make_chain(rows)) > 1) == (source <= 4)
 
 
-def test_what_cannot_be_said_is_none():
+def test_undefined_values_are_none():
     two = make_chain([[1.0], [1.0, 2.0]])
     assert set(strength_by_distance(two).values()) == {None}
     assert early_use(two) is None
     three = [[1.0], [1.0, 2.0], [1.0, 2.0, 3.0]]
     assert early_use(make_chain(three)) == approx(0.75)
-    # The one layer that counts is pruned entirely.
+    # The only layer with enough sources is pruned entirely.
     pruned = make_chain([*three[:2], 3 * [NAN]])
     assert set(strength_by_distance(pruned).values()) == {None}
     assert early_use(pruned) is None
-    # One of two does not take the other with it.
+    # One pruned layer does not affect the other.
     rows = [*three, 4 * [1.0], 5 * [NAN], [3.0, 3.0, 3.0, 1.0, 1.0, 1.0]]
     assert early_use(make_chain(rows)) == approx(1.5)
 
 
-def test_equal_weights_are_read_alike():
+def test_equal_weights_give_ones():
     net = make_net(depths=(7, 7), progress=0)
     for layer in lgcs(net):
         nn.init.constant_(layer.weight, -0.3)
@@ -142,12 +142,12 @@ def test_scale_of_a_layer_does_not_matter(seed):
 def test_late_layers_that_read_early_features_more(seed):
     net = make_net(seed=seed, depths=(3, 3), progress=0)
     _, before = use_of(net)
-    # The stem and two layers are 8 + 4 + 4 channels of the last third's sources.
+    # The stem and two layers have 8 + 4 + 4 channels.
     with torch.no_grad():
         for layer in lgcs(net)[4:]:
             layer.weight[:, :16] *= 2
     _, after = use_of(net)
-    # Of six sources three: twice as much at most, as the mean rises, too.
+    # Three of six sources: less than doubled, because the mean also rises.
     assert before < after < 2 * before
     with torch.no_grad():
         for layer in lgcs(net)[4:]:
@@ -155,7 +155,7 @@ def test_late_layers_that_read_early_features_more(seed):
     assert use_of(net)[1] == 0
 
 
-def test_condensed_network_has_the_same_numbers():
+def test_condensed_network_has_the_same_values():
     net = make_net()
     expected = use_of(net)
     condense_layers(net)
@@ -164,10 +164,10 @@ def test_condensed_network_has_the_same_numbers():
     assert by_distance['2-3'] == approx(expected[0]['2-3'])
 
 
-def test_which_chains_there_are():
+def test_lgc_chains():
     assert [len(chain) for chain in lgc_chains(block_maps(make_net()))] == [2]
     assert lgc_chains(block_maps(SFRShuffleNetV2())) == []
     assert lgc_chains(block_maps(nn.Sequential(LGC(8, 8), LGC(8, 8)))) == []
     blocks = make_chain([[1.0], [1.0, 2.0]])
-    # A transition parts them.
+    # Separated by a transition.
     assert lgc_chains(blocks + blocks) == [blocks, blocks]

@@ -1,8 +1,8 @@
-// The arguments of an operator besides its inputs, and their reader.
+// The arguments of an operator after its inputs, and their reader.
 //
-// The Python modules collect the arguments in the order of this table, the one
-// place that states it. `spec` holds what a module is, `params` its tensors,
-// `eps` that of each norm. A part's own rows replace its name.
+// The Python modules collect the arguments in the order of this table. `spec`
+// describes the modules, `params` are their tensors, `eps` those of the norms.
+// The name of a part stands for its rows.
 //
 //                 spec                          params, eps
 //   activation    0 none, 1 ReLU, 2 hard-swish
@@ -29,8 +29,8 @@
 //                 layers, has an output norm,
 //                 layers
 //
-// What tells the shape of an operator's output has a name in its schema, so
-// that who infers shapes needs none of this.
+// Arguments that determine the output's shape have names in the operator's
+// schema, so that shape inference does not depend on this table.
 
 #pragma once
 
@@ -58,7 +58,7 @@ inline void append(std::string& text, int64_t part) {
   text += std::to_string(part);
 }
 
-// Throws an Error of the parts, if not `condition`.
+// Throws an Error with the parts as message if `condition` is false.
 template <class Error = std::invalid_argument, class... Parts>
 void check(bool condition, const Parts&... parts) {
   if (condition) return;
@@ -69,7 +69,7 @@ void check(bool condition, const Parts&... parts) {
 
 enum class ElementType { kFloat, kInt64, kOther };
 
-// Elements of a tensor of this shape.
+// Number of elements of a tensor.
 inline int64_t product(const std::vector<int64_t>& dims) {
   int64_t size = 1;
   bool fits = true;
@@ -77,12 +77,12 @@ inline int64_t product(const std::vector<int64_t>& dims) {
     if (dim == 0) return 0;
     fits = fits && !__builtin_mul_overflow(size, dim, &size);
   }
-  // So does the number of their bytes.
+  // The number of bytes must fit, too.
   check(fits && size <= INT64_MAX / 8, "a tensor is too large");
   return size;
 }
 
-// A contiguous tensor of the host's.
+// A contiguous tensor of the backend.
 struct TensorView {
   const void* data;
   ElementType type;
@@ -91,23 +91,23 @@ struct TensorView {
   int64_t size() const { return product(dims); }
 };
 
-// An operator's arguments besides its inputs.
+// An operator's arguments after its inputs.
 struct Arguments {
   std::vector<TensorView> params;
   std::vector<int64_t> spec;
   std::vector<double> eps;
 };
 
-// Hands out the arguments one after the other, checked.
+// Reads the arguments one by one and checks them.
 //
-// They may come from a file of unknown origin: what the packing and the kernels
-// rely on is checked here. Throws std::invalid_argument, or std::out_of_range
-// for an index of a channel that is not there.
+// They may come from an untrusted file: all assumptions of the packing and the
+// kernels are checked here. Throws std::invalid_argument, or std::out_of_range
+// for an invalid channel index.
 class ArgumentReader {
  public:
   explicit ArgumentReader(const Arguments& arguments) : from_(arguments) {}
 
-  // Elements of the next parameter.
+  // Number of elements of the next parameter.
   int64_t next_size() const {
     check(param_ < from_.params.size(), "too few parameters");
     return from_.params[param_].size();
@@ -124,7 +124,7 @@ class ArgumentReader {
     return norm;
   }
 
-  // A convolution's weight (outputs, inputs, size, size).
+  // A convolution's weight, shape (outputs, inputs, size, size).
   const TensorView& conv(int64_t size, const char* what) {
     const TensorView& weight = tensor(ElementType::kFloat);
     check(weight.dims.size() == 4 && weight.dims[0] > 0 && weight.dims[1] > 0 &&
@@ -224,8 +224,8 @@ class ArgumentReader {
                 weight.dims[0], packed_norm);
   }
 
-  // Layers as long as `goes_on(number of layers so far)`, and a norm if there
-  // is one.
+  // Layers while `goes_on(number of layers so far)` is true, and an optional
+  // norm.
   template <class F>
   DenseBlock block(const Kernels& kernels, int64_t in_channels,
                    bool has_out_norm, const F& goes_on) {
@@ -245,7 +245,7 @@ class ArgumentReader {
     return from_.spec[number_++];
   }
 
-  // All has been read that the spec tells of.
+  // Checks that all arguments have been read.
   void finish() const {
     check(!more(), "the spec is too long");
     check(param_ == from_.params.size(), "too many parameters");
@@ -272,7 +272,7 @@ class ArgumentReader {
     const TensorView& found = tensor(ElementType::kInt64);
     check(found.size() == count, "an index must have ", count,
           " elements, has ", found.size());
-    // They are packed as 32 bits.
+    // Indices are packed as 32 bits.
     check(channels <= INT32_MAX, channels, " channels are too many");
     const int64_t* values = static_cast<const int64_t*>(found.data);
     for (int64_t i = 0; i < count; ++i)
@@ -287,7 +287,7 @@ class ArgumentReader {
     return static_cast<Act>(value);
   }
 
-  // Weight and index of an LGC whose groups are known.
+  // Weight and index of an LGC whose `groups` is set.
   void read_lgc(LearnedGroupConvWeights& w, int64_t in_channels) {
     const TensorView& weight = conv(1, "LGC");
     check(w.groups > 0 && weight.dims[0] % w.groups == 0,
@@ -303,14 +303,14 @@ class ArgumentReader {
   size_t param_ = 0, number_ = 0, norm_ = 0;
 };
 
-// The packed operators. All of an operator or block is read before it is
-// packed.
+// Functions that read and pack operators. An operator or block is read
+// completely before it is packed.
 
 inline DenseBlock read_dense_block(const Kernels& kernels,
                                    const Arguments& arguments) {
   ArgumentReader reader(arguments);
   const bool has_out_norm = reader.flag();
-  // A norm of all inputs comes first in any block.
+  // Every block begins with a norm of all inputs.
   DenseBlock block = reader.block(kernels, reader.next_size(), has_out_norm,
                                   [&](int64_t) { return reader.more(); });
   reader.finish();

@@ -1,4 +1,4 @@
-// A stem and blocks of condensed dense layers.
+// A stem followed by blocks of condensed dense layers.
 
 #pragma once
 
@@ -16,8 +16,8 @@
 
 namespace mmcdnv2 {
 
-// What leaves a backbone need not be copied on the way, and a map that does not
-// leave it need not be there as a whole.
+// Running the backbone as a whole saves copies between blocks, and maps that
+// are not returned need not be stored completely.
 class Backbone {
  public:
   struct Size {
@@ -34,7 +34,7 @@ class Backbone {
   int64_t in_channels() const { return stem_.in_channels; }
   const std::vector<DenseBlock>& blocks() const { return blocks_; }
 
-  // Whether a block averages 2x2 pixels of its input.
+  // Returns whether a block begins with 2x2 average pooling.
   bool pools(size_t block) const { return pools_[block]; }
 
   // Sizes of the blocks' outputs.
@@ -48,7 +48,7 @@ class Backbone {
     return sizes;
   }
 
-  // x: (count, in_channels, height, width); outs: of each block, (count,
+  // x: (count, in_channels, height, width); outs: for each block (count,
   // out_channels, its height, its width), or null.
   void run(const float* x, int64_t count, int64_t height, int64_t width,
            const std::vector<float*>& outs, const Parallel& parallel) const {
@@ -70,14 +70,14 @@ class Backbone {
     int64_t height, width;
   };
 
-  // Floats of a band of the first block's map, where nothing needs the whole.
+  // Floats of a band of the first block's map, if it runs in bands.
   static constexpr int64_t kBandFloats = 2 << 20;
 
   void run_image(const Image& image, const std::vector<Size>& sizes,
                  const std::vector<float*>& targets,
                  const Parallel& parallel) const {
-    // A map that does not leave the backbone is read until the next one is
-    // loaded, so they take turns at the two ends of the memory.
+    // Maps that are not returned alternate between the two ends of the memory,
+    // because each is read until the next one is loaded.
     const bool in_bands = is_run_in_bands(targets);
     std::vector<int64_t> own;
     int64_t most = 0;
@@ -118,7 +118,8 @@ class Backbone {
     }
   }
 
-  // Whether the first block's map is needed nowhere but for the second's input.
+  // Returns whether the first block's map is only needed as the second block's
+  // pooled input.
   bool is_run_in_bands(const std::vector<float*>& targets) const {
     return blocks_.size() > 1 && pools_[1] && !targets[0] &&
            !blocks_[0].out_norm &&
@@ -127,9 +128,9 @@ class Backbone {
                [](const DenseLayer& layer) { return layer.excitation; });
   }
 
-  // The stem and the first block in bands of rows, averaged into the second
-  // one's map. What a band's layers see of its borders reaches as many rows as
-  // there are layers; so many more are computed at both sides.
+  // Runs the stem and the first block in bands of rows and pools them into the
+  // second block's map. Errors at a band's borders spread by one row per layer,
+  // so that many additional rows are computed on both sides.
   void run_bands(const Image& image, Size size, const FeatureMap& to,
                  const Parallel& parallel) const {
     const DenseBlock& block = blocks_[0];

@@ -1,7 +1,7 @@
-// An image's way through a dense block.
+// Runs a dense block on an image.
 //
-// All features of the block live in one buffer, channel by channel: a layer
-// reads its inputs by their index, appends its new features and adds the
+// All features of the block are in one buffer, channel by channel: a layer
+// reads its inputs by index, appends its new features and adds the
 // reactivation to the old ones in place.
 
 #pragma once
@@ -25,8 +25,8 @@ namespace mmcdnv2 {
 
 class BlockPass {
  public:
-  // `target` is where the output goes; without, it stays in the map. `own` is
-  // memory for the map, if it needs that.
+  // `target` is the memory of the output; if null, the output stays in the map.
+  // `own` is memory for the map if the target cannot be used.
   BlockPass(const Kernels& kernels, const std::vector<DenseLayer>& layers,
             const std::optional<ScaleShift>& norm, int64_t in_channels,
             int64_t out_channels, int64_t height, int64_t width, float* target,
@@ -42,12 +42,12 @@ class BlockPass {
 
   const FeatureMap& map() const { return map_; }
 
-  // Where the output is after store().
+  // The output after store().
   Plane output() const {
     return target_ ? Plane{target_, map_.pixels, 0} : map_.features;
   }
 
-  // Takes the input, or averages of 2x2 of its pixels.
+  // Copies the input, or pools 2x2 of its pixels.
   void load(const Plane& input, int64_t width, bool pool) {
     split(parallel_, in_channels_, 1, [&](Range channels) {
       for (int64_t c = channels.begin; c < channels.end; ++c) {
@@ -62,7 +62,7 @@ class BlockPass {
     clear_padding();
   }
 
-  // A channel's padding is computed like its pixels.
+  // Clears the padding, because it is computed like pixels.
   void clear_padding() {
     kernels_.clear(map_.features, {0, in_channels_},
                    {map_.pixels, map_.padded});
@@ -79,7 +79,7 @@ class BlockPass {
     finish();
   }
 
-  // Copies the output to the target, if it is not there.
+  // Copies the output to the target, unless it was computed there.
   void store() {
     if (!target_ || map_.features.data == target_) return;
     split(parallel_, out_channels_, 1, [&](Range channels) {
@@ -90,9 +90,9 @@ class BlockPass {
   }
 
  private:
-  // What a layer still has to do when its new features are there: their gate,
-  // which takes the means of all of them, and the reactivation, which takes the
-  // gated ones and changes what other threads have read until now.
+  // The rest of a layer after its new features are computed: their gate, which
+  // needs the means of all pixels, and the reactivation, which needs the gated
+  // features and changes features that other threads were reading.
   struct Pending {
     const DenseLayer* layer;
     std::vector<float> gates, zeros;  // empty without excitation
@@ -102,20 +102,20 @@ class BlockPass {
     }
   };
 
-  // A thread's pixels of a map that is small enough for its second-level cache,
-  // with those around that its layers read. Lines that two processors write in
-  // turn cost more than the work on them, so each has all features of its band
-  // for itself, and only new ones are exchanged.
+  // A thread's pixels, with a halo for its layers, of a map that is small
+  // enough for the second-level cache. Cache lines that two processors write in
+  // turn cost more than the computation, so each thread has a copy of all
+  // features of its band, and only new features are exchanged.
   struct Band {
     Range own, with_halo;
     Buffer memory, new_memory;
     Plane features;
-    // New features before their gate, of this layer and of the last one.
+    // New features before the gate, of this layer and of the previous one.
     Plane fresh[2];
     std::vector<float> mean;
   };
 
-  // Smaller maps are not cut into ranges of pixels for the threads.
+  // Smaller maps are not split into ranges of pixels.
   static constexpr int64_t kHalosPerRange = 4;
 
   bool is_small_for_threads(const DenseLayer& layer) const {
@@ -124,7 +124,7 @@ class BlockPass {
                kHalosPerRange * halo_of(layer, map_.width) * parallel_.threads;
   }
 
-  // One range of pixels for each thread, in multiples of `unit`.
+  // One range of pixels per thread, in multiples of `unit`.
   std::vector<Range> ranges(int64_t unit) const {
     std::vector<Range> found;
     const int64_t units = (map_.padded + unit - 1) / unit;
@@ -135,8 +135,8 @@ class BlockPass {
     return found;
   }
 
-  // What ranges and strips are multiples of: pairs of rows, if a layer is the
-  // faster for it and a strip has some.
+  // The unit of ranges and strips: pairs of rows if the layer can use
+  // Winograd's convolution and a strip has some, otherwise vectors.
   int64_t unit_of(const DenseLayer& layer) const {
     const int64_t pairs = std::lcm(2 * map_.width, kAlign);
     const int64_t most = map_.padded / parallel_.threads;
@@ -145,18 +145,18 @@ class BlockPass {
                : kAlign;
   }
 
-  // Pixels of a strip: what a layer touches stays in the cache.
+  // Pixels of a strip, such that a layer's data stays in the cache.
   int64_t strip_of(const DenseLayer& layer) const {
     const int64_t halo = halo_of(layer, map_.width);
     const int64_t channels = layer.in_channels + layer.growth_rate;
     const int64_t spare =
-        cached_floats() - channels * halo - layer.width * 2 * halo;
+        cached_floats - channels * halo - layer.width * 2 * halo;
     return std::clamp(spare / (channels + layer.width) / kAlign * kAlign,
                       2 * halo, std::max(map_.padded, 2 * halo));
   }
 
-  // What the layer before has left is done strip by strip, too, but first where
-  // another thread reads it.
+  // Pending work of the previous layer is also done strip by strip, but first
+  // where other threads read it.
   void run_by_strips(const DenseLayer& layer) {
     const int64_t halo = halo_of(layer, map_.width);
     const int64_t unit = unit_of(layer);
@@ -195,8 +195,8 @@ class BlockPass {
     leave_pending(layer, mean);
   }
 
-  // A layer of a small map, a few groups on each thread: strips of pixels would
-  // compute their halos twice.
+  // Runs a layer of a small map with a few groups per thread, because strips
+  // would compute their halos twice.
   void run_by_groups(const DenseLayer& layer) {
     reactivate_pending();
     const int64_t halo = halo_of(layer, map_.width);
@@ -228,14 +228,14 @@ class BlockPass {
     leave_pending(layer, mean);
   }
 
-  // Where halos are a good part of what a thread has, and it all is in its
-  // cache.
+  // Returns whether halos are a large part of a thread's pixels, and all its
+  // data fits into its cache.
   bool is_run_in_bands() const {
     for (const DenseLayer& layer : layers_)
       if (is_small_for_threads(layer)) return false;
     return parallel_.threads > 1 &&
            map_.padded < 32 * largest_halo() * parallel_.threads &&
-           out_channels_ * map_.padded <= cached_floats() * parallel_.threads;
+           out_channels_ * map_.padded <= cached_floats * parallel_.threads;
   }
 
   int64_t largest_halo() const {
@@ -319,8 +319,8 @@ class BlockPass {
     copy(map_.features, band.features, {0, in_channels_}, band.with_halo);
   }
 
-  // Takes the new features of the last layer into a band, gated, and does what
-  // they say about the old ones.
+  // Copies the previous layer's new features into a band, gates them and
+  // applies the reactivation.
   void settle(const std::vector<Band>& bands, int64_t i, int parity,
               Range pixels) const {
     const DenseLayer& layer = *pending_->layer;
@@ -351,7 +351,7 @@ class BlockPass {
                   (pixels.end - pixels.begin) * sizeof(float));
   }
 
-  // Means of new features.
+  // Computes means of new features.
   void compute_means(const DenseLayer& layer, Range channels,
                      std::vector<float>& mean) const {
     kernels_.mean(map_.from(layer.in_channels + channels.begin),
@@ -366,7 +366,7 @@ class BlockPass {
     pending_->zeros.resize(layer.growth_rate, 0.0f);
   }
 
-  // Gates the new features and adds what they say about the old ones.
+  // Gates the new features and applies the reactivation.
   void reactivate_pending(Range pixels) const {
     if (!pending_) return;
     const DenseLayer& layer = *pending_->layer;
@@ -384,11 +384,11 @@ class BlockPass {
     pending_.reset();
   }
 
-  // What the last layer has left, and the norm.
+  // Does the last layer's pending work and the norm.
   void finish() {
     if (!pending_ && !norm_) return;
     const int64_t strip = std::max<int64_t>(
-        cached_floats() / out_channels_ / kAlign * kAlign, kAlign);
+        cached_floats / out_channels_ / kAlign * kAlign, kAlign);
     split(parallel_, map_.padded, kAlign, [&](Range range) {
       for (int64_t p = range.begin; p < range.end; p += strip) {
         const Range pixels = {p, std::min(p + strip, range.end)};

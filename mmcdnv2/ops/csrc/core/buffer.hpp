@@ -1,4 +1,4 @@
-// Memory for rows of pixels.
+// Memory for feature maps.
 
 #pragma once
 
@@ -20,42 +20,33 @@ inline int64_t round_up(int64_t n) {
   return (n + kAlign - 1) / kAlign * kAlign;
 }
 
-// An odd number of cache lines, so that the rows of a plane spread over the
+// An odd number of cache lines, so that the channels of a plane spread over the
 // sets of a cache.
 inline int64_t stride_of(int64_t pixels) { return round_up(pixels) | kAlign; }
 
 // Floats that work on a part of a map may take: a good part of a second-level
 // cache.
-inline int64_t& cached_floats() {
-  static int64_t floats = [] {
-    long bytes = 0;
+inline int64_t cached_floats = [] {
+  long bytes = 0;
 #ifdef _SC_LEVEL2_CACHE_SIZE
-    bytes = sysconf(_SC_LEVEL2_CACHE_SIZE);
+  bytes = sysconf(_SC_LEVEL2_CACHE_SIZE);
 #endif
-    // Where the system does not know it, what most processors have.
-    if (bytes <= 0) bytes = 512 << 10;
-    const int64_t most = std::clamp<int64_t>(bytes, 256 << 10, 2 << 20);
-    return most / static_cast<int64_t>(sizeof(float)) * 3 / 4;
-  }();
-  return floats;
-}
+  // Where the system does not know it, what most processors have.
+  if (bytes <= 0) bytes = 512 << 10;
+  const int64_t most = std::clamp<int64_t>(bytes, 256 << 10, 2 << 20);
+  return most / static_cast<int64_t>(sizeof(float)) * 3 / 4;
+}();
 
-// Keeps large pieces of memory for the next call: pages that the system has
-// just made cost more than what is computed on them.
+// Keeps large pieces of memory for the next call, because page faults of new
+// memory cost more than the computation on it.
 class MemoryPool {
  public:
   struct Piece {
     void* data;
     size_t bytes;
   };
-  // Smaller pieces are malloc's, which keeps those; at most so much is kept.
+  // malloc keeps smaller pieces itself. At most kKept bytes are kept.
   static constexpr size_t kSmallest = 1 << 20, kKept = 256 << 20;
-
-  static MemoryPool& instance() {
-    // Never destroyed: threads may outlive static objects.
-    static MemoryPool* pool = new MemoryPool;
-    return *pool;
-  }
 
   // At least so many bytes at the start of a cache line; throws std::bad_alloc.
   Piece acquire(size_t bytes) {
@@ -71,7 +62,7 @@ class MemoryPool {
   void release(const Piece& piece) noexcept {
     if (piece.bytes < kSmallest || piece.bytes > kKept)
       return std::free(piece.data);
-    const std::lock_guard<std::mutex> lock(fork_lock<MemoryPool>());
+    const std::lock_guard<std::mutex> lock(fork_lock<MemoryPool>);
     try {
       free_.push_back(piece);
     } catch (const std::bad_alloc&) {
@@ -89,17 +80,17 @@ class MemoryPool {
  private:
   static constexpr size_t kLine = 64;
 
-  // A power of two or one and a half of it, so that sizes that are much the
-  // same share a piece. Pages that are not used are not there.
+  // A power of two or 1.5 times one, so that similar sizes share a piece.
+  // Untouched pages are not committed.
   static size_t rounded(size_t bytes) {
     size_t size = kSmallest;
     while (size < bytes && size + size / 2 < bytes) size *= 2;
     return size < bytes ? size + size / 2 : size;
   }
 
-  // What was handed back last is most likely in a cache.
+  // Takes the piece released last, which is most likely in a cache.
   void* take(size_t bytes) {
-    const std::lock_guard<std::mutex> lock(fork_lock<MemoryPool>());
+    const std::lock_guard<std::mutex> lock(fork_lock<MemoryPool>);
     for (size_t i = free_.size(); i-- > 0;) {
       if (free_[i].bytes != bytes) continue;
       void* data = free_[i].data;
@@ -110,19 +101,22 @@ class MemoryPool {
     return nullptr;
   }
 
-  // What was handed back first comes first.
+  // In the order of release.
   std::vector<Piece> free_;
   size_t kept_ = 0;
 };
 
+// See fork_lock.hpp for its lifetime.
+inline MemoryPool& memory_pool = *new MemoryPool;
+
 // Uninitialised floats at the start of a cache line.
 class Buffer {
  public:
-  // Null if there are none.
+  // Null if `size` is 0.
   explicit Buffer(int64_t size = 0) : piece_{nullptr, 0} {
-    // No machine has an eighth of the memory that numbers can count.
+    // Rejects sizes beyond the memory of any machine.
     if (size < 0 || size > INT64_MAX / 8) throw std::bad_alloc();
-    if (size) piece_ = MemoryPool::instance().acquire(size * sizeof(float));
+    if (size) piece_ = memory_pool.acquire(size * sizeof(float));
   }
   Buffer(Buffer&& other) noexcept : piece_(other.piece_) {
     other.piece_.data = nullptr;
@@ -132,7 +126,7 @@ class Buffer {
     return *this;
   }
   ~Buffer() {
-    if (piece_.data) MemoryPool::instance().release(piece_);
+    if (piece_.data) memory_pool.release(piece_);
   }
   float* get() const { return static_cast<float*>(piece_.data); }
 

@@ -18,7 +18,7 @@ namespace mmcdnv2 {
 
 class DenseBlock {
  public:
-  // If there is an `out_norm`, it and ReLU come last.
+  // With `norm`, the block ends with it and a ReLU.
   DenseBlock(const Kernels& kernels,
              const std::vector<DenseLayerWeights>& layers, int64_t in_channels,
              const std::optional<Norm>& norm)
@@ -33,7 +33,7 @@ class DenseBlock {
   }
 
   // x: (count, in_channels, height, width); out: (count, out_channels, height,
-  // width), or half of both if the input is pooled first.
+  // width), or half of both with `pool`.
   void run(const float* x, int64_t count, int64_t height, int64_t width,
            bool pool, float* out, const Parallel& parallel) const;
 
@@ -44,7 +44,7 @@ class DenseBlock {
                      height, width, target, own, parallel);
   }
 
-  // Floats of memory of its own that an image needs.
+  // Floats of memory that an image needs in addition to `target`.
   int64_t own_floats(int64_t height, int64_t width, const float* target) const {
     if (!FeatureMap::needs_own(height, width, target)) return 0;
     return FeatureMap::own_floats(out_channels, height, width);

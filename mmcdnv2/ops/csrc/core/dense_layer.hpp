@@ -1,4 +1,4 @@
-// The weights of a condensed dense layer, as given and as packed.
+// The weights of a condensed dense layer, unpacked and packed.
 
 #pragma once
 
@@ -16,10 +16,10 @@
 
 namespace mmcdnv2 {
 
-// A condensed dense layer's weights, as the PyTorch modules have them.
+// A condensed dense layer's weights in the layout of the PyTorch modules.
 struct DenseLayerWeights {
   int64_t in_channels, growth_rate, width, groups;
-  // With the norm and the activation of the 3x3 convolution behind it.
+  // Includes the norm and the activation of the 3x3 convolution.
   LearnedGroupConvWeights lgc;
   // 3x3 convolution; weight (growth_rate, width / groups, 3, 3).
   const float* conv_weight;
@@ -36,7 +36,7 @@ class DenseLayer {
         width(w.width),
         lgc(kernels, w.lgc) {
     pack_conv(w, kernels.max_block);
-    // Winograd's would mix the outputs of weights that are infinite or NaN.
+    // Winograd's convolution would spread infinite or NaN weights.
     if (conv.members >= kernels.winograd_members &&
         std::all_of(conv_weight_.begin(), conv_weight_.end(),
                     [](float weight) { return std::isfinite(weight); })) {
@@ -53,7 +53,7 @@ class DenseLayer {
   int64_t in_channels, growth_rate, width;
   LearnedGroupConv lgc;
   GroupConv3x3 conv;
-  // The same convolution for whole rows, where it is faster.
+  // The same convolution for complete rows, if it is faster.
   std::optional<WinogradConv3x3> winograd;
   std::optional<Excitation> excitation;
   std::optional<Reactivation> reactivation;

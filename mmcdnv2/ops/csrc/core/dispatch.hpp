@@ -1,4 +1,4 @@
-// Which of the compiled kernels a processor can run.
+// Selects the compiled kernels that the processor supports.
 
 #pragma once
 
@@ -20,7 +20,7 @@ namespace baseline {
 extern const Kernels kernels;
 }
 
-// Kernels that this processor can run, the fastest first.
+// Kernels that this processor supports, the fastest first.
 inline std::vector<const Kernels*> supported_kernels() {
   std::vector<const Kernels*> found;
 #if defined(__x86_64__)

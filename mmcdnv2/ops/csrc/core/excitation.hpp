@@ -19,7 +19,7 @@ struct ExcitationWeights {
   const float* excite;
 };
 
-// Squeeze-and-excite with its weights packed.
+// Squeeze-and-excite with packed weights.
 class Excitation {
  public:
   Excitation(const Kernels& kernels, const ExcitationWeights& w)
@@ -29,12 +29,12 @@ class Excitation {
         squeeze_(packed(w.squeeze, w.squeezed, w.channels)),
         excite_(packed(w.excite, w.channels, w.squeezed)) {}
 
-  // The gate of each channel, from its mean.
+  // The gate of each channel, computed from the channels' means.
   std::vector<float> gates(const std::vector<float>& mean) const {
     std::vector<float> hidden(blocks(squeezed_)), gate(blocks(channels));
     kernels_->linear(squeeze_.data(), mean.data(), channels, blocks(squeezed_),
                      hidden.data());
-    // In this order NaN passes.
+    // This order propagates NaN.
     for (float& value : hidden) value = 0.0f > value ? 0.0f : value;
     kernels_->linear(excite_.data(), hidden.data(), squeezed_, blocks(channels),
                      gate.data());
@@ -60,7 +60,7 @@ class Excitation {
   int64_t channels;
 
  private:
-  // Outputs with padding.
+  // Number of outputs with padding.
   static int64_t blocks(int64_t outputs) {
     return (outputs + kLinearBlock - 1) / kLinearBlock * kLinearBlock;
   }

@@ -1,4 +1,4 @@
-// The features of an image inside of a block: one plane for all channels.
+// The features of an image inside a block: one plane for all channels.
 
 #pragma once
 
@@ -13,8 +13,7 @@ namespace mmcdnv2 {
 // Size and memory of a map.
 class FeatureMap {
  public:
-  // `target` is where the map goes, if it needs no padding there; `own` has
-  // room for it if it cannot.
+  // The map is in `target` if it needs no padding, otherwise in `own`.
   FeatureMap(int64_t height, int64_t width, float* target, float* own)
       : height(height),
         width(width),
@@ -31,7 +30,7 @@ class FeatureMap {
     }
   }
 
-  // Whether the map cannot be where the host wants it.
+  // Returns whether the map cannot be in the backend's memory.
   static bool needs_own(int64_t height, int64_t width, const float* target) {
     return !target || height * width % kAlign;
   }
@@ -39,13 +38,13 @@ class FeatureMap {
     return channels * stride_of(height * width);
   }
 
-  // The features from a channel on.
+  // The features beginning with a channel.
   Plane from(int64_t channel) const {
     return {features.data + channel * features.stride, features.stride, 0};
   }
 
   int64_t height, width;
-  // Pixels of a channel, without and with padding.
+  // Number of pixels per channel, without and with padding.
   int64_t pixels, padded;
 
  private:

@@ -1,4 +1,4 @@
-// A lock that a forked process finds open.
+// A mutex that is unlocked in forked processes.
 
 #pragma once
 
@@ -8,19 +8,19 @@
 
 namespace mmcdnv2 {
 
-// The one mutex of what `Owner` guards. A fork waits until no other thread has
-// it: the child has none of those, which would keep it locked, and what it
-// guards is whole.
+// The mutex of the data of `Owner`. A fork waits until no other thread holds
+// it, so the child finds it open and the data consistent.
+//
+// Like all static objects of the library it is created when the library is
+// loaded, not at its first use: a child that is forked during that would wait
+// forever for a thread that it does not have. It is never destroyed, as threads
+// may outlive static objects.
 template <class Owner>
-std::mutex& fork_lock() {
-  // Never destroyed: threads may outlive static objects.
-  static std::mutex* mutex = [] {
-    pthread_atfork([] { fork_lock<Owner>().lock(); },
-                   [] { fork_lock<Owner>().unlock(); },
-                   [] { fork_lock<Owner>().unlock(); });
-    return new std::mutex;
-  }();
-  return *mutex;
-}
+inline std::mutex& fork_lock = *[] {
+  pthread_atfork([] { fork_lock<Owner>.lock(); },
+                 [] { fork_lock<Owner>.unlock(); },
+                 [] { fork_lock<Owner>.unlock(); });
+  return new std::mutex;
+}();
 
 }  // namespace mmcdnv2

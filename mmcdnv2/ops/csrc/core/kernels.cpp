@@ -1,10 +1,9 @@
-// The inner loops, compiled once for each instruction set with these set on the
-// command line: MMCDNV2_ISA (the namespace), MMCDNV2_LANES (floats in a vector)
-// and MMCDNV2_REGISTERS (vector registers).
+// The inner loops, compiled once per instruction set with these macros on the
+// command line: MMCDNV2_ISA (the namespace), MMCDNV2_LANES (floats per vector)
+// and MMCDNV2_REGISTERS (number of vector registers).
 //
-// Neither this file nor what it includes may instantiate anything from the
-// standard library: the linker would be free to keep the copy that was compiled
-// for the newest processor.
+// This file and its includes must not instantiate anything from the standard
+// library: the linker could keep the copy compiled for the newest processor.
 
 #include "core/kernels.hpp"
 
@@ -18,7 +17,7 @@ namespace mmcdnv2 {
 
 namespace MMCDNV2_ISA {
 
-// A group whose outputs are one block: its inputs need no panel.
+// For groups whose outputs are one block; their inputs need no panel.
 template <int M>
 void gather_conv_block(const GatherConv& g, const Plane& x, const Plane& h,
                        Range pixels, Range groups) {
@@ -78,7 +77,7 @@ void gather_conv_tiled(const GatherConv& g, const Plane& x, const Plane& h,
         const float* weight = weights + m * g.kept;
         for (int64_t k = 0; k < g.kept; ++k, row += N * kLanes, weight += M)
           multiply(acc, row, weight);
-        // Output channels interleave the groups: this is the shuffle.
+        // Output channels interleave the groups: this does the shuffle.
         with_act(g.out_act, [&](auto activated) {
           for_each(acc, [&](V& a, int i, int v) {
             store(at(h, (m + i) * g.groups + j, p + v * kLanes), activated(a));
@@ -99,7 +98,7 @@ void gather_conv(const GatherConv& g, const Plane& x, const Plane& h,
   });
 }
 
-// Sums the taps of one column of the kernel after the other.
+// Sums the taps column by column of the kernel.
 void group_conv3x3_by_taps(const GroupConv3x3& g, const ColumnMasks& masks,
                            const Plane& h, const Plane& out, Range pixels,
                            Range groups) {
@@ -142,13 +141,13 @@ void group_conv3x3_by_taps(const GroupConv3x3& g, const ColumnMasks& masks,
   }
 }
 
-// Reads a row of inputs once for the three taps of a kernel's row, which go to
-// three sums; they are shifted against each other when they are added. Loads
-// that straddle cache lines are what bounds few outputs.
+// Reads a row of inputs once for the three taps of a kernel's row, which are
+// summed separately and shifted when added. With few outputs, loads that
+// straddle cache lines are the bottleneck.
 void group_conv3x3_by_columns(const GroupConv3x3& g, const ColumnMasks& masks,
                               const Plane& h, const Plane& out, Range pixels,
                               Range groups, float* sums) {
-  // The sums stay in the first-level cache.
+  // Keeps the sums in the first-level cache.
   for (; pixels.end - pixels.begin > kSummedPixels;
        pixels.begin += kSummedPixels)
     group_conv3x3_by_columns(g, masks, h, out,
@@ -292,7 +291,7 @@ void affine(const Affine& a, const Plane& src, const Plane& dst, Range pixels,
 
 bool is_finite(const Plane& plane, int64_t channel, Range pixels) {
   const float* row = at(plane, channel, 0);
-  // Products with zero are NaN where a pixel is not finite.
+  // A product with zero is NaN if the pixel is not finite.
   V sums[4] = {};
   int64_t p = pixels.begin;
   for (; p + 4 * kLanes <= pixels.end; p += 4 * kLanes)
@@ -347,7 +346,7 @@ void linear(const float* weight, const float* x, int64_t inputs,
   }
 }
 
-// Even and odd columns apart.
+// Separates even and odd columns.
 void split_columns(const float* src, int64_t pairs, float* __restrict even,
                    float* __restrict odd) {
   for (int64_t i = 0; i < pairs; ++i) {

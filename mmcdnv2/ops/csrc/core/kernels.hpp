@@ -1,9 +1,9 @@
-// The inner loops of condensed dense layers: what they are called with.
+// The interface of the inner loops of condensed dense layers.
 //
-// Pixels are the vector dimension. A channel is a row of pixels in one flat
-// array, so that tiles ignore the borders of image rows; what the 3x3
-// convolution reads across a border is masked. All channel strides and all
-// ranges of pixels are multiples of kAlign: there are no remainder loops.
+// Vectors are over pixels. A channel is one flat row of pixels, so that tiles
+// ignore the borders of image rows; the 3x3 convolution masks pixels that it
+// reads across a border. All channel strides and ranges of pixels are multiples
+// of kAlign, so there are no remainder loops.
 
 #pragma once
 
@@ -17,18 +17,18 @@ constexpr int64_t kAlign = 16;
 // Pixels in the largest tile.
 constexpr int64_t kTile = 12 * kAlign;
 
-// Pixels whose sums the 3x3 convolution by columns has in memory at a time.
+// Pixels whose sums the 3x3 convolution by columns stores at a time.
 constexpr int64_t kSummedPixels = 512;
 
-// Pixels that reactivation takes at a time.
+// Pixels that the reactivation processes at a time.
 constexpr int64_t kScatteredPixels = 384;
 
-// Outputs of a linear layer that are computed at once.
+// Outputs of a linear layer that are computed together.
 constexpr int64_t kLinearBlock = 4 * kAlign;
 
 enum class Act : int64_t { kNone = 0, kReLU = 1, kHSwish = 2 };
 
-// From `begin` up to but without `end`.
+// From `begin` up to, but not including, `end`.
 struct Range {
   int64_t begin, end;
 };
@@ -40,9 +40,9 @@ struct Plane {
   int64_t origin;
 };
 
-// Learned group convolution with its surroundings: norm and activation
-// of the gathered inputs, and norm (in weight and shift) and activation of the
-// outputs, which the 3x3 convolution reads.
+// Learned group convolution with norm and activation of the gathered inputs,
+// and norm (folded into weight and shift) and activation of the outputs, which
+// the 3x3 convolution reads.
 struct GatherConv {
   int64_t groups, kept, members;  // inputs and outputs of a group
   const int32_t* index;           // (groups, kept), channels to read
@@ -58,20 +58,20 @@ struct GatherConv {
 // 3x3 group convolution, stride 1, zeros around the image.
 struct GroupConv3x3 {
   int64_t groups, in_members, members;
-  // For few outputs, or many with some left over. Weights are packed (groups,
-  // blocks of at most 4 members, in_members, row and column of the tap, members
-  // of the block), otherwise (groups, blocks of max_block members, column of
-  // the tap: left, right, middle, in_members, row of the tap, members of the
-  // block).
+  // True if the number of outputs is not a multiple of max_block. Weights are
+  // then packed (groups, blocks of at most 4 members, in_members, row and
+  // column of the tap, members of the block), otherwise (groups, blocks of
+  // max_block members, column of the tap: left, right, middle, in_members, row
+  // of the tap, members of the block).
   bool by_columns;
   const float* weight;
 };
 
-// The same by Winograd's F(2x2, 3x3): 16 products for four outputs, not 36.
-// Inputs of a 4x4 window are mixed, so one that is infinite or NaN reaches all
-// outputs of its 2x2 tile, and values near the largest float overflow earlier.
-// No sum of them is finite again: where a group's first output is finite, all
-// its inputs were.
+// The same with Winograd's F(2x2, 3x3): 16 products for four outputs, not 36.
+// The inputs of a 4x4 window are mixed, so an infinite or NaN input spreads to
+// all outputs of its 2x2 tile, and values near the largest float overflow
+// earlier. Such sums never become finite again: if a group's first output is
+// finite, all its inputs were.
 struct WinogradConv3x3 {
   int64_t groups, in_members, members;
   // Transformed, G w G^T, with the last row and the last column negated:
@@ -91,16 +91,16 @@ struct ScatterConv {
   const float* weight;
 };
 
-// Bits that are zero where a column of the image has no left or right
-// neighbour and one elsewhere. Both are periodic, of width + kTile entries:
-// entry i is about column i % width.
+// Bit masks that are zero where a column of the image has no left or right
+// neighbour, otherwise all ones. Both have width + kTile entries; entry i is
+// for column i % width.
 struct ColumnMasks {
   const int32_t* left;
   const int32_t* right;
   int64_t width;
 };
 
-// Any convolution of few inputs, each tap of each channel a row of pixels.
+// Any convolution with few inputs; each tap of each channel is a row of pixels.
 struct RowConv {
   int64_t inputs, outputs;
   const float* weight;  // (blocks of outputs, inputs, members of the block)
@@ -115,40 +115,41 @@ struct Affine {
   Act act;
 };
 
-// Outputs are computed in blocks of 8, 4, 2 and 1 of a group, the largest
-// first, up to `max_block`; weights are packed in that order.
+// A group's outputs are computed in blocks of 8, 4, 2 and 1, the largest first,
+// up to `max_block`; weights are packed in this order.
 struct Kernels {
   const char* name;
   int64_t max_block;
-  // Outputs of a group from which on Winograd's convolution is the faster one.
+  // Outputs per group from which on Winograd's convolution is faster.
   int64_t winograd_members;
   void (*gather_conv)(const GatherConv&, const Plane& x, const Plane& h,
                       Range pixels, Range groups, float* panel);
-  // `sums` has room for 12 rows of kSummedPixels and kAlign before and behind.
+  // `sums` has room for 12 rows of kSummedPixels and kAlign before and after.
   void (*group_conv3x3)(const GroupConv3x3&, const ColumnMasks&, const Plane& h,
                         const Plane& out, Range pixels, Range groups,
                         float* sums);
-  // `rows` of the image, from an even one up to an even one or the last. Reads
-  // of h a row before and behind these where the image has them (it needs no
-  // zeros around) and fewer than kAlign pixels more, whose content does not
-  // matter. Behind the image's last row come zeros up to a multiple of kAlign.
+  // `rows` of the image begin at an even row and end at an even row or the last
+  // one. Reads one more row of h before and after them where the image has one
+  // (no zero padding is needed) and fewer than kAlign pixels more, whose
+  // content does not matter. Writes zeros after the image's last row up to a
+  // multiple of kAlign.
   void (*winograd_conv3x3)(const WinogradConv3x3&, int64_t height,
                            int64_t width, const Plane& h, const Plane& out,
                            Range rows, Range groups, float* scratch);
-  // Floats of scratch memory for so many image rows, or fewer.
+  // Floats of scratch memory for at most `rows` image rows.
   int64_t (*winograd_scratch)(const WinogradConv3x3&, int64_t width,
                               int64_t rows);
-  // Adds to `out`. `panel` has room for kScatteredPixels of each member.
+  // Adds to `out`. `panel` has room for kScatteredPixels per member.
   void (*scatter_conv)(const ScatterConv&, const Plane& x, const Plane& out,
                        Range pixels, float* panel);
   void (*row_conv)(const RowConv&, const float* const* rows, const Plane& out,
                    Range pixels);
-  // Whether pixels of a channel, in any range, are neither infinite nor NaN.
+  // Returns whether all pixels of a channel in any range are finite.
   bool (*is_finite)(const Plane&, int64_t channel, Range pixels);
   // dst = affine(src), or dst += affine(src).
   void (*affine)(const Affine&, const Plane& src, const Plane& dst,
                  Range pixels, bool accumulate);
-  // Sets pixels of some channels to zero, in any range.
+  // Sets pixels in any range to zero.
   void (*clear)(const Plane&, Range channels, Range pixels);
   // mean[c] of the first `count` pixels of each channel.
   void (*mean)(const Plane& src, int64_t channels, int64_t count, float* mean);
@@ -156,7 +157,7 @@ struct Kernels {
   // kLinearBlock), outputs a multiple of kLinearBlock.
   void (*linear)(const float* weight, const float* x, int64_t inputs,
                  int64_t outputs, float* out);
-  // Takes the even and the odd columns of a row apart.
+  // Separates the even and odd columns of a row.
   void (*split_columns)(const float* src, int64_t pairs, float* even,
                         float* odd);
   // Averages 2x2 pixels of a channel; height and width are the output's.

@@ -1,4 +1,4 @@
-// A dense layer's way over the pixels of a map.
+// Runs a dense layer on the pixels of a map.
 
 #pragma once
 
@@ -13,15 +13,15 @@
 
 namespace mmcdnv2 {
 
-// Pixels that the 3x3 convolution reads before and behind its own.
+// Pixels that the 3x3 convolution reads before and after its range.
 inline int64_t halo_of(const DenseLayer& layer, int64_t width) {
   return layer.conv.by_columns ? round_up(width) + kAlign : round_up(width + 1);
 }
 
-// A layer's two convolutions, with the memory that one thread needs for them.
+// A layer's two convolutions, with one thread's scratch memory.
 class Convolutions {
  public:
-  // For parts of the map of at most so many pixels. `features` are the inputs.
+  // For parts of the map of at most `pixels` pixels. `features` are the inputs.
   Convolutions(const Kernels& kernels, const FeatureMap& map,
                const Plane& features, const DenseLayer& layer, int64_t pixels)
       : kernels_(&kernels),
@@ -56,7 +56,7 @@ class Convolutions {
         {pixels.begin / map_->width,
          is_last ? map_->height : pixels.end / map_->width},
         groups, winograd_.get());
-    // What is infinite or NaN has reached pixels that it may not.
+    // Infinite or NaN inputs have spread too far: compute these groups again.
     for (int64_t j = groups.begin; j < groups.end; ++j)
       if (!kernels_->is_finite(out, j * layer_->conv.members, pixels))
         convolve_by_taps(h, out, pixels, {j, j + 1});
@@ -68,7 +68,7 @@ class Convolutions {
                             sums_.get());
   }
 
-  // Winograd's convolution takes two rows at a time.
+  // Winograd's convolution computes two rows at a time.
   bool is_cut_at_rows(Range pixels) const {
     const int64_t pair = 2 * map_->width;
     return pixels.begin % pair == 0 &&
@@ -82,11 +82,11 @@ class Convolutions {
   Buffer panel_, sums_, winograd_;
 };
 
-// Computes a layer's new features from front to back, strip by strip, and what
-// is between LGC and the 3x3 convolution only around the current one.
+// Computes a layer's new features strip by strip. The features between LGC and
+// the 3x3 convolution are stored only around the current strip.
 class LayerPass {
  public:
-  // From `features` to `out`, in strips of at most so many pixels.
+  // From `features` to `out`, in strips of at most `strip` pixels.
   LayerPass(const Kernels& kernels, const FeatureMap& map,
             const Plane& features, const Plane& out, const DenseLayer& layer,
             int64_t strip)
@@ -100,8 +100,8 @@ class LayerPass {
         buffer_(layer.width * stride_of(strip + 2 * halo)),
         h_{buffer_.get(), stride_of(strip + 2 * halo), 0} {}
 
-  // The first new features will be those of pixel `first`. LGC's inputs are
-  // there from `available` on.
+  // Starts with the new features of pixel `first`. LGC's inputs are available
+  // from pixel `available` on.
   void start(int64_t available, int64_t first) {
     gathered_ = available;
     done = first;
@@ -110,9 +110,9 @@ class LayerPass {
                     {h_.origin, std::min(available, int64_t{0})});
   }
 
-  // Computes a strip, which ends at `end`; LGC's inputs are there up to `end` +
-  // halo. With `reactivates` the strip is reactivated, too: nothing reads its
-  // old features any more.
+  // Computes the strip up to `end`; LGC's inputs must be available up to `end`
+  // + halo. With `reactivates` the strip is also reactivated, which requires
+  // that nothing reads its old features any more.
   void advance(int64_t end, bool reactivates) {
     gather(end + halo);
     convolutions_.convolve3x3(h_, out_, {done, end}, {0, layer_->conv.groups});
@@ -129,7 +129,7 @@ class LayerPass {
   }
 
   int64_t halo;
-  // Pixels up to this one have their new features.
+  // New features are computed up to this pixel.
   int64_t done = 0;
 
  private:
@@ -151,7 +151,7 @@ class LayerPass {
   Convolutions convolutions_;
   Buffer buffer_;
   Plane h_;
-  // LGC's outputs are there up to this pixel.
+  // LGC's outputs are computed up to this pixel.
   int64_t gathered_ = 0;
 };
 

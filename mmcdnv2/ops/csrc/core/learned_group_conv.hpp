@@ -15,9 +15,9 @@
 
 namespace mmcdnv2 {
 
-// A condensed LGC's weights, as the PyTorch modules have them: weight
-// (out_channels, kept), index (groups, kept). Norm and activation may come
-// before it, after it, or both.
+// A condensed LGC's weights in the layout of the PyTorch modules: weight
+// (out_channels, kept), index (groups, kept). Norm and activation may be before
+// it, after it, or both.
 struct LearnedGroupConvWeights {
   int64_t in_channels, out_channels, groups, kept;
   std::optional<Norm> norm_before;
@@ -31,7 +31,7 @@ struct LearnedGroupConvWeights {
 // Learned group convolution with its norms and activations, packed.
 class LearnedGroupConv {
  public:
-  // A copy would point to the other's weights.
+  // Not copyable: a copy would point to the original's weights.
   LearnedGroupConv(LearnedGroupConv&&) = default;
   LearnedGroupConv& operator=(LearnedGroupConv&&) = default;
   LearnedGroupConv(const Kernels& kernels, const LearnedGroupConvWeights& w)
@@ -39,7 +39,7 @@ class LearnedGroupConv {
         out_channels(w.out_channels),
         kernels_(&kernels) {
     const int64_t members = w.out_channels / w.groups;
-    // Without a norm, nothing tells that memory for so many channels is there.
+    // Without a norm, in_channels is unchecked and must not size an allocation.
     std::optional<ScaleShift> before;
     if (w.norm_before) before.emplace(w.norm_before, w.in_channels);
     ScaleShift after(w.norm_after, w.out_channels);
@@ -77,8 +77,8 @@ class LearnedGroupConv {
             out_shift_.data(), folds ? w.act_after : Act::kNone};
   }
 
-  // Some groups' outputs of some pixels. `panel` has room for kTile pixels of
-  // each input that a group kept.
+  // Computes the outputs of some groups and pixels. `panel` has room for kTile
+  // pixels of each kept input of a group.
   void apply(const Plane& x, const Plane& out, Range pixels, Range groups,
              float* panel) const {
     kernels_->gather_conv(conv, x, out, pixels, groups, panel);
@@ -115,7 +115,7 @@ class LearnedGroupConv {
   GatherConv conv;
 
  private:
-  // The last pixels of each channel, too few for the kernels, with padding.
+  // Computes the last pixels of each channel, fewer than kAlign, with padding.
   void run_rest(const float* x, int64_t first, int64_t pixels,
                 float* out) const {
     const int64_t rest = pixels - first;
@@ -135,7 +135,7 @@ class LearnedGroupConv {
   const Kernels* kernels_;
   std::vector<int32_t> index_;
   std::vector<float> scale_, shift_, weight_, out_shift_;
-  // The norm behind, where it cannot go into the weights.
+  // The norm after the convolution, if it cannot be folded into the weights.
   std::optional<ScaleShift> late_norm_;
   Act late_act_ = Act::kNone;
 };

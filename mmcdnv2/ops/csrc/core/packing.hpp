@@ -1,4 +1,4 @@
-// Norms and weights in the form that the kernels read.
+// Norms and weights in the kernels' layout.
 
 #pragma once
 
@@ -11,7 +11,7 @@
 
 namespace mmcdnv2 {
 
-// Batch norm in evaluation.
+// Batch norm in evaluation mode.
 struct Norm {
   const float* weight;
   const float* bias;
@@ -20,11 +20,11 @@ struct Norm {
   double eps;
 };
 
-// Norms as what they are in evaluation: y = x * scale + shift.
+// A norm in evaluation mode as y = x * scale + shift.
 struct ScaleShift {
   std::vector<float> scale, shift;
 
-  // Without a norm it changes nothing.
+  // Without a norm, the identity.
   ScaleShift(const std::optional<Norm>& norm, int64_t channels)
       : scale(channels, 1.0f), shift(channels, 0.0f) {
     if (!norm) return;
@@ -41,8 +41,8 @@ struct ScaleShift {
   }
 };
 
-// Whether a norm may go into the weights before it. Weights that are infinite
-// only then would be summed to NaN.
+// Returns whether a norm can be folded into the weights before it. Weights that
+// overflow to infinity would give NaN sums.
 inline bool can_fold(const float* weight, int64_t count, float scale) {
   for (int64_t i = 0; i < count; ++i)
     if (!std::isfinite(scale) ||
@@ -51,8 +51,8 @@ inline bool can_fold(const float* weight, int64_t count, float scale) {
   return true;
 }
 
-// Calls f(first, size) for the blocks that the kernels compute `count` outputs
-// in: the order of the packed weights.
+// Calls f(first, size) for the blocks of `count` outputs, in the order of the
+// packed weights.
 template <class F>
 void for_packed_blocks(int64_t count, int64_t max_block, const F& f) {
   for (int64_t first = 0, size = max_block; first < count; first += size) {
@@ -61,8 +61,8 @@ void for_packed_blocks(int64_t count, int64_t max_block, const F& f) {
   }
 }
 
-// A 3x3 filter in the form that Winograd's convolution reads: row and column of
-// G w G^T, the last of both negated.
+// An element of the transformed filter of Winograd's convolution, G w G^T, with
+// the last row and the last column negated.
 inline float winograd_weight(const float* filter, int64_t row, int64_t column) {
   static constexpr double kG[4][3] = {
       {1, 0, 0}, {0.5, 0.5, 0.5}, {0.5, -0.5, 0.5}, {0, 0, -1}};

@@ -1,4 +1,4 @@
-// How work is spread over threads; the host brings the threads.
+// Distributes work over the backend's threads.
 
 #pragma once
 
@@ -10,7 +10,7 @@
 
 namespace mmcdnv2 {
 
-// Runs tasks 0 to count - 1, possibly at the same time, and waits for all.
+// Runs tasks 0 to count - 1, possibly in parallel, and waits for all.
 struct Parallel {
   using Task = std::function<void(int64_t)>;
   int64_t threads;
@@ -23,7 +23,7 @@ struct Parallel {
   }
 };
 
-// Cuts 0 to count - 1 into one range for each thread, in multiples of `unit`.
+// Splits 0 to count - 1 into one range per thread, in multiples of `unit`.
 template <class F>
 void split(const Parallel& parallel, int64_t count, int64_t unit,
            const F& task) {
@@ -35,8 +35,8 @@ void split(const Parallel& parallel, int64_t count, int64_t unit,
   parallel.run(parts, [&](int64_t i) { task(Range{cut(i), cut(i + 1)}); });
 }
 
-// Calls f(image, threads for its inside) for each image. There are as many
-// images at a time as threads, or one.
+// Calls f(image, threads for the image) for each image. Runs images in parallel
+// if there are at least as many as threads, otherwise one by one.
 template <class F>
 void for_images(int64_t count, const Parallel& parallel, const F& f) {
   if (count > 1 && count >= parallel.threads) {

@@ -14,8 +14,8 @@
 
 namespace mmcdnv2 {
 
-// A condensed SFR's weights, as the PyTorch modules have them: weight (groups *
-// kept, in_channels / groups), index (groups, kept).
+// A condensed SFR's weights in the layout of the PyTorch modules: weight
+// (groups * kept, in_channels / groups), index (groups, kept).
 struct ReactivationWeights {
   int64_t in_channels, out_channels, groups, kept;
   bool norm_first;  // norm-act-conv, else conv-norm-act
@@ -28,7 +28,7 @@ struct ReactivationWeights {
 // Sparse feature reactivation with its norm and activation.
 class Reactivation {
  public:
-  // A copy would point to the other's weights.
+  // Not copyable: a copy would point to the original's weights.
   Reactivation(Reactivation&&) = default;
   Reactivation& operator=(Reactivation&&) = default;
   Reactivation(const Kernels& kernels, const ReactivationWeights& w)
@@ -61,11 +61,11 @@ class Reactivation {
   }
 
   // old: (count, out_channels, pixels), features: (count, in_channels, pixels),
-  // out: like old, which may be the same.
+  // out: same shape as old, and possibly the same memory.
   void run(const float* old, const float* features, int64_t count,
            int64_t pixels, float* out, const Parallel& parallel) const;
 
-  // Adds to the old features what the new ones say about them.
+  // Adds the reactivation by the new features to the old ones.
   void apply(const Plane& features, const Plane& old, Range pixels) const {
     const Buffer panel(conv_.members * kScatteredPixels);
     if (norm_first_) {
@@ -73,7 +73,7 @@ class Reactivation {
       return;
     }
     const int64_t strip =
-        std::min(round_up(1 + cached_floats() / 4 / out_channels),
+        std::min(round_up(1 + cached_floats / 4 / out_channels),
                  pixels.end - pixels.begin);
     const int64_t stride = stride_of(strip);
     const Buffer buffer(out_channels * stride);

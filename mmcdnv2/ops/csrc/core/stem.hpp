@@ -15,7 +15,7 @@
 
 namespace mmcdnv2 {
 
-// 3x3 convolution of stride 2 and its norm, if there is one.
+// 3x3 convolution of stride 2 with an optional norm.
 class Stem {
  public:
   // weight: (out_channels, in_channels, 3, 3).
@@ -59,7 +59,7 @@ class Stem {
     });
   }
 
-  // Some rows of the output of one image; out's first pixel is theirs.
+  // Computes some rows of an image's output; out begins with the first of them.
   void run_rows(const float* x, int64_t height, int64_t width, Range rows,
                 Plane out) const {
     Rows buffer(*this, height, width);
@@ -71,7 +71,7 @@ class Stem {
   int64_t in_channels, out_channels;
 
  private:
-  // The input's rows that an output's row reads, even and odd columns apart.
+  // The input rows of an output row, with even and odd columns separated.
   class Rows {
    public:
     Rows(const Stem& stem, int64_t height, int64_t width)
@@ -88,7 +88,7 @@ class Stem {
                 0.0f);
     }
 
-    // `x` is the image; the row goes to its place in `out`.
+    // Computes a row of `out` from the image `x`.
     void convolve(const float* x, int64_t row, const Plane& out) {
       std::vector<const float*> taps;
       for (int64_t c = 0; c < stem_.in_channels; ++c) {
@@ -140,7 +140,7 @@ class Stem {
 
   const Kernels* kernels_;
   std::vector<float> shift_, weight_;
-  // The norm, where it cannot go into the weights.
+  // The norm, if it cannot be folded into the weights.
   std::optional<ScaleShift> late_norm_;
 };
 

@@ -1,5 +1,5 @@
-// Vectors, and loops over blocks of outputs and tiles of pixels. Only for
-// kernels.cpp, which says what sets the macros.
+// Vectors, and loops over blocks of outputs and tiles of pixels. Included only
+// by kernels.cpp, which documents the macros.
 
 #pragma once
 
@@ -16,14 +16,14 @@ namespace mmcdnv2 {
 namespace MMCDNV2_ISA {
 
 constexpr int kLanes = MMCDNV2_LANES;
-// Accumulators that fit into the registers with a row of inputs and a
+// Number of accumulators that fit into the registers with a row of inputs and a
 // broadcast weight.
 constexpr int kAccumulators = MMCDNV2_REGISTERS == 32 ? 24 : 12;
 constexpr int kMaxBlock = MMCDNV2_REGISTERS == 32 ? 8 : 4;
 
 typedef float V __attribute__((vector_size(kLanes * sizeof(float))));
 typedef int32_t Bits __attribute__((vector_size(kLanes * sizeof(int32_t))));
-// Compilers let a vector alias its elements.
+// Vector types may alias their elements.
 typedef float Unaligned
     __attribute__((vector_size(kLanes * sizeof(float)), aligned(4)));
 
@@ -31,15 +31,15 @@ inline V load(const float* p) { return *reinterpret_cast<const Unaligned*>(p); }
 inline void store(float* p, V v) { *reinterpret_cast<Unaligned*>(p) = v; }
 inline V broadcast(float s) { return s - V{}; }
 
-// Not a product with 0 or 1: that would keep NaN.
+// Not a product with 0 or 1, which would keep NaN.
 inline V masked(V v, const int32_t* mask) {
   Bits bits;
   __builtin_memcpy(&bits, mask, sizeof(bits));
   return reinterpret_cast<V>(reinterpret_cast<Bits>(v) & bits);
 }
 
-// Keeps the compiler from reading memory again instead of a register, which
-// costs most where a load straddles two cache lines.
+// Prevents the compiler from loading a value again instead of keeping it in a
+// register, which is slow for loads that straddle cache lines.
 inline V in_register(V v) {
 #if defined(__x86_64__)
   asm("" : "+v"(v));
@@ -49,8 +49,8 @@ inline V in_register(V v) {
   return v;
 }
 
-// The larger and the smaller one; b if it is NaN. Compilers make two
-// instructions of a comparison and a choice.
+// Maximum and minimum; b if either is NaN. Compilers would generate two
+// instructions for a comparison and a selection.
 inline V larger(V a, V b) {
 #if defined(__x86_64__) && MMCDNV2_LANES == 16
   return _mm512_maskz_max_ps(0xffff, a, b);
@@ -79,7 +79,7 @@ inline V smaller(V a, V b) {
 #endif
 }
 
-// In this order NaN passes, as in torch.
+// This order propagates NaN, as in torch.
 inline V relu(V v) { return larger(V{}, v); }
 
 inline V hswish(V v) {
@@ -96,7 +96,7 @@ struct Size {
   static constexpr int value = N;
 };
 
-// Calls f(Size<M>, first) for blocks of outputs, at most Max each.
+// Calls f(Size<M>, first) for blocks of at most Max outputs.
 template <int Max, class F>
 inline __attribute__((always_inline)) void for_blocks(int64_t count,
                                                       const F& f) {
@@ -115,7 +115,7 @@ inline __attribute__((always_inline)) void for_tiles(Range pixels, const F& f) {
   int64_t p = pixels.begin;
   while (p < pixels.end) {
     const int64_t left = (pixels.end - p) / kLanes;
-    // Two even tiles keep more accumulators busy than a full and a small one.
+    // Two equal tiles use more accumulators than a full and a small one.
     const int64_t n = left > T && left < 2 * T ? (left + 1) / 2 : left;
     if (n >= T) {
       f(Size<T>(), p);
@@ -139,8 +139,8 @@ inline __attribute__((always_inline)) void for_tiles(Range pixels, const F& f) {
   }
 }
 
-// Calls f(Size<T>) with the vectors of a tile that leave the accumulators of
-// the largest block of `count` outputs in registers.
+// Calls f(Size<T>) with the number of vectors per tile for which the
+// accumulators of the largest block of `count` outputs stay in registers.
 template <class F>
 inline void with_tile(int64_t count, const F& f) {
   if (kMaxBlock >= 8 && count >= 8)
@@ -156,7 +156,7 @@ template <int M, int N, class F>
 inline __attribute__((always_inline)) void multiply_loaded(V (&acc)[M][N],
                                                            const float* weight,
                                                            const F& input) {
-  // The shorter side is kept in registers, the longer one read in turn.
+  // Keeps the shorter side in registers and reads the longer one by one.
   if (M < N) {
     V w[M];
 #pragma GCC unroll 24
@@ -185,7 +185,7 @@ template <int M, int N>
 inline __attribute__((always_inline)) void multiply(V (&acc)[M][N],
                                                     const float* row,
                                                     const float* weight) {
-  // Weights of wide layers come from afar and are used once.
+  // Weights of wide layers are not in a near cache and are used once.
   if (M == kMaxBlock) __builtin_prefetch(weight + 1024, 0, 2);
   multiply_loaded(acc, weight, [&](int v) { return load(row + v * kLanes); });
 }

@@ -1,9 +1,9 @@
-// Winograd's F(2x2, 3x3). Only for kernels.cpp.
+// Winograd's F(2x2, 3x3). Included only by kernels.cpp.
 //
-// A tile is 2x2 outputs, lanes are tiles. Even and odd rows and columns of a
-// group's inputs are separated first, into four planes, so that the same pixel
-// of successive tiles is a row of floats. One range of lanes covers all rows of
-// tiles, whatever their length.
+// A tile has 2x2 outputs; vector lanes are tiles. The even and odd rows and
+// columns of a group's inputs are first separated into four planes, so that the
+// same pixel of successive tiles is contiguous. One range of lanes covers all
+// rows of tiles.
 
 #pragma once
 
@@ -20,16 +20,16 @@ namespace MMCDNV2_ISA {
 #define MMCDNV2_SHUFFLE(a, b, ...) __builtin_shuffle(a, b, Bits{__VA_ARGS__})
 #endif
 
-// Shuffles of two vectors; I counts the lanes.
+// Shuffles of two vectors; I are the lanes.
 template <int... I>
 struct Shuffles {
   static V even(V a, V b) { return MMCDNV2_SHUFFLE(a, b, (2 * I)...); }
   static V odd(V a, V b) { return MMCDNV2_SHUFFLE(a, b, (2 * I + 1)...); }
-  // A vector's even lanes, then its odd ones.
+  // A vector's even lanes followed by its odd ones.
   static V parted(V a) {
     return MMCDNV2_SHUFFLE(a, a, (2 * I % kLanes + 2 * I / kLanes)...);
   }
-  // Lanes of both in turn: of their first halves, and of their second ones.
+  // Interleaved lanes of the first halves, and of the second halves.
   static V low(V a, V b) {
     return MMCDNV2_SHUFFLE(a, b, (I / 2 + I % 2 * kLanes)...);
   }
@@ -52,11 +52,12 @@ inline void store_high(float* p, V v) {
   *reinterpret_cast<Half*>(p) = reinterpret_cast<const Half*>(&v)[1];
 }
 
-// With 16 lanes the products are so fast that the transforms, which shuffle and
-// store, take longer than they save.
+// With 16 lanes the products are so fast that the transforms take longer than
+// they save.
 constexpr int64_t kWinogradMembers = kLanes == 16 ? INT64_MAX : 8;
 
-// How a range of image rows is cut, and what lies where in the scratch memory.
+// The split of a range of image rows into bands, and the layout of the scratch
+// memory.
 struct WinogradLayout {
   static constexpr int kTiles = kAccumulators / kMaxBlock;  // vectors
   // Floats of transformed inputs that stay in the second-level cache.
@@ -68,12 +69,12 @@ struct WinogradLayout {
   int64_t input, output;  // floats of a plane
   int64_t panel, halves, outputs, size;
 
-  // `even` cuts the rows into bands of equal size; otherwise the layout is the
-  // largest of any that so many rows or fewer may have.
+  // `even` splits the rows into bands of equal size; otherwise the layout is
+  // the largest for this or any smaller number of rows.
   WinogradLayout(const WinogradConv3x3& g, int64_t width, int64_t image_rows,
                  bool even = true) {
     columns = (width + 1) / 2;
-    // Even widths have a column of zeros between two rows, odd ones have it in
+    // Even widths need a column of zeros between two rows; odd ones have it in
     // the last tile.
     stride = width / 2 + 1;
     const int64_t total = (image_rows + 1) / 2;
@@ -83,7 +84,7 @@ struct WinogradLayout {
       const int64_t bands = (total + rows - 1) / rows;
       rows = (total + bands - 1) / bands;
     }
-    // Vectors are stored as a whole, so each plane has one behind it.
+    // Complete vectors are stored, so each plane is followed by one.
     output = (rows * stride + 2 * kAlign) / kAlign * kAlign;
     input = (((rows + 1) * stride + 2 * kAlign) / kAlign * kAlign) | kAlign;
     panel = 4 * g.in_members * input;
@@ -98,7 +99,7 @@ int64_t winograd_scratch(const WinogradConv3x3& g, int64_t width,
   return WinogradLayout(g, width, image_rows, false).size;
 }
 
-// Pixels of even and of odd columns.
+// Separates the pixels of even and odd columns.
 inline void split_row(const float* row, int64_t columns, float* even,
                       float* odd) {
   int64_t t = 0;
@@ -113,9 +114,9 @@ inline void split_row(const float* row, int64_t columns, float* even,
   store_high(odd + t, both);
 }
 
-// The rows that a band reads, by parity: for each input odd rows, from the one
-// before the band on, and even ones, and of both even columns and odd ones.
-// Where the image has no neighbour, there are zeros.
+// Separates the rows that a band reads by parity: for each input the odd rows,
+// beginning with the one before the band, and the even rows, each with even and
+// odd columns. Rows and columns outside the image are zeros.
 inline void split_band(const WinogradConv3x3& g, const WinogradLayout& w,
                        int64_t height, int64_t width, const Plane& h,
                        int64_t group, Range tile_rows, float* dst) {
@@ -153,8 +154,8 @@ inline V transformed(const float* even, const float* odd) {
   return load(even) - load(even + 1);
 }
 
-// Transformed inputs of a tile of N vectors, one column of each window: a row
-// of the window after the other, each with all inputs.
+// Transforms the inputs of a tile of N vectors for one column of each window:
+// row by row of the window, each with all inputs.
 template <int N, int Column>
 inline void transform_inputs(const WinogradConv3x3& g, const WinogradLayout& w,
                              const float* inputs, float* panel) {
@@ -175,10 +176,11 @@ inline void transform_inputs(const WinogradConv3x3& g, const WinogradLayout& w,
   }
 }
 
-// Products of a tile of N vectors with all weights of a group. The transform
-// of the outputs is a sum and a difference of the second and third transformed
-// row, to which the first and (negated) the fourth are added; then the same
-// with columns. So both come in that order, and sums start from what is there.
+// Multiplies a tile of N vectors with all weights of a group. The transform of
+// the outputs is the sum and the difference of the second and third transformed
+// row, plus the first and the (negated) fourth; then the same with columns.
+// Rows and columns are therefore in this order, and sums start from stored
+// values.
 template <int N>
 inline void winograd_products(const WinogradConv3x3& g, const WinogradLayout& w,
                               const float* weight, const float* inputs,
@@ -197,7 +199,7 @@ inline void winograd_products(const WinogradConv3x3& g, const WinogradLayout& w,
     for (int row = 0; row < 4; ++row) {
       for_blocks<kMaxBlock>(g.members, [&](auto block, int64_t m) {
         constexpr int M = decltype(block)::value;
-        // Of output m + i, the half of row 0 or 1, and the row's two columns.
+        // For output m + i: the half of row 0 or 1, and the row's two columns.
         const auto half = [&](int r, int i, int v) {
           return halves + (r * g.members + m + i) * kFloats + v * kLanes;
         };
@@ -233,8 +235,8 @@ inline void winograd_products(const WinogradConv3x3& g, const WinogradLayout& w,
   }
 }
 
-// Stores a few floats one by one: a call of memcpy or memset, which compilers
-// would make of the loop, takes longer.
+// Stores a few floats one by one; compilers would replace the loop by a slower
+// call of memcpy or memset.
 inline void store_some(float* dst, V v, int64_t count) {
   float lanes[kLanes];
   store(lanes, v);
@@ -244,8 +246,8 @@ inline void store_some(float* dst, V v, int64_t count) {
   }
 }
 
-// Interleaves even and odd columns. Whole vectors are stored over the next
-// row's begin, which comes later, but not over the `end`.
+// Interleaves even and odd columns. Complete vectors may overwrite the
+// beginning of the next row, which is stored later, but not memory after `end`.
 inline void store_row(const float* even, const float* odd, int64_t width,
                       float* dst, const float* end) {
   const auto put = [&](V v, int64_t p) {
@@ -294,7 +296,7 @@ void winograd_conv3x3(const WinogradConv3x3& g, int64_t height, int64_t width,
       }
     }
     if (rows.end < height) continue;
-    // Whatever else may be there, the next layer computes with it.
+    // The next layer computes with the padding, so it must be zero.
     const int64_t pixels = height * width;
     for (int64_t m = 0; m < g.members; ++m)
       for (int64_t p = pixels; p % kAlign; ++p)

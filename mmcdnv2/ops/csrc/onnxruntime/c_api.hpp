@@ -1,8 +1,8 @@
-// What the operators use of ONNX Runtime's C interface, which keeps its layout
-// from version to version. Its own headers come with no Python package.
+// The part of ONNX Runtime's C API that the operators use. Its layout is stable
+// across versions. No Python package contains its headers.
 //
-// Functions are found by their position in a table that only ever grows. All
-// that is used is in version 1.17.
+// Functions are addressed by their position in a table that only grows. All
+// used functions are in version 1.17.
 
 #pragma once
 
@@ -22,7 +22,7 @@ struct OrtTypeInfo;
 struct OrtTensorTypeAndShapeInfo;
 struct OrtOpAttr;
 
-// Holds nothing but pointers to functions.
+// Contains only function pointers.
 struct OrtApi;
 
 struct OrtApiBase {
@@ -30,7 +30,7 @@ struct OrtApiBase {
   const char* (*GetVersionString)() noexcept;
 };
 
-// How the runtime sees an operator.
+// The runtime's interface of an operator.
 struct OrtCustomOp {
   uint32_t version;
   void* (*CreateKernel)(const OrtCustomOp*, const OrtApi*,
@@ -56,7 +56,7 @@ struct OrtCustomOp {
   OrtStatus* (*InferOutputShape)(const OrtCustomOp*, OrtShapeInferContext*);
   int (*GetStartVersion)(const OrtCustomOp*);
   int (*GetEndVersion)(const OrtCustomOp*);
-  // Of later versions than the one that is asked for.
+  // Members of versions after kOrtVersion.
   void* later[4];
 };
 
@@ -78,8 +78,8 @@ enum OrtElementType { kUndefined = 0, kFloat = 1, kInt64 = 7 };
 enum OrtCharacteristic { kRequired = 0, kVariadic = 2 };
 enum OrtAttributeType { kInt = 1 };
 
-// The functions by their names. They return a status that the caller owns, null
-// if all went well, unless they cannot fail.
+// The functions by name. Functions that can fail return a status that the
+// caller owns, null on success.
 class OrtFunctions {
  public:
   using Status = OrtStatus*;
@@ -114,7 +114,7 @@ class OrtFunctions {
                                const char* key, int* out) const {
     return call<237, Status>(options, key, out);
   }
-  // With a null `value` it gives the size, with the zero at the end.
+  // With a null `value` returns the size, including the terminating zero.
   Status GetSessionConfigEntry(const OrtSessionOptions* options,
                                const char* key, char* value,
                                size_t* size) const {
@@ -160,12 +160,12 @@ class OrtFunctions {
     return call<271, Status>(shape, names, count);
   }
 
-  // A node, when its kernel is made.
+  // A node, when its kernel is created.
   Status GetAttribute(const OrtKernelInfo* info, const char* name,
                       int64_t* out) const {
     return call<86, Status>(info, name, out);
   }
-  // With a null `out` they give the size.
+  // With a null `out` they return the size.
   Status GetAttributes(const OrtKernelInfo* info, const char* name, float* out,
                        size_t* size) const {
     return call<162, Status>(info, name, out, size);
@@ -181,7 +181,7 @@ class OrtFunctions {
                           OrtTypeInfo** out) const {
     return call<234, Status>(info, index, out);
   }
-  // With a null `name` it gives the size, with the zero at the end.
+  // With a null `name` returns the size, including the terminating zero.
   Status GetNodeName(const OrtKernelInfo* info, char* name,
                      size_t* size) const {
     return call<244, Status>(info, name, size);
@@ -191,7 +191,7 @@ class OrtFunctions {
     return call<249, Status>(info, index, is_constant, borrowed);
   }
 
-  // A node, when it is run.
+  // A node, when it runs.
   Status GetInput(const OrtKernelContext* context, size_t index,
                   const OrtValue** borrowed) const {
     return call<90, Status>(context, index, borrowed);
@@ -200,7 +200,7 @@ class OrtFunctions {
                    size_t count, OrtValue** borrowed) const {
     return call<91, Status>(context, index, dims, count, borrowed);
   }
-  // `batches` of 0 leaves it to the runtime how many calls a thread takes.
+  // With 0 `batches` the runtime chooses the number of calls per thread.
   Status ParallelFor(const OrtKernelContext* context,
                      void (*function)(void* data, size_t i), size_t count,
                      size_t batches, void* data) const {
@@ -227,8 +227,7 @@ class OrtFunctions {
   }
 
  private:
-  // Arguments have the types of the wrappers' parameters, which are those of
-  // the interface.
+  // The wrappers' parameters have the types of the C API.
   template <size_t position, class Result, class... Args>
   Result call(Args... args) const {
     return reinterpret_cast<Result (*)(Args...)>(table_[position])(args...);

@@ -1,6 +1,7 @@
-// The operators that make the core known to ONNX Runtime.
+// The ONNX Runtime operators.
 //
-// No exception leaves the library: what the runtime calls returns a status.
+// No exception leaves the library: functions called by the runtime return a
+// status.
 
 #include <algorithm>
 #include <atomic>
@@ -28,7 +29,7 @@ namespace {
 
 using Dims = std::vector<int64_t>;
 
-// What a function of the runtime failed with.
+// The status of a failed function of the runtime.
 struct Failure {
   OrtStatus* status;
 };
@@ -37,7 +38,8 @@ void require(OrtStatus* status) {
   if (status) throw Failure{status};
 }
 
-// Calls f; returns what went wrong. `where` makes the words before it.
+// Calls f and returns the status of its failure, or null. `where` returns the
+// prefix of the message.
 template <class F, class Where>
 OrtStatus* status_of(const OrtFunctions& ort, const F& f,
                      const Where& where) noexcept {
@@ -63,7 +65,7 @@ OrtStatus* status_of(const OrtFunctions& ort, const F& f) noexcept {
   return status_of(ort, f, [] { return std::string(); });
 }
 
-// What all operators of a registration share.
+// The shared state of the operators of a registration.
 struct Host {
   OrtFunctions ort;
   int64_t threads;
@@ -79,8 +81,8 @@ ElementType element_type(const OrtFunctions& ort,
                           : ElementType::kOther;
 }
 
-// Sizes that are not known are -1; no dimensions may mean that their number is
-// not known.
+// Unknown sizes are -1; an empty result may mean an unknown number of
+// dimensions.
 Dims dims_of(const OrtFunctions& ort, const OrtTensorTypeAndShapeInfo* shape) {
   size_t count = 0;
   require(ort.GetDimensionsCount(shape, &count));
@@ -102,13 +104,14 @@ TensorView view_of(const OrtFunctions& ort, const OrtValue* value) {
   return {data, element_type(ort, shape), dims_of(ort, shape)};
 }
 
-// A node whose kernel is being made.
+// A node whose kernel is being created.
 class Node {
  public:
   Node(const Host& host, const OrtKernelInfo* info)
       : kernels(*host.kernels), ort_(host.ort), info_(info) {}
 
-  // The arguments behind `inputs` inputs. They live as long as the node.
+  // The arguments after the first `inputs` inputs. They live as long as the
+  // node.
   Arguments arguments(size_t inputs) const {
     size_t count = 0;
     require(ort_.GetInputCount(info_, &count));
@@ -141,7 +144,7 @@ class Node {
     return value;
   }
 
-  // Channels of an input (N, C, H, W).
+  // Number of channels of an input (N, C, H, W).
   int64_t channels(size_t input) const {
     OrtTypeInfo* type = nullptr;
     require(ort_.GetInputTypeInfo(info_, input, &type));
@@ -160,7 +163,7 @@ class Node {
   const Kernels& kernels;
 
  private:
-  // Empty if there are none of that type.
+  // Empty if the attribute is missing or has another type.
   template <class T, class Stored = T>
   std::vector<T> attributes(const char* name) const {
     size_t size = 0;
@@ -205,7 +208,7 @@ class Call {
             x.dims[3]};
   }
 
-  // Null if there is nothing to compute.
+  // Null if the output is empty.
   float* output(const Dims& dims) const {
     OrtValue* value = nullptr;
     require(host_.ort.GetOutput(context_, 0, dims.data(), dims.size(), &value));
@@ -251,7 +254,7 @@ class Call {
   OrtKernelContext* context_;
 };
 
-// A size that is known, else -1. Equal names tell of equal sizes.
+// A size, -1 if unknown. Equal names mean equal sizes.
 struct Dim {
   int64_t size;
   std::string name;
@@ -264,7 +267,7 @@ Dim halved(const Dim& dim, bool rounded_up) {
   return {-1, (rounded_up ? "ceil(" : "floor(") + dim.name + " / 2)"};
 }
 
-// A node whose output's shape is asked for.
+// A node whose output shape is being inferred.
 class Inference {
  public:
   using Shape = std::vector<Dim>;
@@ -272,7 +275,7 @@ class Inference {
   Inference(const Host& host, OrtShapeInferContext* context)
       : ort_(host.ort), context_(context) {}
 
-  // Four dimensions, even if nothing is known of them.
+  // Always four dimensions, possibly unknown.
   Shape input(size_t index) const {
     OrtTensorTypeAndShapeInfo* info = nullptr;
     require(ort_.GetInputShape(context_, index, &info));
@@ -291,7 +294,7 @@ class Inference {
     check(attribute, name, " is missing");
     int64_t value = 0;
     require(ort_.ReadAttribute(attribute, &value));
-    // The kernel compares it with the parameters.
+    // The kernel checks it against the parameters.
     check(value >= 0 && value <= INT32_MAX, name, " is out of range");
     return value;
   }
@@ -300,7 +303,7 @@ class Inference {
     Dims dims;
     std::vector<const char*> names;
     for (Dim& dim : shape) {
-      // The runtime would take -1 without a name for a size.
+      // The runtime would treat -1 without a name as a size.
       if (dim.size < 0 && dim.name.empty()) dim.name = new_name();
       dims.push_back(dim.size);
       names.push_back(dim.name.c_str());
@@ -328,7 +331,7 @@ class Inference {
   OrtShapeInferContext* context_;
 };
 
-// The parameters give the channels that the graph was told of.
+// Checks that the parameters give the number of channels stated in the graph.
 void check_output(int64_t channels, int64_t stated) {
   check(channels == stated, "the parameters give ", channels,
         " channels, not the stated ", stated);
@@ -484,7 +487,7 @@ class PoolExciteKernel {
   Excitation excitation_;
 };
 
-// Shows a kernel class to the runtime.
+// Exposes a kernel class to the runtime.
 template <class Kernel>
 class Operator : public OrtCustomOp {
  public:
@@ -494,7 +497,7 @@ class Operator : public OrtCustomOp {
     GetExecutionProviderType = [](const OrtCustomOp*) {
       return "CPUExecutionProvider";
     };
-    // Parameters are of different types, so that only the kernel checks them.
+    // Parameters have different types; the kernel checks them.
     GetInputType = [](const OrtCustomOp*, size_t index) -> int {
       return index < Kernel::kInputs ? kFloat : kUndefined;
     };
@@ -554,7 +557,7 @@ class Operator : public OrtCustomOp {
   const Host& host_;
 };
 
-// All operators, for sessions of one number of threads.
+// All operators, for sessions with a given number of threads.
 class Domain {
  public:
   explicit Domain(const Host& host)
@@ -590,11 +593,12 @@ class Domain {
 
 // The runtime asks that a domain outlives all sessions, and does not tell when
 // the last one ends. So each is made once and kept.
+auto& domains =
+    *new std::map<std::pair<OrtFunctions, int64_t>, std::unique_ptr<Domain>>;
+
 const Domain& domain_for(const OrtFunctions& ort, int64_t threads) {
-  static auto* domains =
-      new std::map<std::pair<OrtFunctions, int64_t>, std::unique_ptr<Domain>>;
-  const std::lock_guard<std::mutex> lock(fork_lock<Domain>());
-  std::unique_ptr<Domain>& domain = (*domains)[{ort, threads}];
+  const std::lock_guard<std::mutex> lock(fork_lock<Domain>);
+  std::unique_ptr<Domain>& domain = domains[{ort, threads}];
   if (!domain)
     domain = std::make_unique<Domain>(
         Host{ort, threads, supported_kernels().front()});
@@ -603,10 +607,10 @@ const Domain& domain_for(const OrtFunctions& ort, int64_t threads) {
 
 constexpr const char* kThreads = "mmcdnv2.intra_op_num_threads";
 
-// How many threads a session says that it has; the runtime does not tell. If it
-// says nothing, it is taken to have one for each processor: work that is cut
-// for more threads than there are takes a few percent longer, uncut work as
-// many times as long as there are threads.
+// The number of threads from the session's options, as the runtime does not
+// expose it. Defaults to the number of processors: splitting work for too many
+// threads costs a few percent, not splitting it costs a factor of the number of
+// threads.
 int64_t threads_of(const OrtFunctions& ort, const OrtSessionOptions* options) {
   int is_set = 0;
   require(ort.HasSessionConfigEntry(options, kThreads, &is_set));
@@ -625,12 +629,12 @@ int64_t threads_of(const OrtFunctions& ort, const OrtSessionOptions* options) {
 }  // namespace
 }  // namespace mmcdnv2
 
-// The C++ library would read it in the process, where glibc has it from 2.32
-// on. False is always safe: counts are changed atomically.
+// libstdc++ reads this variable, which glibc has only from 2.32 on. False is
+// always safe: reference counts are then changed atomically.
 extern "C" __attribute__((visibility("hidden"))) char __libc_single_threaded;
 char __libc_single_threaded = 0;
 
-// What the runtime looks for in the library.
+// The library's entry point.
 extern "C" __attribute__((visibility("default"))) OrtStatus* RegisterCustomOps(
     OrtSessionOptions* options, const OrtApiBase* base) {
   using namespace mmcdnv2;

@@ -1,4 +1,4 @@
-// Tells whether parameters have changed.
+// Detects changes of parameters.
 
 #pragma once
 
@@ -9,12 +9,12 @@
 #include <cstdint>
 #include <cstring>
 
-// Only for operators.cpp. Unnamed, so that what runs before each call is
-// inlined.
+// Included only by operators.cpp. In an unnamed namespace, so that code that
+// runs before each call is inlined.
 namespace mmcdnv2 {
 namespace {
 
-// A tensor's storage may have been freed or shrunk under it.
+// A tensor's storage may have been freed or shrunk.
 void check_storage(const at::Tensor& tensor) {
   const size_t needed = at::detail::computeStorageNbytes(
       tensor.sizes(), tensor.strides(), tensor.itemsize(),
@@ -23,22 +23,22 @@ void check_storage(const at::Tensor& tensor) {
               "mmcdnv2: a tensor's storage is too small for it");
 }
 
-// A number that differs, with a chance of 2^-64 otherwise, if parameters do.
+// A hash that changes with the parameters, except with probability 2^-64.
 //
-// It takes in where each tensor is, autograd's count of its changes and lines
-// of its content. Some changes are not counted: those by fused optimisers, by
-// collectives, through Tensor.data, and of inference tensors. The lines show
-// whatever rewrites a tensor; a tensor that an optimiser may be about to
-// change, or that has no count, is read whole.
+// It covers each tensor's address, autograd's version counter and samples of
+// its content. Some changes do not increase the counter: those by fused
+// optimizers, by collectives, through Tensor.data, and of inference tensors.
+// The samples detect rewritten tensors; tensors that an optimizer may change,
+// or that have no counter, are read completely.
 class Fingerprint {
  public:
-  // `kind` tells operators apart.
+  // `kind` distinguishes operators.
   Fingerprint(const void* kind, at::TensorList params, at::IntArrayRef spec,
               at::ArrayRef<double> eps) {
     mix(reinterpret_cast<uintptr_t>(kind));
     for (const int64_t value : spec) mix(value);
     for (const double value : eps) mix(bits_of(value));
-    // What a forward has used last has pushed them out of the caches.
+    // The previous forward has evicted them from the caches.
     for (const at::Tensor& param : params) {
       const char* tensor =
           reinterpret_cast<const char*>(param.unsafeGetTensorImpl());
@@ -83,7 +83,7 @@ class Fingerprint {
       add_line(data + at, std::min(kLine, size - at));
   }
 
-  // Odd factors keep a change of a word from getting lost.
+  // Odd factors are invertible, so that no change is lost.
   void add_line(const char* data, size_t size) {
     uint64_t line[kLanes] = {};
     if (size == kLine)

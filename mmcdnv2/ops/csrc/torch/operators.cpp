@@ -1,4 +1,4 @@
-// The operators that make the core known to PyTorch.
+// The PyTorch operators.
 
 #include <ATen/ATen.h>
 #include <ATen/EmptyTensor.h>
@@ -28,10 +28,7 @@
 namespace mmcdnv2 {
 namespace {
 
-std::atomic<const Kernels*>& chosen_kernels() {
-  static std::atomic<const Kernels*> chosen(supported_kernels().front());
-  return chosen;
-}
+std::atomic<const Kernels*> chosen_kernels(supported_kernels().front());
 
 std::vector<std::string> kernel_names() {
   std::vector<std::string> names;
@@ -43,7 +40,7 @@ std::vector<std::string> kernel_names() {
 void choose_kernels(const std::string& name) {
   for (const Kernels* kernels : supported_kernels()) {
     if (name == kernels->name) {
-      chosen_kernels() = kernels;
+      chosen_kernels = kernels;
       return;
     }
   }
@@ -51,7 +48,7 @@ void choose_kernels(const std::string& name) {
               "; it has: ", kernel_names());
 }
 
-// Memory for tensors that comes from the pool.
+// Allocates tensors from the memory pool.
 class PooledAllocator final : public c10::Allocator {
  public:
 #if TORCH_VERSION_MAJOR == 2 && TORCH_VERSION_MINOR < 3
@@ -65,8 +62,8 @@ class PooledAllocator final : public c10::Allocator {
 
  private:
   static c10::DataPtr pooled(size_t bytes) {
-    auto piece = std::make_unique<MemoryPool::Piece>(
-        MemoryPool::instance().acquire(bytes));
+    auto piece =
+        std::make_unique<MemoryPool::Piece>(memory_pool.acquire(bytes));
     void* data = piece->data;
     return {data, piece.release(), release, c10::Device(c10::kCPU)};
   }
@@ -74,9 +71,12 @@ class PooledAllocator final : public c10::Allocator {
   static void release(void* context) {
     const std::unique_ptr<MemoryPool::Piece> piece(
         static_cast<MemoryPool::Piece*>(context));
-    MemoryPool::instance().release(*piece);
+    memory_pool.release(*piece);
   }
 };
+
+// See core/fork_lock.hpp for its lifetime.
+PooledAllocator& pooled_allocator = *new PooledAllocator;
 
 Parallel at_parallel() {
   if (at::in_parallel_region()) return Parallel::serial();
@@ -87,7 +87,7 @@ Parallel at_parallel() {
           }};
 }
 
-// Returns what `read` makes of the parameters.
+// Returns the operator that `read` packs from the parameters.
 template <class Packed, class Read>
 std::shared_ptr<const Packed> packed(const Kernels& kernels,
                                      at::TensorList params,
@@ -98,7 +98,7 @@ std::shared_ptr<const Packed> packed(const Kernels& kernels,
   std::vector<at::Tensor> owners;
   for (const at::Tensor& param : params) {
     TORCH_CHECK(param.is_cpu(), "mmcdnv2: a parameter is not on the CPU");
-    // A network may be laid out channels last.
+    // Weights may be in the channels-last format.
     owners.push_back(param.contiguous());
     const at::ScalarType type = param.scalar_type();
     arguments.params.push_back({owners.back().const_data_ptr(),
@@ -116,7 +116,7 @@ std::shared_ptr<const Packed> packed(const Kernels& kernels,
   }
 }
 
-// Returns what `read` makes of the parameters, anew only if they changed.
+// Returns the packed operator, and packs again only if the parameters changed.
 template <class Packed, class Read>
 std::shared_ptr<const Packed> packed_from(at::TensorList params,
                                           at::IntArrayRef spec,
@@ -124,17 +124,16 @@ std::shared_ptr<const Packed> packed_from(at::TensorList params,
                                           const Read& read) {
   TORCH_CHECK(!params.empty(), "mmcdnv2: parameters are missing");
   static const char kind = 0;
-  const Kernels* kernels = chosen_kernels();
+  const Kernels* kernels = chosen_kernels;
   const PackedCache::Key key = {key_of(params[0]), &kind};
   const uint64_t fingerprint = Fingerprint(&kind, params, spec, eps).value();
-  std::shared_ptr<const PackedCache::Entry> entry =
-      PackedCache::instance().find(key);
+  std::shared_ptr<const PackedCache::Entry> entry = packed_cache.find(key);
   if (!entry || entry->fingerprint != fingerprint ||
       entry->kernels != kernels) {
     entry = std::make_shared<const PackedCache::Entry>(PackedCache::Entry{
         fingerprint, kernels, params[0].storage().getWeakStorageImpl(),
         packed<Packed>(*kernels, params, spec, eps, read)});
-    PackedCache::instance().keep(key, entry);
+    packed_cache.keep(key, entry);
   }
   return std::static_pointer_cast<const Packed>(entry->packed);
 }
@@ -151,19 +150,18 @@ void check_channels(const at::Tensor& x, int64_t expected) {
               " channels were expected, got ", x.size(1));
 }
 
-// Fake tensors have the channels that the caller states.
+// Fake tensors have the number of channels that the caller states.
 void check_output(int64_t channels, int64_t stated) {
   TORCH_CHECK(channels == stated, "mmcdnv2: the parameters give ", channels,
               " channels, not the stated ", stated);
 }
 
-// An uninitialised tensor. Large ones are kept for the next call: their pages
-// would have to be made anew each time.
+// An uninitialised tensor. Large ones come from the memory pool, which avoids
+// page faults in each call.
 at::Tensor empty_like_input(const at::Tensor& x, at::IntArrayRef sizes) {
-  static PooledAllocator* allocator = new PooledAllocator;
   const size_t bytes = product(sizes.vec()) * sizeof(float);
   if (bytes < MemoryPool::kSmallest) return at::empty(sizes, x.options());
-  return at::detail::empty_generic(sizes, allocator,
+  return at::detail::empty_generic(sizes, &pooled_allocator,
                                    c10::DispatchKeySet(c10::DispatchKey::CPU),
                                    at::kFloat, {});
 }
@@ -303,11 +301,11 @@ at::Tensor pool_excite(const at::Tensor& input, at::TensorList params,
   return out;
 }
 
-// glibc hands free memory at the end of the heap back to the system, so that
-// each inference would have its feature maps' pages made anew. The limits from
-// which it does so rise with the largest block that was ever freed.
+// glibc returns free memory at the end of the heap to the system, which would
+// cause page faults in each inference. Its thresholds rise with the largest
+// block that was ever freed.
 void keep_heap() {
-  // Of those that count, at most 32 MiB with what malloc adds.
+  // The largest block that counts is 32 MiB, including malloc's overhead.
   void* volatile block = std::malloc(size_t{31} << 20);
   std::free(block);
 }

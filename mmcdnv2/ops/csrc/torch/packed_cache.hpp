@@ -1,4 +1,4 @@
-// Keeps what was packed from parameters until they change.
+// Caches packed parameters until they change.
 
 #pragma once
 
@@ -12,8 +12,8 @@
 #include "core/fork_lock.hpp"
 #include "core/kernels.hpp"
 
-// Only for operators.cpp. Unnamed, so that what runs before each call is
-// inlined.
+// Included only by operators.cpp. In an unnamed namespace, so that code that
+// runs before each call is inlined.
 namespace mmcdnv2 {
 namespace {
 
@@ -21,45 +21,39 @@ const void* key_of(const at::Tensor& param) {
   return param.unsafeGetTensorImpl();
 }
 
-// Keeps what was packed as long as its parameters live and are unchanged.
+// Keeps packed parameters as long as the parameters live and are unchanged.
 class PackedCache {
  public:
-  // The first parameter, and the operator: a backbone and its stem have it in
-  // common.
+  // The first parameter and the operator; a backbone and its stem share the
+  // parameter.
   using Key = std::pair<const void*, const void*>;
   struct Entry {
     uint64_t fingerprint;
     const Kernels* kernels;
-    // Of the first parameter. One of the tensor would keep it from
+    // Storage of the first parameter. A reference to the tensor would prevent
     // torch.utils.swap_tensors.
     c10::weak_intrusive_ptr<c10::StorageImpl> storage;
     std::shared_ptr<const void> packed;
   };
 
-  static PackedCache& instance() {
-    // Never destroyed: threads may outlive static objects.
-    static PackedCache* cache = new PackedCache;
-    return *cache;
-  }
-
   std::shared_ptr<const Entry> find(const Key& key) {
-    const std::lock_guard<std::mutex> lock(fork_lock<PackedCache>());
+    const std::lock_guard<std::mutex> lock(fork_lock<PackedCache>);
     const auto found = entries_.find(key);
-    // Once the storage is gone, another tensor may have its address.
+    // After the storage is freed, another tensor may have its address.
     const bool lives =
         found != entries_.end() && !found->second->storage.expired();
     return lives ? found->second : nullptr;
   }
 
   void keep(const Key& key, std::shared_ptr<const Entry> entry) {
-    const std::lock_guard<std::mutex> lock(fork_lock<PackedCache>());
+    const std::lock_guard<std::mutex> lock(fork_lock<PackedCache>);
     for (auto i = entries_.begin(); i != entries_.end();)
       i = i->second->storage.expired() ? entries_.erase(i) : std::next(i);
     entries_[key] = std::move(entry);
   }
 
   void forget(const void* param) {
-    const std::lock_guard<std::mutex> lock(fork_lock<PackedCache>());
+    const std::lock_guard<std::mutex> lock(fork_lock<PackedCache>);
     auto i = entries_.lower_bound({param, nullptr});
     while (i != entries_.end() && i->first.first == param)
       i = entries_.erase(i);
@@ -69,9 +63,10 @@ class PackedCache {
   std::map<Key, std::shared_ptr<const Entry>> entries_;
 };
 
-void forget(const at::Tensor& param) {
-  PackedCache::instance().forget(key_of(param));
-}
+// See core/fork_lock.hpp for its lifetime.
+PackedCache& packed_cache = *new PackedCache;
+
+void forget(const at::Tensor& param) { packed_cache.forget(key_of(param)); }
 
 }  // namespace
 }  // namespace mmcdnv2
